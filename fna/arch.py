@@ -1,0 +1,384 @@
+"""Architectures as data: `Arch` describes any backbone, `SuperArch` a search space around one. No torch here.
+
+Seeds, spaces, costs, derivation, export and reports all speak these two types. A layer keeps its position for life: a
+`skip` block is a layer that passes its input on, so that layer (2, 1) of a seed, a super network and a target are the
+same place.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fna.errors import FnaError, nearest
+
+KINDS = ("mbconv", "basic", "bottleneck", "skip")
+ACTIVATIONS = ("relu", "relu6")
+PADDINGS = ("symmetric", "same")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of a stage.
+
+    Args:
+        kind: one of `KINDS`; `skip` passes its input on.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel: side of the spatial convolution (odd).
+        stride: stride of the spatial convolution, 1 or 2.
+        dilation: dilation of the spatial convolution.
+        expansion: hidden / input channels (mbconv); 1 means no expansion convolution.
+        groups: groups of the spatial convolution (basic, bottleneck).
+    """
+
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+    expansion: float = 1.0
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise FnaError(f"unknown block kind '{self.kind}'{nearest(self.kind, KINDS)}; known: {', '.join(KINDS)}")
+        if self.kernel % 2 == 0 or min(self.in_channels, self.out_channels, self.stride, self.dilation) < 1:
+            raise FnaError(f"impossible block {self}: kernels are odd, channels, stride and dilation at least 1")
+        if self.kind == "skip" and (self.in_channels != self.out_channels or self.stride != 1):
+            raise FnaError(f"impossible block {self}: a skip keeps its channels and has stride 1")
+        if self.hidden_channels % self.groups or (self.in_channels % self.groups and self.kind == "basic"):
+            raise FnaError(f"impossible block {self}: {self.groups} groups do not divide the channels")
+
+    @property
+    def hidden_channels(self) -> int:
+        """Channels of the spatial convolution's output."""
+        if self.kind == "mbconv":
+            return round(self.in_channels * self.expansion)
+        return self.out_channels // 4 if self.kind == "bottleneck" else self.out_channels
+
+    @property
+    def residual(self) -> bool:
+        """Whether an mbconv block adds its input to its output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def label(self) -> str:
+        """Short name, unique among the candidates of a layer: ``k5e6``, ``k5g2`` or ``skip``."""
+        if self.kind == "skip":
+            return "skip"
+        return f"k{self.kernel}e{self.expansion:g}" if self.kind == "mbconv" else f"k{self.kernel}g{self.groups}"
+
+
+LayerPath = tuple[int, ...]  # one candidate index per layer
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The first convolution (+ norm + activation), optionally followed by ResNet's 3x3/2 max pooling."""
+
+    out_channels: int
+    kernel: int = 3
+    stride: int = 2
+    max_pool: bool = False
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A backbone.
+
+    Args:
+        stem: the first convolution.
+        stages: blocks by stage and layer.
+        activation: one of `ACTIVATIONS`, used everywhere.
+        norm_eps: epsilon of every batch normalisation.
+        padding: `symmetric`, or `same` as TensorFlow pads (asymmetric where the stride is 2).
+        head_channels: channels of the 1x1 convolution before the classifier (0: none). Dense tasks leave it out.
+        num_classes: outputs of the classifier (0: none).
+        output_stride: input pixels per pixel of the last feature map; see `with_output_stride`.
+    """
+
+    stem: Stem
+    stages: tuple[tuple[Block, ...], ...]
+    activation: str = "relu6"
+    norm_eps: float = 1e-5
+    padding: str = "symmetric"
+    head_channels: int = 0
+    num_classes: int = 0
+    output_stride: int = 32
+
+    def __post_init__(self) -> None:
+        for value, known, what in (
+            (self.activation, ACTIVATIONS, "activation"),
+            (self.padding, PADDINGS, "padding"),
+        ):
+            if value not in known:
+                raise FnaError(f"unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}")
+        channels = self.stem.out_channels
+        for (stage, layer), block in self.layers():
+            if block.in_channels != channels:
+                raise FnaError(
+                    f"layer {stage}.{layer} takes {block.in_channels} channels, the layer before gives {channels}"
+                )
+            channels = block.out_channels
+
+    def layers(self) -> Iterator[tuple[tuple[int, int], Block]]:
+        """Yield ((stage, layer), block) in forward order, skips included."""
+        for s, stage in enumerate(self.stages):
+            for n, block in enumerate(stage):
+                yield (s, n), block
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.stages[-1][-1].out_channels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Arch:
+        """Build an Arch from `to_json`'s dict.
+
+        Raises:
+            FnaError: a key is missing, unknown or of the wrong type.
+        """
+        arch: Arch = _from_json(cls, data)
+        return arch
+
+
+Candidates = tuple[Block, ...]  # the blocks a layer can choose from
+
+
+@dataclass(frozen=True)
+class SuperArch:
+    """A search space: the seed, and a tuple of candidate blocks at every layer.
+
+    Layers with one candidate are fixed. All candidates of a layer agree on channels, stride and dilation.
+    """
+
+    seed: Arch
+    stages: tuple[tuple[Candidates, ...], ...]
+
+    def layers(self) -> Iterator[tuple[tuple[int, int], Candidates]]:
+        """Yield ((stage, layer), candidates) in forward order."""
+        for s, stage in enumerate(self.stages):
+            for n, candidates in enumerate(stage):
+                yield (s, n), candidates
+
+    @property
+    def searchable(self) -> tuple[int, ...]:
+        """Flat indices of the layers that have a choice."""
+        return tuple(i for i, (_, candidates) in enumerate(self.layers()) if len(candidates) > 1)
+
+    @property
+    def size(self) -> int:
+        """Number of architectures in the space (paths, not counting which of them coincide)."""
+        return math.prod(len(candidates) for _, candidates in self.layers())
+
+    def path_arch(self, path: Sequence[int]) -> Arch:
+        """Return the architecture that takes candidate ``path[i]`` at flat layer i."""
+        choice = iter(path)
+        stages = tuple(tuple(candidates[next(choice)] for candidates in stage) for stage in self.stages)
+        return replace(self.seed, stages=stages)
+
+    def path_of(self, arch: Arch) -> LayerPath:
+        """Return the path whose architecture is `arch`.
+
+        Raises:
+            FnaError: a layer of `arch` is no candidate.
+        """
+        path = []
+        for (s, n), candidates in self.layers():
+            labels = [block.label for block in candidates]
+            wanted = arch.stages[s][n].label if s < len(arch.stages) and n < len(arch.stages[s]) else "skip"
+            if wanted not in labels:
+                raise FnaError(f"layer {s}.{n}: '{wanted}' is not in the search space ({', '.join(labels)})")
+            path.append(labels.index(wanted))
+        return tuple(path)
+
+    def seed_path(self) -> LayerPath:
+        """Return the path that computes the seed: its own blocks, then skips."""
+        return self.path_of(self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> SuperArch:
+        """Build a SuperArch from `to_json`'s dict."""
+        if not isinstance(data, dict) or set(data) != {"seed", "stages"}:
+            raise FnaError("a super network's JSON has the keys 'seed' and 'stages'")
+        stages = tuple(
+            tuple(tuple(_from_json(Block, block) for block in layer) for layer in stage) for stage in data["stages"]
+        )
+        return cls(Arch.from_json(data["seed"]), stages)
+
+
+A = TypeVar("A", Arch, SuperArch)
+
+
+def with_blocks(arch: Arch, stages: Sequence[Sequence[Block]]) -> Arch:
+    """Return `arch` with other blocks."""
+    return replace(arch, stages=tuple(tuple(stage) for stage in stages))
+
+
+def without_skips(arch: Arch) -> Arch:
+    """Drop the skip layers; the network computes the same, the other layers move up."""
+    return with_blocks(arch, [[b for b in stage if b.kind != "skip"] for stage in arch.stages])
+
+
+def with_output_stride(arch: A, output_stride: int) -> A:
+    """Trade stride for dilation until the last feature map has `output_stride` (8, 16 or 32).
+
+    A stage that loses its stride, and all later ones, get twice the dilation in every layer, the first included
+    (FNA++ section 4.1 after DeepLab). Works on an `Arch` and, candidate by candidate, on a `SuperArch`.
+
+    Raises:
+        FnaError: the stride is not 8, 16 or 32, or `arch` is dilated already.
+    """
+    if isinstance(arch, SuperArch):
+        seed = with_output_stride(arch.seed, output_stride)
+        if seed is arch.seed:
+            return arch
+        spatial = [(stage[0].stride, stage[0].dilation) for stage in seed.stages]
+        stages = tuple(
+            tuple(
+                tuple(replace(b, stride=stride if n == 0 else 1, dilation=dilation) for b in candidates)
+                for n, candidates in enumerate(stage)
+            )
+            for stage, (stride, dilation) in zip(arch.stages, spatial, strict=True)
+        )
+        return SuperArch(seed, stages)
+    if output_stride not in (8, 16, 32) or output_stride > arch.output_stride:
+        raise FnaError(
+            f"output stride {output_stride} is not possible; choose 8, 16 or 32, at most {arch.output_stride}"
+        )
+    if arch.output_stride == output_stride:
+        return arch
+    if arch.output_stride != 32:
+        raise FnaError(f"the network already has output stride {arch.output_stride}; start from the undilated one")
+    stride = arch.stem.stride * (2 if arch.stem.max_pool else 1)
+    dilation = 1
+    dilated = []
+    for stage in arch.stages:
+        if stage[0].stride == 2:
+            if stride == output_stride:
+                dilation *= 2
+            else:
+                stride *= 2
+        lost = dilation > 1
+        dilated.append([replace(b, stride=1 if lost else b.stride, dilation=dilation) for b in stage])
+    return replace(with_blocks(arch, dilated), output_stride=output_stride)
+
+
+def levels(arch: Arch) -> tuple[int, ...]:
+    """Return, per resolution level of the classification network, the last stage of that level.
+
+    A level begins where the stride is 2, or where `with_output_stride` turned a stride into dilation. MobileNetV2 has
+    levels of stride 2, 4, 8, 16, 32: stages 0, 1, 2, 4, 6.
+    """
+    last: list[int] = []
+    dilation = 1
+    for s, stage in enumerate(arch.stages):
+        begins = stage[0].stride == 2 or stage[0].dilation > dilation
+        if begins or not last:
+            last.append(s)
+        else:
+            last[-1] = s
+        dilation = stage[0].dilation
+    return tuple(last)
+
+
+# --- JSON and the authors' text -------------------------------------------------------------------------------------
+
+
+def _from_json(cls: Any, data: Any) -> Any:
+    if not isinstance(data, dict):
+        raise FnaError(f"expected a {cls.__name__} as a JSON object, got {type(data).__name__}")
+    names = {f.name for f in fields(cls)}
+    for key in data:
+        if key not in names:
+            raise FnaError(f"unknown key '{key}' in a {cls.__name__}{nearest(key, names)}; known: {', '.join(names)}")
+    values = dict(data)
+    try:
+        if cls is Arch:
+            values["stem"] = _from_json(Stem, values["stem"])
+            values["stages"] = tuple(tuple(_from_json(Block, b) for b in stage) for stage in values["stages"])
+        return cls(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FnaError(f"not a valid {cls.__name__}: {error}") from error
+
+
+def to_net_config(arch: Arch) -> str:
+    """Write the authors' net_config text: a line ``[[in, out], [ops], stride]`` a stage, joined by ``|`` and newline.
+
+    Dilation has no place in the format: write the undilated network.
+    """
+    lines = []
+    for stage in arch.stages:
+        ops = ["skip" if b.kind == "skip" else f"k{b.kernel}_e{b.expansion:g}" for b in stage]
+        lines.append(f"[[{stage[0].in_channels}, {stage[0].out_channels}], {ops}, {stage[0].stride}]")
+    return "|\n".join(lines)
+
+
+def from_net_config(text: str) -> Arch:
+    """Read the authors' net_config text (MBConv networks; the 3x3/2 stem is implied).
+
+    Raises:
+        FnaError: the text does not follow the format.
+    """
+    stages = []
+    for number, line in enumerate(text.strip().split("|")):
+        try:
+            (in_channels, out_channels), ops, stride = ast.literal_eval(line.strip())
+            blocks = []
+            for n, op in enumerate(ops):
+                if op == "skip":
+                    blocks.append(Block("skip", out_channels, out_channels))
+                else:
+                    kernel, expansion = op.split("_")
+                    blocks.append(
+                        Block(
+                            "mbconv",
+                            in_channels if n == 0 else out_channels,
+                            out_channels,
+                            kernel=int(kernel.removeprefix("k")),
+                            stride=stride if n == 0 else 1,
+                            expansion=float(expansion.removeprefix("e")),
+                        )
+                    )
+            stages.append(tuple(blocks))
+        except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+            raise FnaError(
+                f"net_config stage {number} is '{line.strip()[:60]}'; expected [[in, out], ['k3_e6', 'skip'], stride]"
+            ) from error
+    return Arch(Stem(stages[0][0].in_channels), tuple(stages))
+
+
+def load_arch(path: str | Path) -> Arch:
+    """Read an architecture from a file: an Arch as JSON, or the authors' net_config text.
+
+    Raises:
+        FnaError: the file is missing or holds neither.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FnaError(f"cannot read the architecture file {path}: {error}") from error
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return from_net_config(text)
+    if isinstance(data, dict) and isinstance(data.get("net_config"), str):
+        return from_net_config(data["net_config"])
+    return Arch.from_json(data)

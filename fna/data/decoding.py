@@ -1,0 +1,128 @@
+"""Decode image and mask files completely, by stated rules; whatever else a file holds is an `FnaError` that names it.
+
+Images become 8-bit RGB: grey is repeated, palettes are looked up, CMYK and YCbCr are converted, alpha is dropped, and
+of 16-bit RGB the high byte is kept. 16-bit grey, 32-bit and float images are refused: only the user knows what their
+white is. Of an animation the first frame counts. An EXIF orientation is applied, to images and to masks.
+
+Masks hold a label per pixel: 8- or 16-bit grey, a palette's indices, or black and white (0 and 1).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fna.errors import FnaError, nearest
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GB of RGB
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # JPEG includes MPO, what many cameras write
+RGB_MODES = ("RGB", "L", "1", "LA", "La", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit grey to 0..255; labels must not be
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image.
+
+    Args:
+        path: a file of one of `FORMATS`, whatever its ending.
+
+    Returns:
+        RGB pixels, uint8, shape (height, width, 3).
+
+    Raises:
+        FnaError: the file is missing, broken, too large, or of a kind this module's rules refuse.
+    """
+    image, _ = _decode(path)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    if image.mode not in RGB_MODES:
+        raise FnaError(f"{path} has pixels of mode {image.mode}; expected 8 bits a channel: convert it to 8-bit RGB")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> NDArray[np.int32] | NDArray[np.uint8]:
+    """Read a label mask.
+
+    Args:
+        path: a file of one of `FORMATS`; use PNG, as JPEG changes labels.
+
+    Returns:
+        Labels as in the file, shape (height, width).
+
+    Raises:
+        FnaError: the file is missing, broken, too large, or not a single channel of whole numbers.
+    """
+    image, stretch = _decode(path)
+    if image.format in ("JPEG", "MPO"):
+        raise FnaError(f"the mask {path} is a JPEG, which blurs labels; save masks as PNG")
+    if image.mode not in MASK_MODES:
+        raise FnaError(
+            f"the mask {path} has pixels of mode {image.mode}; expected one channel of label numbers (mode L or P)"
+        )
+    labels = np.array(image)
+    if labels.dtype in (np.bool_, np.uint8):
+        return labels.astype(np.uint8) // np.uint8(stretch)
+    return labels.astype(np.int32)
+
+
+def _decode(path: Path) -> tuple[Image.Image, int]:
+    """Return the decoded, upright image and by how much Pillow stretched its grey values."""
+    _check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                megapixels = MAX_PIXELS / 1e6
+                raise FnaError(
+                    f"{path} is {image.width}x{image.height}; more than {megapixels:.0f} megapixels are refused"
+                )
+            stretch = STRETCHED.get(_raw_mode(image), 1)
+            file_format = image.format
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            upright.format = file_format
+            return upright, stretch
+    except FnaError:
+        raise
+    except UnidentifiedImageError as error:
+        raise FnaError(f"{path} is not an image: it begins with {_beginning(path)}") from error
+    except Exception as error:  # a broken file may raise anything inside its decoder
+        raise FnaError(f"{path} cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _raw_mode(image: Any) -> str:
+    """Return how the pixels lie in the file ('L;4'), or ''."""
+    args = image.tile[0].args if image.tile else ()
+    return args if isinstance(args, str) else str(args[0]) if args else ""
+
+
+def _check_file(path: Path) -> None:
+    try:
+        info = os.stat(path)
+    except FileNotFoundError as error:
+        raise FnaError(f"{path} is missing{_neighbour(path)}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FnaError(f"{path} cannot be opened: {reason}") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise FnaError(f"{path} is not a file")
+    if info.st_size == 0:
+        raise FnaError(f"{path} is empty (0 bytes)")
+
+
+def _neighbour(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return f" (there is no folder {path.parent})"
+
+
+def _beginning(path: Path) -> str:
+    with path.open("rb") as file:
+        return repr(file.read(16))[1:]

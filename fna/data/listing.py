@@ -1,0 +1,138 @@
+"""What every reader needs: the folder of a data set, its split files, and the `Listing` it hands on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fna.config import DataConfig
+from fna.data.decoding import read_image, read_mask
+from fna.errors import FnaError, nearest
+
+IGNORE = 255  # the class id of pixels without a class
+Color = tuple[int, int, int]
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The records of a split, not decoded yet.
+
+    Attributes:
+        names: a name per record, the same for the same image in any split.
+        classes: class names by class id.
+        colors: an RGB colour per class, for pictures.
+        labels: label value in a mask -> class id or `IGNORE`; other values are mistakes.
+        read: position -> RGB image (height, width, 3) and label mask (height, width) as stored.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+    labels: Mapping[int, int]
+    read: Callable[[int], Arrays]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A data set family: a function from (root, split, config) to a `Listing`, and the layout expected below ROOT."""
+
+    read: Callable[[Path, str, DataConfig], Listing]
+    layout: str
+    on_disk: bool = True
+
+
+def read_pairs(images: list[Path], masks: list[Path]) -> Callable[[int], Arrays]:
+    """Return a function that decodes the image and mask at a position."""
+    return partial(_read_pair, images, masks)
+
+
+def _read_pair(images: list[Path], masks: list[Path], position: int) -> Arrays:
+    return read_image(images[position]), read_mask(masks[position])
+
+
+def data_root(config: DataConfig, reader: Reader) -> Path:
+    """Return the data set's folder; of a format that is not on disk, any.
+
+    Raises:
+        FnaError: it is not given or not a folder; the message shows the layout and the nearest name that exists.
+    """
+    if not reader.on_disk:
+        return Path()
+    if config.root is None:
+        raise FnaError(f"no data folder given; type --data.root PATH, a folder with\n{reader.layout}")
+    root = Path(config.root).expanduser()
+    if not _is_dir(root):
+        raise FnaError(
+            f"there is no data folder {root}{_nearest_path(root)}; --data.root must be one with\n{reader.layout}"
+        )
+    return root
+
+
+def require_dir(path: Path, layout: str) -> Path:
+    """Return `path` if it is a folder, else say which layout was expected."""
+    if not _is_dir(path):
+        raise FnaError(f"there is no folder {path}{_nearest_path(path)}; expected\n{layout}")
+    return path
+
+
+def split_lines(path: Path, layout: str) -> list[tuple[int, str]]:
+    """Return the lines of a split file that are not blank, with their numbers (from 1).
+
+    Raises:
+        FnaError: the file is missing (with the splits that exist), not UTF-8 text, or without records.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        splits = sorted(p.stem for p in path.parent.glob("*.txt"))
+        hint = nearest(path.stem, splits) + (f"; splits here: {', '.join(splits[:10])}" if splits else "")
+        raise FnaError(f"there is no split file {path}{hint}; expected\n{layout}") from error
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        raise FnaError(f"cannot read the split file {path}: {error}; expected a UTF-8 text\n{layout}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise FnaError(f"the split file {path} lists nothing; expected\n{layout}")
+    return lines
+
+
+def class_labels(classes: int, *ignored: int | None) -> dict[int, int]:
+    """Return the label table of a format whose labels are the class ids, and `ignored` labels (None: no label).
+
+    >>> class_labels(2, 255, None)
+    {0: 0, 1: 1, 255: 255}
+    """
+    return {label: label for label in range(classes)} | {label: IGNORE for label in ignored if label is not None}
+
+
+def palette(n: int) -> tuple[Color, ...]:
+    """Return the n first colours of Pascal VOC: class ids spread bit by bit over R, G and B."""
+    bits = range(8)
+    return tuple(
+        (
+            sum((i >> 3 * b & 1) << 7 - b for b in bits),
+            sum((i >> 3 * b + 1 & 1) << 7 - b for b in bits),
+            sum((i >> 3 * b + 2 & 1) << 7 - b for b in bits),
+        )
+        for i in range(n)
+    )
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _nearest_path(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,157 @@
+"""Which records make which batch: a function of the step alone, so a run resumes anywhere and splits over ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fna.data.transforms import Crop
+from fna.errors import FnaError
+from fna.rng import generator
+
+
+class Batch(TypedDict):
+    """Crops of a step: image uint8 (N, 3, H, W) in channels-last order, mask uint8 (N, H, W), index int64 (N,)."""
+
+    image: Tensor
+    mask: Tensor
+    index: Tensor
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """A batch sampler over all steps of a training, so that worker processes start once.
+
+    Every epoch is a new permutation of the records, f(rng_seed, purpose, epoch); the last incomplete batch is dropped.
+    With several ranks, each takes its slice of the global batch of batch_size * world records.
+
+    Args:
+        n: number of records.
+        batch_size: records per step and rank.
+        rng_seed: the run's seed.
+        purpose: what the steps are for ("weights"); other purposes, other orders.
+        start_step: first step to yield, for a resumed run.
+        end_step: the step to stop before.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        FnaError: there are fewer records than one step needs.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        rng_seed: int,
+        purpose: str,
+        start_step: int,
+        end_step: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.steps_per_epoch = n // (batch_size * world)
+        if self.steps_per_epoch == 0:
+            processes = f" x {world} processes" if world > 1 else ""
+            raise FnaError(
+                f"{n} images for '{purpose}', but a step needs at least {batch_size * world} "
+                f"(batch size {batch_size}{processes}); use a smaller batch size or more images"
+            )
+        self.n, self.batch_size, self.rng_seed, self.purpose = n, batch_size, rng_seed, purpose
+        self.start_step, self.end_step, self.rank, self.world = start_step, end_step, rank, world
+
+    def __len__(self) -> int:
+        return max(0, self.end_step - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield a list of (epoch, position) per step."""
+        epoch, order = -1, []
+        for step in range(self.start_step, self.end_step):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = torch.randperm(self.n, generator=generator(self.rng_seed, self.purpose, epoch)).tolist()
+            start = (step % self.steps_per_epoch * self.world + self.rank) * self.batch_size
+            yield [(epoch, position) for position in order[start : start + self.batch_size]]
+
+
+class Loader:
+    """Batches of a view in the order of a sampler, made by worker processes ahead of time.
+
+    Args:
+        view: makes the crops.
+        sampler: says which.
+        workers: processes; 0 makes the crops in this one. The batches are the same.
+    """
+
+    def __init__(self, view: Dataset[Any], sampler: StepSampler, workers: int) -> None:
+        self._loader: DataLoader[Crop] = DataLoader(
+            view,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            # fork shares the cache of decoded images; elsewhere each worker gets a copy
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            generator=torch.Generator(),  # or the DataLoader would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches.
+
+        Raises:
+            FnaError: a record cannot be read any more, or a worker process died.
+        """
+        try:
+            yield from self._loader
+        except FnaError as error:  # from a worker it comes with the worker's traceback around it
+            text = str(error).partition(f"{FnaError.__module__}.FnaError: ")[2]
+            raise FnaError(text.strip() or str(error)) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise FnaError(f"a data worker process died ({error}); out of memory? try --engine.workers 0") from error
+
+
+def make_loader(view: Dataset[Any], sampler: StepSampler, workers: int) -> Loader:
+    """Return the batches of `sampler`; see `Loader`."""
+    return Loader(view, sampler, workers)
+
+
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Stack crops; images keep their channels-last order in memory."""
+    return {
+        "image": torch.stack([crop["image"].permute(1, 2, 0) for crop in crops]).permute(0, 3, 1, 2),
+        "mask": torch.stack([crop["mask"] for crop in crops]),
+        "index": torch.tensor([crop["index"] for crop in crops]),
+    }
+
+
+def split_indices(n: int, share: float, rng_seed: int) -> tuple[list[int], list[int]]:
+    """Split records between weights and alphas.
+
+    Args:
+        n: number of records.
+        share: part of them that the alphas see, in (0, 1).
+        rng_seed: the run's seed.
+
+    Returns:
+        Sorted indices for the weights, and for the alphas; every record is in one of them.
+
+    Raises:
+        FnaError: one of them would be empty.
+    """
+    alphas = round(n * share)
+    if not 0 < alphas < n:
+        raise FnaError(
+            f"search.alpha_split {share:g} of {n} images leaves {n - alphas} for the weights and {alphas} for the "
+            "alphas; both need at least 1: use more images or another share"
+        )
+    order = torch.randperm(n, generator=generator(rng_seed, "alpha_split")).tolist()
+    return sorted(order[alphas:]), sorted(order[:alphas])

@@ -1,0 +1,149 @@
+"""Processes under torchrun: start-up, sums over ranks, and batch norms that share their statistics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from fna.errors import FnaError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers: rank of size, and its place on the node."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Only rank 0 writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def world(cuda: bool, timeout_minutes: float = 30) -> Iterator[World]:
+    """Join the processes torchrun started; alone where there are none.
+
+    Args:
+        cuda: whether tensors live on CUDA (nccl) or on the CPU (gloo).
+        timeout_minutes: a peer silent for so long ends the job with an error.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield World()
+        return
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    try:
+        yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum of `values` over all processes (no gradient)."""
+    values = values.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes."""
+    if not dist.is_initialized():
+        return
+    tensors = list(tensors)
+    flat = torch.cat([t.reshape(-1) for t in tensors]) / dist.get_world_size()
+    dist.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agree(error: str | None) -> None:
+    """Raise `error` on every process if any has one, so that no process waits for a peer that stopped.
+
+    Raises:
+        FnaError: the first error of any process.
+    """
+    if dist.is_initialized():
+        errors: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(errors, error)
+        error = next((e for e in errors if e), None)
+    if error:
+        raise FnaError(error)
+
+
+class SyncBatchNormCPU(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes, for gloo on CPUs, which torch's own does not support."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Normalise with the mean and (biased) variance over all processes; running statistics as torch keeps them."""
+        if not self.training or not dist.is_initialized():
+            return super().forward(x_NCHW)
+        x = x_NCHW.float()
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
+        sums = differentiable_all_reduce(sums)
+        count = sums[-1]
+        mean, square = (sums[:-1] / count).chunk(2)
+        variance = (square - mean.square()).clamp_min(0)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked += 1
+                rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, rate)
+                self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), rate)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        out: Tensor = (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x_NCHW.dtype)
+        return out
+
+
+def share_statistics(model: nn.Module, cuda: bool) -> nn.Module:
+    """Turn every batch norm into one that shares its statistics over processes (timm's conversion on CUDA)."""
+    if cuda:
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNormCPU
+    return model
+
+
+def replicate(model: nn.Module, device: torch.device, *, partial: bool, sync_bn: bool) -> nn.Module:
+    """Wrap `model` so that gradients are averaged over processes.
+
+    Args:
+        model: on its device already.
+        device: that device.
+        partial: a step may use a part of the parameters only (a super network's path).
+        sync_bn: batch statistics are shared, so buffers agree without being broadcast.
+    """
+    if not dist.is_initialized():
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=partial,
+        broadcast_buffers=not sync_bn,
+    )

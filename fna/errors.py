@@ -1,0 +1,33 @@
+"""The one error users see, and the nearest-name hint."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class FnaError(Exception):
+    """A mistake the user can mend: the message says what was given, what was expected and what to type next.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string.
+
+    >>> nearest("serach", ["search", "adapt"])
+    " (did you mean 'search'?)"
+    """
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """Look `name` up in `table`; an unknown name is an `FnaError` that lists the options."""
+    if name not in table:
+        raise FnaError(f"unknown {what} '{name}'{nearest(name, table)}; known: {', '.join(sorted(table))}")
+    return table[name]

@@ -1,0 +1,306 @@
+"""Drawings for the report, as matplotlib figures and inline SVG. No torch, no pyplot, no global state.
+
+`to_svg` turns the colours of `VARIABLES` into CSS variables, so the figures follow the page's light or dark scheme. The
+other colours are readable on both and safe for the colour-blind (after Okabe and Ito).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from fna.arch import Arch, Block
+
+INK, MUTED, RULE, PAPER = "#1c2024", "#6a717a", "#d4d8dd", "#fdfefe"
+VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
+BLUE, ORANGE, GREEN, PINK, SKY, GOLD = "#1f83c4", "#d9702b", "#149a78", "#c46fa2", "#56b4e9", "#d69a16"
+KERNEL_COLORS = {3: "#8cc9f0", 5: "#f2be4e", 7: "#e5824a", 9: "#d493b8"}
+OTHER_KERNEL = "#c3c8ce"
+NETWORK_COLORS = {"baseline": ORANGE, "adapted": BLUE}  # controls take the others in turn
+STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys one by one
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a class called `$x$` stays what it is
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.facecolor": "none",
+    "figure.dpi": 160,  # of the parts that are pictures: dots of raw values, heat maps
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's font
+}
+Series = NDArray[np.float64]
+
+# --- the architecture (article, Fig. 7) -----------------------------------------------------------------------------
+
+SLOT, GAP, ROW = 1.0, 0.45, 2.5  # width of a layer, space between stages, height of a network; 1 = INCH inches
+INCH = 0.33
+
+
+@rc_context(STYLE)
+def draw_archs(archs: Mapping[str, Arch]) -> Figure:
+    """Draw networks above each other, the same layer in the same column.
+
+    A block is a box: its colour is the kernel size (`KERNEL_COLORS`), its width the expansion. A skipped layer is just
+    the line that runs through; stages are dashed frames with output channels above, stride and dilation below.
+
+    Args:
+        archs: title -> network; a network may have fewer layers in a stage than the others.
+    """
+    depths = [
+        max(len(arch.stages[s]) if s < len(arch.stages) else 0 for arch in archs.values())
+        for s in range(max(len(arch.stages) for arch in archs.values()))
+    ]
+    starts = [1.2 + sum(depths[:s]) * SLOT + s * GAP for s in range(len(depths))]
+    width, height = starts[-1] + depths[-1] * SLOT + 0.5, ROW * len(archs)
+    figure = Figure(figsize=(width * INCH, height * INCH))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.3, width - 0.3), ylim=(-height, 0))
+    axes.axis("off")
+    widest = max(block.expansion for arch in archs.values() for _, block in arch.layers())
+    for row, (title, arch) in enumerate(archs.items()):
+        y = -ROW * row - 1.4
+        axes.text(-0.05, y + 1.15, title, weight="bold", size=8, va="center")
+        axes.plot([0, width - 0.7], [y, y], color=MUTED, linewidth=0.8, zorder=1)
+        _box(axes, 0.4, y, 0.8, PAPER, "stem", f"conv\n{arch.stem.kernel}x{arch.stem.kernel}", INK)
+        _beside(axes, 0.4, y, f"{arch.stem.out_channels} ch", f"S={arch.stem.stride}")
+        for s, stage in enumerate(arch.stages):
+            _draw_stage(axes, s, stage, starts[s], depths[s] * SLOT, y, widest)
+    return figure
+
+
+def _draw_stage(axes: Axes, s: int, stage: Sequence[Block], x: float, width: float, y: float, widest: float) -> None:
+    frame = FancyBboxPatch(
+        (x - 0.08, y - 0.52),
+        width + 0.16,
+        1.04,
+        boxstyle="round,pad=0,rounding_size=0.12",
+        linestyle=(0, (3, 2)),
+        edgecolor=MUTED,
+        facecolor="none",
+        linewidth=0.7,
+        label="stage",
+    )
+    axes.add_patch(frame)
+    first = stage[0]
+    spatial = [f"S={first.stride}"] * (first.stride > 1) + [f"D={first.dilation}"] * (first.dilation > 1)
+    name = f"stage {s} · " if width > SLOT else ""
+    _beside(axes, x + width / 2, y, f"{name}{first.out_channels} ch", " ".join(spatial))
+    for n, block in enumerate(stage):
+        if block.kind != "skip":
+            share = block.expansion / widest if block.kind == "mbconv" else 1.0
+            color = KERNEL_COLORS.get(block.kernel, OTHER_KERNEL)
+            text = re.sub(r"(?<=\d)(?=[eg])", "\n", block.label)
+            _box(axes, x + (n + 0.5) * SLOT, y, 0.34 + 0.54 * share, color, "block", text, "#111111")
+
+
+def _box(axes: Axes, x: float, y: float, width: float, fill: str, label: str, text: str, color: str) -> None:
+    box = FancyBboxPatch(
+        (x - width / 2, y - 0.4),
+        width,
+        0.8,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor=fill,
+        edgecolor=MUTED,
+        linewidth=0.6,
+        zorder=2,
+        label=label,
+    )
+    axes.add_patch(box)
+    axes.text(x, y, text, ha="center", va="center", size=7, linespacing=1.15, color=color, zorder=3)
+
+
+def _beside(axes: Axes, x: float, y: float, above: str, below: str) -> None:
+    axes.text(x, y + 0.7, above, ha="center", va="center", size=7, color=MUTED)
+    axes.text(x, y - 0.74, below, ha="center", va="center", size=7, color=MUTED)
+
+
+# --- the search (article, Fig. 9) -----------------------------------------------------------------------------------
+
+
+@rc_context(STYLE)
+def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figure:
+    """Draw task loss, MAdds and the budget's multiplier over the steps of the search.
+
+    Args:
+        log: the columns of search.csv; NaN where a cell is empty.
+        budget: MAdds allowed, or None.
+    """
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    loss, cost, multiplier = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
+    step = log["step"]
+    dots = {
+        "linestyle": "none",
+        "marker": ".",
+        "markersize": 2.5 if len(step) > 500 else 5,
+        "alpha": 0.3,
+        "rasterized": True,
+    }
+    for name, color, label in (("task_loss", BLUE, "weights' images"), ("alpha_loss", GREEN, "alphas' images")):
+        known = np.isfinite(log[name])
+        if known.any():
+            loss.plot(step[known], log[name][known], color=color, **dots)
+            loss.plot(step[known], _smooth(log[name][known]), color=color, linewidth=1.5, label=label)
+    loss.legend(loc="upper right", ncols=2)
+    loss.set_ylabel("task loss")
+    cost.plot(step, log["sampled_madds"] / 1e9, color=ORANGE, **dots)
+    cost.plot([], [], ".", color=ORANGE, label="sampled path")  # the legend's, not as faint
+    cost.plot(step, log["expected_madds"] / 1e9, color=BLUE, linewidth=1.5, label="expected")
+    if budget is not None:
+        cost.axhline(budget / 1e9, color=INK, linewidth=1, linestyle="--", label="budget")
+    cost.set_ylabel("MAdds (G)")
+    cost.legend(loc="upper right", ncols=3)
+    multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5)
+    if not np.isfinite(log["multiplier"]).any():
+        multiplier.set(yticks=[])
+        multiplier.text(
+            0.5, 0.5, "none: the alphas are not moving yet, or lambda is fixed", transform=multiplier.transAxes
+        )
+    multiplier.set(ylabel="multiplier", xlabel="weight step of the search")
+    moving = step[np.isfinite(log["alpha_loss"])]
+    for axes in (loss, cost, multiplier):
+        if moving.size:
+            axes.axvline(moving[0], color=MUTED, linewidth=0.8, linestyle=":")
+    if moving.size:
+        place = loss.get_xaxis_transform()  # x in steps, y in heights of the panel
+        loss.text(moving[0], 0.97, "\N{NO-BREAK SPACE}alphas start", transform=place, va="top", size=7.5, color=MUTED)
+    figure.align_ylabels()
+    return figure
+
+
+def _smooth(values: Series) -> Series:
+    """Running mean over a fiftieth of the values, at least five; fewer at both ends."""
+    window = np.ones(min(len(values), max(5, len(values) // 50)))
+    smooth: Series = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    return smooth
+
+
+@rc_context(STYLE)
+def draw_entropy(layers: Sequence[str], epochs: Series, entropy_LE: Series) -> Figure:
+    """Draw the entropy of every layer's alphas over the epochs.
+
+    Args:
+        layers: names, in forward order.
+        epochs: numbers of the epochs, shape (E,).
+        entropy_LE: 0 (decided) to 1 (uniform), shape (L, E).
+    """
+    figure, axes = _heat_map(entropy_LE, layers, "entropy", (epochs[0] - 0.5, epochs[-1] + 0.5), 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch of the search")
+    return figure
+
+
+@rc_context(STYLE)
+def draw_alphas(alphas: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str] | None = None) -> Figure:
+    """Draw the softmax of the final alphas, layer by candidate.
+
+    Args:
+        alphas: layer -> label of the candidate -> alpha.
+        chosen: layer -> label of the derived candidate, marked with a dot.
+    """
+    layers = list(alphas)
+    seen = list(dict.fromkeys(label for row in alphas.values() for label in row))
+    labels = sorted(seen, key=lambda label: label == "skip")
+    share_LC = np.full((len(layers), len(labels)), np.nan)
+    for i, row in enumerate(alphas.values()):
+        values = np.array(list(row.values()))
+        weights = np.exp(values - values.max())
+        share_LC[i, [labels.index(label) for label in row]] = weights / weights.sum()
+    figure, axes = _heat_map(share_LC, layers, "softmax(alpha)", (-0.5, len(labels) - 0.5), None)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("candidate")
+    for layer, label in (chosen or {}).items():
+        if layer in layers and label in labels:
+            axes.plot(labels.index(label), layers.index(layer), "o", ms=7, mfc="white", mec="#111111", mew=1.2)
+    return figure
+
+
+def _heat_map(
+    values_RC: Series, rows: Sequence[str], title: str, x: tuple[float, float], top: float | None
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5, max(1.6, 0.19 * len(rows) + 1.0)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(False)
+    axes.set_facecolor(RULE)  # where a layer has no such candidate
+    extent = (*x, len(rows) - 0.5, -0.5)
+    image = axes.imshow(values_RC, vmin=0, vmax=top, extent=extent, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rows)), rows, size=7)
+    axes.set_ylabel("layer (stage.layer)")
+    axes.tick_params(length=0)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, aspect=40, label=title)
+    bar.outline.set_visible(False)
+    return figure, axes
+
+
+# --- the scores -----------------------------------------------------------------------------------------------------
+
+
+@rc_context(STYLE)
+def draw_scores(scores: Mapping[str, tuple[Series, Series]], titles: Mapping[str, str]) -> Figure:
+    """Draw the validation score of every network over its epochs.
+
+    Args:
+        scores: name of the adaptation -> epochs, mIoU (0..1).
+        titles: name -> what the legend says.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="mIoU (%)")
+    others = [GREEN, PINK, GOLD, SKY]
+    for name, (epochs, miou) in scores.items():
+        known = name in NETWORK_COLORS
+        color = NETWORK_COLORS[name] if known else others[0]
+        if not known:
+            others.append(others.pop(0))
+        axes.plot(
+            epochs,
+            100 * miou,
+            color=color,
+            linewidth=2 if known else 1.3,
+            linestyle="-" if known else "--",
+            marker="o",
+            markersize=3,
+            label=f"{titles.get(name, name)}: {100 * miou[-1]:.1f}",
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(x=0.02 if max(len(epochs) for epochs, _ in scores.values()) > 1 else 0.5)
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+# --- into the page --------------------------------------------------------------------------------------------------
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an ``<svg>`` element for an HTML page that defines `VARIABLES`."""
+    buffer = io.StringIO()
+    with rc_context({**STYLE, "svg.hashsalt": "fna"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # every figure has an "axes_1"; nothing refers to them
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, variable)
+    return svg

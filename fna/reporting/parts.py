@@ -1,0 +1,116 @@
+"""What sections of the report are made of: parts, tables, and how files and numbers become text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fna import figures
+from fna.checkpoint import read_json
+from fna.config import Config, load_config
+from fna.errors import FnaError
+from fna.logs import read_log
+
+DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow
+NARROW = 6  # inches: two figures below this width stand beside each other
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows.
+
+    Args:
+        caption: says what to look for.
+        head: titles of the columns; all empty: none.
+        rows: cells.
+        words: so many columns, from the left, hold words; the others numbers.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+
+
+@dataclass
+class Part:
+    """What a section shows.
+
+    Args:
+        warnings: sentences not to be missed.
+        tiles: (label, value, remark) of the few numbers that matter most.
+        key: (CSS colour, meaning).
+        drawings: (svg, caption, whether two fit beside each other).
+        columns: titles over the pictures.
+        pictures: rows of data URIs; an empty one is a gap.
+        tables: tables.
+        notes: sentences.
+        text: preformatted text.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    tiles: list[tuple[str, str, str]] = field(default_factory=list)
+    key: list[tuple[str, str]] = field(default_factory=list)
+    drawings: list[tuple[str, str, bool]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    pictures: list[list[str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    text: str = ""
+
+    def draw(self, figure: Figure, caption: str) -> None:
+        """Add a figure; the caption says what to look for."""
+        self.drawings.append((figures.to_svg(figure), caption, figure.get_figwidth() < NARROW))
+
+    def read_columns(self, path: Path) -> dict[str, figures.Series]:
+        """Read a log as columns of numbers, NaN where a cell is empty; note what a kill has torn."""
+        rows = read_log(path)
+        if not rows:
+            raise FnaError(f"{path.name} has no whole row yet")
+        lines = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+        if torn := lines - 1 - len(rows):
+            self.notes.append(f"{torn} torn line{'s' * (torn > 1)} of {path.name} left out (a write cut short).")
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+
+
+def read_config(folder: Path) -> Config | None:
+    """Read the run's configuration, if it is there."""
+    path = folder / "config.yaml"
+    return load_config(path) if path.exists() else None
+
+
+def read_optional(path: Path) -> Any:
+    """Read a JSON file, or return None where there is none."""
+    return read_json(path) if path.exists() else None
+
+
+def seed_first(rows: Mapping[str, T]) -> dict[str, T]:
+    """Order adaptations: the fine-tuned seed, the FNA++ network, the controls."""
+    return {name: rows[name] for name in (*(n for n in TITLES if n in rows), *(n for n in rows if n not in TITLES))}
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Write a difference with its sign, unless it rounds to zero.
+
+    >>> signed(1.234), signed(-0.004)
+    ('+1.23', '0.00')
+    """
+    text = f"{abs(value):.{digits}f}"
+    return text if not float(text) else ("+" if value > 0 else MINUS) + text
+
+
+def giga(madds: float) -> str:
+    """Write multiply-adds.
+
+    >>> giga(24521712128)
+    '24.522 G'
+    """
+    return f"{madds / 1e9:.3f} G"

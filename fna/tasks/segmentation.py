@@ -1,0 +1,132 @@
+"""Semantic segmentation: DeepLabv3(+) on a backbone, cross entropy without void, mIoU over the classes that occur."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from fna import distributed
+from fna.arch import A, with_output_stride
+from fna.config import Config, TaskConfig
+from fna.data import TrainView, open_data
+from fna.network import FeatureInfo
+from fna.tasks import Task
+from fna.tasks.heads import DeepLabV3Head, DeepLabV3PlusHead
+
+IGNORE = 255  # the label of pixels without a class, in every mask we hold
+
+
+def prepare(arch: A, config: TaskConfig) -> A:
+    """Give the backbone the task's output stride."""
+    return with_output_stride(arch, config.output_stride)
+
+
+def build_head(features: Sequence[FeatureInfo], classes: int, config: TaskConfig) -> nn.Module:
+    """Build the segmentation head; rates default to 6, 12, 18 at stride 16 and twice that at stride 8."""
+    rates = config.rates or ((12, 24, 36) if config.output_stride == 8 else (6, 12, 18))
+    kind = DeepLabV3PlusHead if config.model == "deeplabv3plus" else DeepLabV3Head
+    return kind(features, classes, channels=config.channels, rates=rates)
+
+
+def loss(logits_NCHW: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
+    mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
+    total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
+    return total, (mask != IGNORE).sum()
+
+
+def predict(model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: Config) -> Tensor:
+    """Return class ids, (N, h, w), at the size of the truth.
+
+    Args:
+        model: in eval mode.
+        images_N3HW: normalised, at the size images are scored at.
+        sizes: (h, w) of each truth, all equal.
+        config: ``evaluate.mode``: the whole image at once, or windows whose probabilities are averaged.
+    """
+    if config.evaluate.mode == "whole":
+        scores: Tensor = model(images_N3HW).float()
+    else:
+        scores = slide(model, images_N3HW, config.evaluate.window or config.data.crop, config.evaluate.overlap)
+    if scores.shape[2:] != tuple(sizes[0]):
+        scores = F.interpolate(scores, size=sizes[0], mode="bilinear", align_corners=False)
+    return scores.argmax(1)
+
+
+def slide(model: nn.Module, images_N3HW: Tensor, window: tuple[int, int], overlap: float) -> Tensor:
+    """Return class probabilities averaged over overlapping windows, (N, C, H, W)."""
+    height, width = images_N3HW.shape[2:]
+    tall, wide = min(window[0], height), min(window[1], width)
+    total: Tensor | None = None
+    count = images_N3HW.new_zeros(height, width)
+    for top, left in product(_offsets(height, tall, overlap), _offsets(width, wide, overlap)):
+        part = model(images_N3HW[:, :, top : top + tall, left : left + wide]).float().softmax(1)
+        if total is None:
+            total = part.new_zeros(part.shape[0], part.shape[1], height, width)
+        total[:, :, top : top + tall, left : left + wide] += part
+        count[top : top + tall, left : left + wide] += 1
+    assert total is not None, "an image has at least one window"
+    return total / count
+
+
+def _offsets(size: int, window: int, overlap: float) -> list[int]:
+    """Evenly spaced window starts that cover `size` with at least the given overlap."""
+    step = max(int(window * (1 - overlap)), 1)
+    number = -(-(size - window) // step) + 1
+    return [round(i * (size - window) / max(number - 1, 1)) for i in range(number)]
+
+
+class SegmentationScores:
+    """Mean intersection over union and pixel accuracy from torchmetrics' confusion matrix.
+
+    Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.classes: tuple[str, ...] = data.classes
+        # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
+        self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
+
+    def update(self, predictions: Tensor, truths: Sequence[Tensor]) -> None:
+        """Add predictions, (N, h, w), and as many masks."""
+        self.matrix.update(predictions.cpu(), torch.stack(list(truths)).long())
+
+    def compute(self) -> dict[str, Any]:
+        """Return ``miou``, ``iou`` by class name (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
+        matrix = distributed.total(self.matrix.compute()).double()
+        hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        iou = hits / (truth + guessed - hits)
+        present = truth > 0
+        return {
+            "miou": float(iou[present].mean()) if present.any() else 0.0,
+            "iou": {name: float(v) if p else None for name, v, p in zip(self.classes, iou, present, strict=True)},
+            "pixel_accuracy": float(hits.sum() / matrix.sum().clamp_min(1)),
+        }
+
+
+def draw(mask_HW: Tensor, data: Any) -> np.ndarray[Any, Any]:
+    """Colour a mask of class ids; void is black."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(data.colors)] = data.colors
+    picture: np.ndarray[Any, Any] = palette[mask_HW.cpu().numpy().astype(np.uint8)]
+    return picture
+
+
+SEGMENTATION = Task(
+    metric="miou",
+    open_data=open_data,
+    train_view=TrainView,
+    prepare=prepare,
+    head=build_head,
+    loss=loss,
+    predict=predict,
+    scores=SegmentationScores,
+    draw=draw,
+)

@@ -1,0 +1,122 @@
+"""What a stage of training works with: the setting of a run, batches by iteration, and weights for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fna import distributed
+from fna.arch import Arch, SuperArch
+from fna.config import Config
+from fna.data import StepSampler, make_loader
+from fna.engine import Batch, Compute
+from fna.errors import FnaError
+from fna.network import Backbone, Model, feature_info
+from fna.rng import seeded
+from fna.seeds import Seed
+from fna.supernet import SuperBackbone
+from fna.tasks import Task
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage shares: configuration, hardware, task, seed and the two splits."""
+
+    config: Config
+    compute: Compute
+    task: Task
+    seed: Seed
+    train: Any
+    val: Any
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the data."""
+        return len(self.train.classes)
+
+    def build(self, arch: Arch | SuperArch) -> Model:
+        """Build the task's network on `arch` with fresh weights that depend on ``engine.rng_seed`` only."""
+        strided = self.task.prepare(arch, self.config.task)
+        with seeded(self.config.engine.rng_seed, "initial weights"):
+            backbone = SuperBackbone(strided) if isinstance(strided, SuperArch) else Backbone(strided)
+            head = self.task.head(backbone.feature_info, self.classes, self.config.task)
+        return Model(backbone, head)
+
+    def meta_head(self, arch: Arch) -> nn.Module:
+        """Build the task's head without memory, to count it."""
+        strided = self.task.prepare(arch, self.config.task)
+        with torch.device("meta"):
+            return self.task.head(feature_info(strided), self.classes, self.config.task)
+
+    def parallel(self, model: Model, *, partial: bool) -> nn.Module:
+        """Place `model` on the device and, under several processes, share statistics and gradients."""
+        self.compute.place(model)
+        if self.compute.world.size == 1:
+            return model
+        if self.config.engine.sync_bn:
+            distributed.share_statistics(model, self.compute.device.type == "cuda")
+        return distributed.replicate(model, self.compute.device, partial=partial, sync_bn=self.config.engine.sync_bn)
+
+    def sampler(
+        self, indices: Sequence[int], batch_size: int, purpose: str, steps: tuple[int, int] = (0, 0)
+    ) -> StepSampler:
+        """Return the order of `indices` for iterations ``steps[0]`` to ``steps[1]`` of one purpose."""
+        world = self.compute.world
+        return StepSampler(
+            len(indices), batch_size, self.config.engine.rng_seed, purpose, steps[0], steps[1], world.rank, world.size
+        )
+
+    def batches(
+        self, indices: Sequence[int], batch_size: int, purpose: str, start: int, end: int
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield (batch, normalised images on the device) for the iterations from `start` to `end` (exclusive).
+
+        A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
+        """
+        rng_seed = self.config.engine.rng_seed
+        view = self.task.train_view(self.train, indices, self.config.data, rng_seed)
+        sampler = self.sampler(indices, batch_size, purpose, (start, end))
+        for batch in make_loader(view, sampler, self.config.engine.workers):
+            names = [self.train.name(int(i)) for i in batch["index"]]
+            yield {**batch, "names": names}, self.compute.images(batch["image"], self.seed.mean, self.seed.std)
+
+
+def load_weights(model: nn.Module, state: State, what: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        FnaError: tensors are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state))
+    unknown = sorted(set(state) - set(own))
+    misfit = sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
+    for names, problem in ((missing, "lacks"), (unknown, "has unknown"), (misfit, "has wrongly shaped")):
+        if names:
+            raise FnaError(
+                f"{what} {problem} {len(names)} tensors, the first '{names[0]}'; it belongs to another network"
+            )
+    model.load_state_dict(dict(state))
+
+
+def take(state: State, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors below ``prefix.``, without it."""
+    return {name.removeprefix(prefix + "."): t for name, t in state.items() if name.startswith(prefix + ".")}
+
+
+def put(state: State, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors with ``prefix.`` before their names."""
+    return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+
+
+def cpu_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's state on the CPU, contiguous."""
+    return {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in model.state_dict().items()
+    }

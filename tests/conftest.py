@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material beside the project; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("FNA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"reference material is not at {folder} (set FNA_SHARED)")
+    return folder

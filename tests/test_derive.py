@@ -1,0 +1,134 @@
+"""Derivation: the knapsack is exact, the argmax is the article's, the messages name the range."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fna.arch import Arch, Block, Candidates, Stem, SuperArch
+from fna.cost import CostTable, path_cost
+from fna.derive import Derived, derive
+from fna.errors import FnaError
+
+Case = tuple[CostTable, list[list[float]]]
+
+
+def space(widths: list[int]) -> SuperArch:
+    """A space with so many candidates at each layer; its costs are the test's own."""
+    layers: list[Candidates] = [tuple(Block("mbconv", 8, 8, kernel=2 * j + 1) for j in range(n)) for n in widths]
+    seed = Arch(Stem(8), (tuple(layer[0] for layer in layers),))
+    return SuperArch(seed, (tuple(layers),))
+
+
+def run(table: CostTable, alphas: list[list[float]], budget: int | None = None) -> Derived:
+    return derive(space([len(costs) for costs in table]), alphas, table, budget)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    widths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    costs = st.one_of(st.integers(0, 8), st.integers(0, 10**10))
+    # Alphas on a grid that binary fractions hit, so that a float sum is exact and a tie is a tie.
+    numbers = st.one_of(st.integers(-2, 2), st.integers(-300, 300)).map(lambda n: n / 64)
+    table = [draw(st.lists(costs, min_size=n, max_size=n)) for n in widths]
+    return table, [draw(st.lists(numbers, min_size=n, max_size=n)) for n in widths]
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.floats(0, 1))
+def test_budgeted_path_is_the_optimum_of_all_paths(case: Case, fraction: float) -> None:
+    table, alphas = case
+    least, most = sum(map(min, table)), sum(map(max, table))
+    budget = least + math.floor(fraction * (most - least))
+    derived = run(table, alphas, budget)
+    assert derived.cost == path_cost(table, derived.path) <= budget
+
+    def rank(path: tuple[int, ...]) -> tuple[float, int]:
+        """Log-probability (up to a constant) first, cost second; smaller is better."""
+        return -sum(alpha[j] for alpha, j in zip(alphas, path, strict=True)), path_cost(table, path)
+
+    paths = itertools.product(*(range(len(costs)) for costs in table))
+    assert rank(derived.path) == min(rank(path) for path in paths if path_cost(table, path) <= budget)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_a_budget_the_argmax_fits_changes_nothing(case: Case) -> None:
+    table, alphas = case
+    free = run(table, alphas)
+    assert free.path == free.argmax_path
+    assert free.cost == free.argmax_cost
+    assert not free.disagreements
+    assert run(table, alphas, free.cost) == free
+    assert all(alpha[j] == max(alpha) for alpha, j in zip(alphas, free.path, strict=True))
+
+
+def test_ties_go_to_the_cheaper_candidate_then_to_the_first() -> None:
+    assert run([[5, 3, 3], [2, 1, 9]], [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]).path == (1, 1)
+    # Budgeted: the likeliest does not fit; layer 0 then decides between equals by cost.
+    assert run([[9, 4, 3, 3]], [[5.0, 0.0, 0.0, 0.0]], 5).path == (2,)
+    uniform = [[0.0] * 4 for _ in range(6)]
+    table = [[40, 10, 20, 30]] * 6
+    alphas = [[0.0, 0.0, 1.0, 2.0], *uniform[1:]]
+    first = run(table, alphas, 75)
+    assert first.path == (2, 1, 1, 1, 1, 1)
+    assert first.cost == 70
+    assert all(run(table, alphas, 75) == first for _ in range(3))
+
+
+def test_one_hot_alphas_give_their_path() -> None:
+    table = [[7, 2, 0], [9, 4, 1], [3]]
+    for path in itertools.product(range(3), range(3), [0]):
+        alphas = [[1e4 if j == chosen else 0.0 for j in range(len(c))] for c, chosen in zip(table, path, strict=True)]
+        derived = run(table, alphas, path_cost(table, path))
+        assert derived.path == path
+        assert [b.label for b in derived.arch.stages[0]] == [f"k{2 * j + 1}e1" for j in path]
+
+
+def test_disagreements_name_the_layer_the_two_labels_and_their_probabilities() -> None:
+    derived = run([[10, 1], [10, 1]], [[1.0, 0.0], [2.0, 0.0]], 15)
+    assert derived.argmax_path == (0, 0)
+    assert derived.argmax_cost == 20
+    assert derived.path == (1, 0)
+    (row,) = derived.disagreements
+    assert (row.layer, row.argmax, row.chosen) == ("0.0", "k1e1", "k3e1")
+    assert row.argmax_probability == pytest.approx(1 / (1 + math.exp(-1)))
+    assert row.argmax_probability + row.chosen_probability == pytest.approx(1)
+
+
+def test_an_impossible_budget_names_the_range() -> None:
+    with pytest.raises(FnaError, match=r"2\.9 B MAdds.*from 3 B to 17 B.*raise search\.budget"):
+        run([[10**9, 7 * 10**9], [10 * 10**9, 2 * 10**9]], [[0.0, 1.0], [0.0, 1.0]], 2_900_000_000)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        ([[0.0, 1.0]], "1 layers of alphas for a search space of 2"),
+        ([[0.0, 1.0], [0.0]], "alphas of layer 0.1 .* expected 2 finite"),
+        ([[0.0, 1.0], [0.0, math.nan]], "alphas of layer 0.1 .* expected 2 finite"),
+    ],
+)
+def test_alphas_of_another_space_are_refused(alphas: list[list[float]], message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        derive(space([2, 2]), alphas, [[1, 2], [1, 2]])
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.1])
+@pytest.mark.parametrize("slope", [0.0, 2.0])
+def test_a_large_space_takes_seconds(noise: float, slope: float) -> None:
+    """25 layers of 7 and costs of a real network; alphas that follow the cost (`slope`) leave most paths undecided."""
+    table = [[0, *(180 * 16 * c * e * (2 * c + k * k) for k in (3, 5, 7) for e in (3, 6))] for c in range(1, 26)]
+    chance = random.Random(0)
+    alphas = [[chance.gauss(slope * cost / 1e7, noise) for cost in costs] for costs in table]
+    budget = sum(map(max, table)) // 2
+    start = time.process_time()
+    derived = run(table, alphas, budget)
+    assert time.process_time() - start < 4
+    assert derived.cost <= budget

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from fna import figures
+from fna.arch import SuperArch, from_net_config, with_output_stride
+from fna.config import dump_yaml, make_config
+from fna.errors import FnaError
+from fna.reporting import SECTIONS, write_report
+from fna.reporting.parts import DASH, MINUS, TIMES
+from fna.spaces import make_space
+
+MOBILENET_V2 = "|".join(
+    f"[[{i}, {o}], {['k3_e1' if o == 16 else 'k3_e6'] * n}, {s}]"
+    for i, o, n, s in (
+        (32, 16, 1, 1), (16, 24, 2, 2), (24, 32, 3, 2), (32, 64, 4, 2), (64, 96, 3, 1), (96, 160, 3, 2),
+        (160, 320, 1, 1),
+    )
+)  # fmt: skip
+CLASSES = {"road": [128, 64, 128], "car": [64, 0, 128], "<b>sky</b> & $x_1$": [70, 130, 180], "train": [0, 80, 100]}
+SEED_MADDS, BUDGET = 24_521_712_128, 24_000_000_000
+
+
+def fake_run(
+    folder: Path, *, epochs: int = 6, steps: int = 40, rows: tuple[str, ...] = ("baseline", "adapted", "control")
+) -> Path:
+    """Write a run folder as the stages leave it, with invented numbers."""
+    draw = random.Random(0)
+    folder.mkdir(exist_ok=True)
+    seed = from_net_config(MOBILENET_V2)
+    space = make_space(seed)
+    config = make_config({"seed": {"name": "mobilenet_v2"}, "data": {"root": "a & b", "classes": list(CLASSES)}})
+    write(folder, "config.yaml", dump_yaml(config))
+    write(folder, "seed.json", {"name": "mobilenet_v2", "arch": seed.to_json()})
+    write(folder, "super.json", space.to_json())
+    rules = {"copy": ["stem", "0.0"], "depth: last": ["1.2", "1.3"], "kernel: centre": [f"1.{n}" for n in range(4)]}
+    write(folder, "remap.json", {"copied": 0.81, "new": 0.19, "dropped": 0.0, "rules": rules})
+    layers = {f"{s}.{n}": [b.label for b in blocks] for (s, n), blocks in space.layers() if len(blocks) > 1}
+    write_search(folder, layers, epochs, steps, draw)
+    write_target(folder, space, layers, draw)
+    for k, name in enumerate(rows):
+        curve = [0.6 + 0.02 * k - (0.3 - 0.1 * k) * 0.6**e + draw.gauss(0, 0.004) for e in range(epochs)]
+        lines = [f"{e + 1},{score:.4f},{e * 0.7:.2f}" for e, score in enumerate(curve)]
+        write(folder, f"{name}_scores.csv", "\n".join(["epoch,miou,minutes", *lines]) + "\n")
+    metrics = {
+        "rows": {name: metrics_row(name, k, epochs) for k, name in enumerate(rows)},
+        "metric": "miou",
+        "search_minutes": 25.4,
+        "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
+        "colors": CLASSES,
+        "data": {"train": 367, "val": 101, "skipped": ["0001.png: truncated"]},
+    }
+    write(folder, "metrics.json", metrics)
+    write_pictures(folder / "predictions", np.random.default_rng(0))
+    return folder
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def write_search(folder: Path, layers: dict[str, list[str]], epochs: int, steps: int, draw: random.Random) -> None:
+    lines = ["step,epoch,task_loss,alpha_loss,expected_madds,sampled_madds,multiplier,lr"]
+    entropy = [",".join(["epoch", *layers, "minutes"])]
+    for epoch in range(epochs):
+        for i in range(steps):
+            t = (epoch * steps + i) / (epochs * steps)
+            loss = 0.4 + 1.6 * 0.01**t + draw.gauss(0, 0.15 * (1.1 - t))
+            moved = max(0.0, t - 0.35)
+            expected = BUDGET * (1 + 0.13 * np.exp(-14 * moved))
+            sampled = expected * draw.gauss(1, 0.16 * (1.05 - t))
+            alpha = (
+                f"{loss + 0.1:.4f},{expected:.0f},{sampled:.0f},{moved * (1 - moved):.4f}"
+                if moved
+                else f",{expected:.0f},{sampled:.0f},"
+            )
+            lines.append(f"{epoch * steps + i},{epoch},{loss:.4f},{alpha},0.01")
+        values = [
+            max(0.05, 1 - max(0, epoch / epochs - 0.35) * (0.3 + 1.1 * (k * 7 % 11) / 11)) for k in range(len(layers))
+        ]
+        entropy.append(",".join([str(epoch + 1), *(f"{v:.3f}" for v in values), "0.5"]))
+    write(folder, "search.csv", "\n".join(lines) + "\n")
+    write(folder, "entropy.csv", "\n".join(entropy) + "\n")
+
+
+def write_target(folder: Path, space: SuperArch, layers: dict[str, list[str]], draw: random.Random) -> None:
+    alphas = {layer: {label: draw.gauss(0, 1.2) for label in labels} for layer, labels in layers.items()}
+    write(folder, "alphas.json", {"layers": alphas})
+    best = {layer: max(row, key=row.__getitem__) for layer, row in alphas.items()}
+    best["5.1"] = "k3e3" if best["5.1"] != "k3e3" else "k5e3"
+    path = [[b.label for b in blocks].index(best.get(f"{s}.{n}", blocks[0].label)) for (s, n), blocks in space.layers()]
+    row = {
+        "layer": "5.1",
+        "argmax": "k7e6",
+        "chosen": best["5.1"],
+        "argmax_probability": 0.31,
+        "chosen_probability": 0.27,
+    }
+    target = {
+        "arch": space.path_arch(path).to_json(), "path": path, "madds": 23_900_000_000, "params": 2_466_419,
+        "budget": BUDGET, "seed_madds": SEED_MADDS, "argmax_madds": 26_100_000_000, "size_hw": [1024, 2048],
+        "disagreements": [row],
+    }  # fmt: skip
+    write(folder, "target.json", target)
+
+
+def metrics_row(name: str, k: int, epochs: int) -> dict[str, object]:
+    titles = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}
+    return {
+        "title": titles.get(name, f"seed's architecture, weights: super ({name})"),
+        "arch": "derived" if name == "adapted" else "seed", "init": "seed" if name == "baseline" else "super",
+        "params": 2_567_507 - 100_000 * (k == 1), "madds": SEED_MADDS - 600_000_000 * (k == 1),
+        "miou": 0.587 + 0.021 * k,
+        "iou": {c: None if c == "train" else 0.5 + 0.1 * i - 0.02 * i * k for i, c in enumerate(CLASSES)},
+        "pixel_accuracy": 0.88 + 0.01 * k, "minutes": 17.25, "epochs": epochs, "rng_seed": 0,
+    }  # fmt: skip
+
+
+def write_pictures(folder: Path, rng: np.random.Generator) -> None:
+    folder.mkdir(exist_ok=True)
+    colors = np.array(list(CLASSES.values()), np.uint8)
+    for i in range(6):
+        photo = rng.integers(0, 255, (30, 40, 3), np.uint8)
+        Image.fromarray(photo).save(folder / f"{i:02d}_image.png")
+        for kind in ("truth", "baseline", "adapted"):
+            mask = colors[rng.integers(0, len(colors), (3, 4))].repeat(10, 0).repeat(10, 1)
+            Image.fromarray(mask).save(folder / f"{i:02d}_{kind}.png")
+
+
+def report(folder: Path) -> str:
+    versions = {"python": "3.11", "torch": "2.14"}
+    return write_report(folder, now=datetime(2025, 1, 2, tzinfo=UTC), versions=versions, machine="2 cores")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return report(run)
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, attributes that can load something, and the text outside of styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data", "poster")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_fills_every_section(page: str) -> None:
+    text = Reader(page).text
+    for section in SECTIONS:
+        assert f"<h2>{section.title}</h2>" in page
+    assert "To make it" not in text
+    assert page.count("<svg") == 5
+    assert page.count(">minutes<") == 1  # a column of the table; no layer of entropy.csv
+    assert page.count("<figcaption>") == 5 + page.count("<table>")
+    assert page.count("<img") == 6 * 4
+    for words in (
+        "mobilenet_v2 → deeplabv3 on camvid",
+        "layer 2.1 collapsed",
+        "multiply-accumulates",
+        f"1024 {TIMES} 2048",
+    ):
+        assert words in text
+    for words in (
+        "torch 2.14",
+        "machine 2 cores",
+        "this page 2025-01-02 00:00 UTC",
+        "81.0 % are copies",
+        "batch_size: 8",
+    ):
+        assert words in text
+
+
+def test_headline_numbers(page: str) -> None:
+    text = Reader(page).text
+    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 0" in text
+    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 0" in text
+    assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
+    assert " ".join(["train", *4 * [DASH]]) in text
+    assert "Budget met 99.6 % of 24.000 G" in text
+    changes = re.search(r"seed: (\d+) blocks kept, (\d+) changed, (\d+) added, (\d+) dropped", text)
+    assert changes
+    kept, changed, added, dropped = map(int, changes.groups())
+    assert kept + changed + dropped == 17
+    assert f"target · {kept + changed + added} blocks" in text
+
+
+def test_an_exceeded_budget_is_said(run: Path, tmp_path: Path) -> None:
+    target = json.loads((run / "target.json").read_text())
+    write(tmp_path, "metrics.json", (run / "metrics.json").read_text())
+    write(tmp_path, "target.json", target | {"madds": BUDGET + 10**9})
+    assert "Budget exceeded 104.2 % of 24.000 G" in Reader(report(tmp_path)).text
+    write(tmp_path, "target.json", target | {"budget": None})
+    assert "Budget none argmax of the alphas" in Reader(report(tmp_path)).text
+
+
+def test_the_page_refers_to_nothing_outside(page: str) -> None:
+    reader = Reader(page)
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(reader.tags)
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    assert "@import" not in page
+    namespaces = page.count('xmlns="http://') + page.count('xmlns:xlink="http://')
+    assert page.count("http://") == namespaces
+    assert "https://" not in page
+
+
+def test_users_words_are_escaped(page: str) -> None:
+    assert "<b>sky" not in page
+    assert "&lt;b&gt;sky&lt;/b&gt; &amp; $x_1$" in page
+    assert "root: a &amp; b" in page
+
+
+def test_titles_in_figures_are_plain_text() -> None:
+    values = np.array([0.0, 1.0])
+    svg = figures.to_svg(figures.draw_scores({"a": (values, values)}, {"a": "<i>$x_1$ & co"}))
+    assert "&lt;i&gt;$x_1$ &amp; co: 100.0" in svg
+
+
+def test_same_folder_same_page(run: Path, page: str) -> None:
+    assert report(run) == page
+
+
+def test_masks_keep_their_colours(page: str) -> None:
+    masks = re.findall(r'src="data:image/png;base64,([^"]+)" alt="truth', page)
+    assert len(masks) == 6
+    with Image.open(io.BytesIO(base64.b64decode(masks[0]))) as image:
+        seen = {tuple(color) for _, color in image.convert("RGB").getcolors() or []}
+    assert seen <= {tuple(color) for color in CLASSES.values()}
+
+
+# --- unfinished and damaged runs ------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_gives_only_hints(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    assert page.count('class="hint"') == len(SECTIONS)
+    for section in SECTIONS:
+        assert f"fna {section.command} {tmp_path}" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "hints"), [(["metrics.json"], 2), (["target.json"], 1), (["config.yaml", "search.csv", "alphas.json"], 2)]
+)
+def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names: list[str], hints: int) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    for name in names:
+        (copy / name).unlink()
+    page = report(copy)
+    assert page.count('class="hint"') == hints
+    assert page.count("Not there yet: ") == hints
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 1}', '{"rows": {"a": {}}, "warnings": []}', "\x00"])
+@pytest.mark.parametrize("name", ["metrics.json", "target.json", "remap.json"])
+def test_a_damaged_file_costs_its_own_sections(tmp_path: Path, run: Path, name: str, content: str) -> None:
+    for file in ("seed.json", "target.json", "metrics.json"):
+        shutil.copy(run / file, tmp_path)
+    write(tmp_path, name, content)
+    text = Reader(report(tmp_path)).text
+    assert f"{name} cannot be used: " in text
+    assert "Versions, machine, dates" in text
+
+
+def test_torn_lines_are_left_out_and_said(run: Path, tmp_path: Path) -> None:
+    text = (run / "search.csv").read_text()
+    write(tmp_path, "search.csv", text + "240,6,0.4")
+    write(tmp_path, "adapted_scores.csv", "epoch,miou,minutes\n1,0.5,1.0\n2,0.6\n3,0.7,1.5\n4,0.")
+    write(tmp_path, "entropy.csv", "epoch,1.0\n0,")
+    page = Reader(report(tmp_path)).text
+    assert "1 torn line of search.csv left out" in page
+    assert "2 torn lines of adapted_scores.csv left out" in page
+    assert "FNA++ network: 70.0" in page
+    assert "entropy.csv has no whole row yet" in page
+
+
+def test_a_broken_picture_costs_its_own_section(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "predictions", tmp_path / "predictions")
+    (tmp_path / "predictions" / "03_truth.png").unlink()
+    assert report(tmp_path).count("<img") == 23
+    (tmp_path / "predictions" / "02_truth.png").write_bytes(b"\x89PNG")
+    assert "UnidentifiedImageError" in report(tmp_path)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FnaError, match="fna run RECIPE --run"):
+        report(tmp_path / "nothing")
+
+
+# --- the drawings ---------------------------------------------------------------------------------------------------
+
+
+def boxes(figure: Figure, label: str) -> list[Patch]:
+    return [patch for patch in figure.axes[0].patches if patch.get_label() == label]
+
+
+def test_every_block_is_a_box() -> None:
+    seed = with_output_stride(from_net_config(MOBILENET_V2), 16)
+    space = make_space(from_net_config(MOBILENET_V2))
+    target = space.path_arch([len(blocks) - 1 for _, blocks in space.layers()])  # skips wherever it can be
+    figure = figures.draw_archs({"seed": seed, "target": target})
+    assert len(boxes(figure, "block")) == 17 + 7
+    assert len(boxes(figure, "stage")) == 7 + 7
+    assert len(boxes(figure, "stem")) == 2
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words.count("D=2") == 2
+    assert "stage 1 · 24 ch" in words
+
+
+def test_boxes_show_kernel_and_expansion_in_one_column() -> None:
+    nets = {"a": "[[32, 16], ['k3_e6', 'k5_e3'], 1]", "b": "[[32, 16], ['k7_e3', 'skip'], 1]"}
+    figure = figures.draw_archs({name: from_net_config(text) for name, text in nets.items()})
+    first, second, third = boxes(figure, "block")
+    assert [to_hex(box.get_facecolor()) for box in (first, second, third)] == [
+        figures.KERNEL_COLORS[k] for k in (3, 5, 7)
+    ]
+    extents = [box.get_path().get_extents() for box in (first, second, third)]
+    assert extents[0].width > extents[1].width == pytest.approx(extents[2].width)
+    assert (extents[0].x0 + extents[0].x1) / 2 == pytest.approx((extents[2].x0 + extents[2].x1) / 2)
+
+
+def test_the_budget_is_drawn_where_there_is_one() -> None:
+    steps = np.arange(4.0)
+    nothing = np.full(4, np.nan)
+    names = ("task_loss", "expected_madds", "sampled_madds")
+    log = {"step": steps, "alpha_loss": nothing, "multiplier": nothing, **dict.fromkeys(names, steps)}
+    lines = [len(figures.draw_search(log, budget).axes[1].lines) for budget in (None, 2e9)]
+    assert lines == [3, 4]
+
+
+def test_heat_maps_have_a_row_per_layer() -> None:
+    alphas = {"1.0": {"k3e3": 0.0, "k5e3": 0.0}, "1.1": {"k3e3": 0.0, "skip": 0.0, "k5e3": np.log(2)}}
+    axes = figures.draw_alphas(alphas, {"1.1": "skip", "9.9": "k3e3"}).axes[0]
+    share_LC = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(share_LC, [[0.5, 0.5, np.nan], [0.25, 0.5, 0.25]])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["k3e3", "k5e3", "skip"]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[2.0, 1.0]]]
+    entropy = figures.draw_entropy(["1.0", "1.1"], np.arange(3.0), np.ones((2, 3))).axes[0]
+    assert entropy.images[0].get_array().shape == (2, 3)
+
+
+def test_figures_follow_the_page_and_leave_no_trace() -> None:
+    before = dict(matplotlib.rcParams)
+    svg = figures.to_svg(figures.draw_scores({"adapted": (np.ones(1), np.ones(1))}, {}))
+    assert dict(matplotlib.rcParams) == before
+    assert "var(--ink)" in svg
+    assert not any(color in svg for color in figures.VARIABLES)
+    assert svg.startswith("<svg")
+
+
+def test_no_torch_and_no_pyplot_at_import() -> None:
+    code = "import sys, fna.reporting; print(*sys.modules.keys() & {'torch', 'matplotlib.pyplot'})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
