@@ -14,10 +14,10 @@ import json
 import sys
 from pathlib import Path
 
+import record
+
 from fna import pipeline
 from fna.config import load_config
-
-import record
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 
@@ -64,9 +64,8 @@ def main(data: str, run: str) -> None:
     ]
     ratios = {"madds_target_over_seed": rows["adapted"]["madds"] / rows["baseline"]["madds"]}
     target = json.loads((Path(run) / "target.json").read_text())
-    record.write(
-        "camvid_first", result, ratios, search_minutes=searched, disagreements=target["disagreements"], arch=target["arch"]
-    )
+    more = {key: target[key] for key in ("disagreements", "arch")}
+    record.write("camvid_first", result, ratios, search_minutes=searched, **more)
 
 
 if __name__ == "__main__":

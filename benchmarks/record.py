@@ -44,7 +44,7 @@ def write(name: str, rows: list[dict[str, Any]], ratios: dict[str, float], **mor
     packages = ("fna", "torch", "torchvision", "timm", "torchmetrics")
     result = {
         "name": name,
-        "command": " ".join(["python", str(Path(sys.argv[0]).name and f"benchmarks/{Path(sys.argv[0]).name}"), *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit(),

@@ -33,9 +33,9 @@ class AdaptLoop:
         self.setting, self.config = setting, config
         self.model = setting.build(arch)
         load_weights(self.model, {**self.model.state_dict(), **state}, f"the start of '{config.name}'")
-        self.network = setting.parallel(self.model, partial=False)
         if config.bn == "frozen":
             freeze_norms(self.model)
+        self.network = setting.parallel(self.model, partial=False)
         self.indices = range(len(setting.train))
         self.steps_per_epoch = setting.sampler(self.indices, config.batch_size, "adapt").steps_per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -80,16 +80,7 @@ class AdaptLoop:
 
     def evaluate(self) -> dict[str, Any]:
         """Score the network as it is."""
-        setting = self.setting
-        return evaluate(
-            self.model,
-            setting.task,
-            setting.val,
-            setting.seed,
-            setting.config,
-            setting.compute,
-            label=f"score {self.config.name}",
-        )
+        return evaluate(self.model, self.setting, label=f"score {self.config.name}")
 
     def state(self) -> dict[str, Any]:
         """Return weights and momenta."""

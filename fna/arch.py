@@ -298,7 +298,7 @@ def levels(arch: Arch) -> tuple[int, ...]:
     return tuple(last)
 
 
-# --- JSON and the authors' text -------------------------------------------------------------------------------------
+# --- JSON and the authors' text -------------------------------------------------------------------
 
 
 def _from_json(cls: Any, data: Any) -> Any:

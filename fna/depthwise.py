@@ -7,7 +7,7 @@ gradients are convolutions again, so they are put together from the cases that a
 - the input's gradient is a stride-1 depthwise convolution of the output's gradient with the turned kernel;
 - the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the padded input.
 
-CUDA, evaluation and the plain 3x3 stride-1 case use the library's own kernels.
+CUDA, evaluation, the plain 3x3 stride-1 case and stride with dilation use the library's own kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pads = tuple[int, int, int, int]  # left, right, top, bottom
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution without bias, padded symmetrically or as TensorFlow's ``SAME``, with fast CPU gradients."""
+    """A depthwise convolution without bias and with fast CPU gradients, padded symmetrically or as TensorFlow pads."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int, same: bool) -> None:
         super().__init__(
@@ -69,8 +69,10 @@ def _slow(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
         return False
     if not (x_NCHW.requires_grad or conv.weight.requires_grad):
         return False
-    plain = conv.kernel_size[0] == 3 and conv.stride[0] == 1 and conv.dilation[0] == 1
-    return not plain and x_NCHW.is_contiguous(memory_format=torch.channels_last)
+    kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+    if (kernel, stride, dilation) == (3, 1, 1) or (stride > 1 and dilation > 1):
+        return False
+    return x_NCHW.is_contiguous(memory_format=torch.channels_last)
 
 
 def _convolve(x_NCHW: Tensor, weight_C1KK: Tensor, pads: Pads, stride: int, dilation: int) -> Tensor:
@@ -118,7 +120,7 @@ def weight_gradient(
     grad_NCHW: Tensor, x_NCHW: Tensor, weight_C1KK: Tensor, pads: Pads, stride: int, dilation: int
 ) -> Tensor:
     """Return the gradient of the weight, from sub-grids on which the convolution is undilated and unstrided."""
-    out = torch.zeros_like(weight_C1KK, dtype=torch.float32)
+    out = torch.zeros_like(weight_C1KK, dtype=torch.promote_types(weight_C1KK.dtype, torch.float32))
     height, width = grad_NCHW.shape[2:]
     if dilation > 1:  # tap (i, j) reads x[h + i d]: output and input split into the same d x d phases
         assert stride == 1, "a dilated layer has lost its stride"

@@ -17,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fna.errors import FnaError
 
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited", "Timed out")  # of a peer
+
 
 @dataclass(frozen=True)
 class World:
@@ -45,12 +47,19 @@ def world(cuda: bool, timeout_minutes: float = 30) -> Iterator[World]:
         yield World()
         return
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        # Both on CUDA: metrics and messages stay on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
     try:
         yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST):
+            raise
+        raise FnaError(
+            f"another process of this job ended ({str(error).splitlines()[0]}); if it gives no reason, it was killed: "
+            "the same command goes on from the last checkpoint"
+        ) from error
+    # Not after an error: to close the connections would make the other processes fail before this one says why.
+    dist.destroy_process_group()
 
 
 def total(values: Tensor) -> Tensor:
@@ -78,6 +87,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def gather(values: list[str]) -> list[str]:
+    """Return the texts of all processes, in the order of their ranks."""
+    if not dist.is_initialized():
+        return values
+    parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, values)
+    return [text for part in parts for text in part]
+
+
 def agree(error: str | None) -> None:
     """Raise `error` on every process if any has one, so that no process waits for a peer that stopped.
 
@@ -100,12 +118,15 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized():
             return super().forward(x_NCHW)
         x = x_NCHW.float()
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
-        sums = differentiable_all_reduce(sums)
-        count = sums[-1]
-        mean, square = (sums[:-1] / count).chunk(2)
-        variance = (square - mean.square()).clamp_min(0)
+        # Mean and variance of each process, then of all (Chan): exact also where the mean is large.
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        own = torch.cat([mean, variance, x.new_full((1,), x.numel() / x.shape[1])])
+        place = torch.arange(dist.get_world_size(), device=x.device) == dist.get_rank()
+        rows = differentiable_all_reduce(place[:, None] * own)
+        means, variances, counts = rows.split([len(mean), len(mean), 1], 1)
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None

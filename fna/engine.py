@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fna import distributed
 from fna.checkpoint import Checkpoints
 from fna.config import EngineConfig, OptimizerConfig
-from fna.errors import FnaError
+from fna.errors import FnaError, nearest
 from fna.logs import Log
 from fna.network import Model
 from fna.progress import bar, say
@@ -68,20 +68,26 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
     Raises:
         FnaError: the device or precision is not there.
     """
-    cuda = torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cuda")
-    if cuda and not torch.cuda.is_available():
-        raise FnaError(f"engine.device is '{config.device}' but no CUDA device is there; use --engine.device cpu")
+    device = _device(config.device)
+    precision = _precision(config.precision, device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    with distributed.world(cuda) as world:
-        try:
-            name = f"cuda:{world.local_rank}" if cuda and world.size > 1 else "cuda" if cuda else config.device
-            device = torch.device("cpu" if name == "auto" else name)
-        except RuntimeError as error:
-            raise FnaError(f"engine.device is '{config.device}'; expected auto, cpu or cuda[:N]") from error
+    with distributed.world(device.type == "cuda") as world:
         if device.type == "cuda":
+            if world.size > 1:
+                device = _device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
-        yield Compute(device, _precision(config.precision, device), config.channels_last, world)
+        yield Compute(device, precision, config.channels_last, world)
+
+
+def _device(name: str) -> torch.device:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda:0" if gpus else "cpu"
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in known:
+        raise FnaError(f"engine.device is '{name}'{nearest(name, known)}; there is: auto, {', '.join(known)}")
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype | None:
@@ -95,7 +101,7 @@ def _precision(name: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
-# --- optimizers and schedules -------------------------------------------------------------------------------------------
+# --- optimizers and schedules ---------------------------------------------------------------------
 
 
 def make_optimizer(model: Model, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -138,7 +144,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int, steps_pe
     return config.lr * factor
 
 
-# --- batch norms ----------------------------------------------------------------------------------------------------------
+# --- batch norms ----------------------------------------------------------------------------------
 
 
 def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -172,7 +178,7 @@ def recalibrate(model: nn.Module, images: Iterator[Tensor], batches: int, comput
         norm.momentum = momentum
 
 
-# --- one step ---------------------------------------------------------------------------------------------------------------
+# --- one step -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -240,14 +246,14 @@ def check_finite(value: float, what: str, step: int, rate: float, batch: Batch) 
         FnaError: `value` is infinite or not a number.
     """
     if not math.isfinite(value):
-        files = ", ".join(batch.get("names", [])) or "unknown"
+        files = ", ".join(distributed.gather(list(batch.get("names", [])))) or "unknown"
         raise FnaError(
             f"the {what} became {value} at iteration {step} (learning rate {rate:.3g}); files of the batch: {files}. "
             "The last checkpoint is kept: lower the learning rate or set a gradient clip, and start a new run folder"
         )
 
 
-# --- one loop ---------------------------------------------------------------------------------------------------------------
+# --- one loop -------------------------------------------------------------------------------------
 
 
 class Loop(Protocol):
@@ -298,9 +304,10 @@ def fit(
     if latest:
         start, state = latest
         spent = state["spent"]
+        _same_world(label, state.get("processes", 1), compute.world.size)
         loop.load(state["loop"])
         say(f"{label}: going on at iteration {start} of {loop.total_steps}")
-    began = time.monotonic()
+    began = time.monotonic() - spent
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
     epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
@@ -313,12 +320,22 @@ def fit(
             if done % loop.steps_per_epoch == 0:
                 epoch = done // loop.steps_per_epoch
                 scores = loop.end_epoch(epoch)
-                minutes = (spent + time.monotonic() - began) / 60
+                minutes = (time.monotonic() - began) / 60
                 if scores:
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
             if checkpoints and (done % loop.steps_per_epoch == 0 or (every and done % every == 0)):
                 if writes:
-                    checkpoints.save(done, {"loop": loop.state(), "spent": spent + time.monotonic() - began})
+                    spent, processes = time.monotonic() - began, compute.world.size
+                    checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes})
                 distributed.barrier()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
-    return (spent + time.monotonic() - began) / 60
+    return (time.monotonic() - began) / 60
+
+
+def _same_world(label: str, began: int, now: int) -> None:
+    """Refuse another number of processes: iterations would mean other batches."""
+    if began != now:
+        raise FnaError(
+            f"'{label}' began with {began} process(es), now there are {now}; go on with as many "
+            f"(torchrun --nproc-per-node {began} ... on one node), or start a new run folder"
+        )

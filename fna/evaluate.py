@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,58 +10,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fna.config import Config
-from fna.engine import Compute
 from fna.progress import bar
-from fna.seeds import Seed
-from fna.tasks import Task
+from fna.training import Setting
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    task: Task,
-    data: Any,
-    seed: Seed,
-    config: Config,
-    compute: Compute,
+    setting: Setting,
     *,
-    label: str = "evaluate",
-    each: Callable[[int, Any], None] | None = None,
+    label: str = "score",
+    keep: Collection[int] = (),
+    kept: dict[int, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score `model` on every image of `data`.
+    """Score `model` on the validation split.
 
     Args:
         model: a task's network; left in the mode it came in.
-        task: predictions and metric.
-        data: the split.
-        seed: gives the normalisation of images.
-        config: how to evaluate.
-        compute: device, precision, processes; each process takes every n-th image.
+        setting: task, data, configuration, and the processes, each of which takes every n-th image.
         label: name on the progress bar.
-        each: called with (index, prediction) of every image.
+        keep: images whose predictions are wanted.
+        kept: where they are put, as far as this process scores them.
 
     Returns:
         The metric's scores over all processes.
     """
+    task, data, config, compute = setting.task, setting.val, setting.config, setting.compute
     training = model.training
     model.eval()
     scores = task.scores(data)
-    mine = list(range(len(data)))[compute.world.rank :: compute.world.size]
+    mine = range(len(data))[compute.world.rank :: compute.world.size]
     with bar(len(mine), label) as progress:
         for indices, images, truths in _batches(data, mine, config):
-            x = compute.images(images, seed.mean, seed.std)
+            x = compute.images(images, setting.seed.mean, setting.seed.std)
             with compute.autocast():
                 predictions = task.predict(model, x, [tuple(t.shape[-2:]) for t in truths], config)
             scores.update(predictions, truths)
-            if each:
-                for index, prediction in zip(indices, predictions, strict=True):
-                    each(index, prediction)
+            if kept is not None:
+                kept.update({i: p for i, p in zip(indices, predictions, strict=True) if i in keep})
             progress.advance(len(indices))
     model.train(training)
     return scores.compute()
 
 
-def _batches(data: Any, indices: list[int], config: Config) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
+def _batches(data: Any, indices: Sequence[int], config: Config) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
     """Group consecutive images of equal size."""
     held: list[tuple[int, Tensor, Any]] = []
     for index in indices:

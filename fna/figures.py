@@ -149,13 +149,8 @@ def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figur
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     loss, cost, multiplier = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
     step = log["step"]
-    dots = {
-        "linestyle": "none",
-        "marker": ".",
-        "markersize": 2.5 if len(step) > 500 else 5,
-        "alpha": 0.3,
-        "rasterized": True,
-    }
+    size = 2.5 if len(step) > 500 else 5
+    dots = {"linestyle": "none", "marker": ".", "markersize": size, "alpha": 0.3, "rasterized": True}
     for name, color, label in (("task_loss", BLUE, "weights' images"), ("alpha_loss", GREEN, "alphas' images")):
         known = np.isfinite(log[name])
         if known.any():

@@ -266,7 +266,7 @@ def _map_unit(
         select = WIDTH[strategy.width] if axis.startswith("hidden") and wanted != source.channels[axis] else map_width
         ranked = {tensor: value for tensor, value in weights.items() if source.axes_of(tensor)[0] == axis}
         index[axis] = select(source.channels[axis], wanted, ranked)
-    dropped = {_part(tensor) for tensor in source.shapes} - {_part(tensor) for tensor in unit.shapes}
+    dropped = {_module(tensor) for tensor in source.shapes} - {_module(tensor) for tensor in unit.shapes}
     origin = origin + [f"{part} dropped" for part in sorted(dropped)]
     for tensor, shape in unit.shapes.items():
         name, known = f"{unit.name}.{tensor}", tensor in weights
@@ -281,7 +281,7 @@ def _map_unit(
             rule = ", ".join(origin + rules) or "copy"
             row = Row(name, f"{source.name}.{tensor}", rule, copied, mapped.numel() - copied, value.numel() - copied)
         else:
-            row = Row(name, None, ", ".join([*origin, f"identity {_part(tensor)}", *rules]), 0, mapped.numel(), 0)
+            row = Row(name, None, ", ".join([*origin, f"identity {_module(tensor)}", *rules]), 0, mapped.numel(), 0)
         yield row, mapped
 
 
@@ -346,17 +346,17 @@ def _identity(tensor: str, source: _Unit, unit: _Unit, like: Tensor) -> Tensor:
     return like.new_full((channels,), fill)
 
 
-def _part(tensor: str) -> str:
+def _module(tensor: str) -> str:
     return tensor.partition(".")[0].removesuffix("_norm")
 
 
 # --- which block takes which, and checks ----------------------------------------------------------------------------
 
 
-Pair = tuple[_Unit, _Unit, list[str]]
+_Pair = tuple[_Unit, _Unit, list[str]]
 
 
-def _pairs(src: Arch | SuperArch, dst: Arch | SuperArch, strategy: Strategy) -> Iterator[Pair]:
+def _pairs(src: Arch | SuperArch, dst: Arch | SuperArch, strategy: Strategy) -> Iterator[_Pair]:
     """Yield (source, destination, rules that chose the source) for the stem and every block of `dst`."""
     yield _stem(src), _stem(dst), [] if isinstance(src, Arch) else ["collect"]
     units = {(s, n, block): unit for s, n, block, unit in _units(src)}
@@ -411,10 +411,10 @@ def _units(arch: Arch | SuperArch) -> Iterator[tuple[int, int, Block, _Unit]]:
             sizes = {"in": block.in_channels, "out": block.out_channels}
             axes = {axis for part in AXES[block.kind].values() for axis in part if axis}
             channels = {axis: sizes.get(axis, block.hidden_channels) for axis in sorted(axes)}
-            yield s, n, block, _Unit(name, AXES[block.kind], channels, _parts(block), norm_eps)
+            yield s, n, block, _Unit(name, AXES[block.kind], channels, _shapes(block), norm_eps)
 
 
-_parts = lru_cache(maxsize=4096)(parts)  # building a block to read its shapes takes most of a small remapping's time
+_shapes = lru_cache(maxsize=4096)(parts)  # building a block to read its shapes takes most of a small remapping's time
 
 
 def _tail(arch: Arch) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Stateless randomness: every draw is a function of (seed, purpose, ...), so a resumed run repeats nothing and misses nothing."""
+"""Stateless randomness: every draw is a function of (seed, purpose, ...), so a resumed run draws what it would have."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fna.network import build_stem, feature_info, initialise
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted sum of candidates: candidate ``indices[j]`` with weight ``weights[j]`` (a tensor that may need gradients)."""
+    """A weighted sum of candidates: ``indices[j]`` with ``weights[j]``, a tensor that may need gradients."""
 
     indices: tuple[int, ...]
     weights: Tensor

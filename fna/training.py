@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from fna import distributed
 from fna.arch import Arch, SuperArch
 from fna.config import Config
-from fna.data import StepSampler, make_loader
+from fna.data import StepSampler, make_loader, overlap
 from fna.engine import Batch, Compute
 from fna.errors import FnaError
 from fna.network import Backbone, Model, feature_info
+from fna.progress import say
 from fna.rng import seeded
 from fna.seeds import Seed
 from fna.supernet import SuperBackbone
-from fna.tasks import Task
+from fna.tasks import Task, load_task
 
 State = Mapping[str, Tensor]
 
@@ -87,6 +88,26 @@ class Setting:
             yield {**batch, "names": names}, self.compute.images(batch["image"], self.seed.mean, self.seed.std)
 
 
+def open_setting(config: Config, compute: Compute, seed: Seed) -> Setting:
+    """Open and validate the data of a run.
+
+    Raises:
+        FnaError: the data set has problems, all of them listed.
+    """
+    task = load_task(config.task.name)
+    train = task.open_data(config.data, config.data.train)
+    val = task.open_data(config.data, config.data.val)
+    for split, data in ((config.data.train, train), (config.data.val, val)):
+        if data.skipped:
+            say(f"data: left out {len(data.skipped)} of split '{split}': {'; '.join(data.skipped[:3])}")
+    both = overlap(train, val)
+    if both:
+        say(
+            f"data: {len(both)} images are in both splits ({', '.join(both[:3])}): the score will flatter every network"
+        )
+    return Setting(config, compute, task, seed, train, val)
+
+
 def load_weights(model: nn.Module, state: State, what: str) -> None:
     """Load weights strictly.
 
@@ -113,6 +134,11 @@ def take(state: State, prefix: str) -> dict[str, Tensor]:
 def put(state: State, prefix: str) -> dict[str, Tensor]:
     """Return the tensors with ``prefix.`` before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+
+
+def backbone_only(state: State) -> dict[str, Tensor]:
+    """Return the tensors of stem and stages, without those of a classifier."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(("stem.", "stages."))}
 
 
 def cpu_state(model: nn.Module) -> dict[str, Tensor]:

@@ -17,14 +17,15 @@ ROOT = Path(fna.__file__).parent
 # A module may import modules of the rows above its own, none of its own row. A package counts as one module.
 ORDER = (
     "errors progress rng",
-    "arch checkpoint strict_yaml distributed",
+    "arch checkpoint strict_yaml distributed depthwise",
     "config folder logs tables blocks spaces cost",
     "network derive",
     "remap supernet seeds data",
     "tasks",
     "engine",
-    "evaluate training",
-    "search adapt",
+    "training",
+    "evaluate expand",
+    "search adapt runs predict",
     "figures",
     "reporting",
     "pipeline catalogue",

@@ -68,7 +68,7 @@ class Budget:
         self.multiplier += self.rate * math.log10(cost / self.target)
 
 
-# --- estimators of the alphas' gradient --------------------------------------------------------------------------------
+# --- estimators of the alphas' gradient -----------------------------------------------------------
 
 
 def mix_full(alphas: Alphas, draw: torch.Generator) -> Choice:
@@ -101,7 +101,7 @@ def mix_gumbel(alphas: Alphas, draw: torch.Generator) -> Choice:
         uniform = torch.rand(len(a), generator=draw).clamp(1e-9, 1 - 1e-7).to(a.device)
         soft = (a.log_softmax(0) - (-uniform.log()).log()).softmax(0)
         index = int(soft.argmax())
-        choice.append(Mixture((index,), (1 + soft[index] - soft[index].detach())[None]))
+        choice.append(Mixture((index,), (1 + (soft[index] - soft[index].detach()))[None]))
     return choice
 
 
@@ -112,7 +112,7 @@ ESTIMATORS: dict[str, Callable[[Alphas, torch.Generator], Choice]] = {
 }
 
 
-# --- the search ------------------------------------------------------------------------------------------------------------
+# --- the search -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ class SearchLoop:
         self.costs = [torch.tensor(row, dtype=torch.float32, device=device) for row in table]
         self.model = setting.build(arch)
         load_weights(self.model, {**self.model.state_dict(), **state}, "the super network's start")
-        self.network = setting.parallel(self.model, partial=True)
         if self.config.bn == "frozen":
             freeze_norms(self.model)
+        self.network = setting.parallel(self.model, partial=True)
         draw = generator(setting.config.engine.rng_seed, "alphas")
         std = self.config.alpha.init_std
         self.alphas = [(std * torch.randn(len(row), generator=draw)).to(device).requires_grad_() for row in table]
@@ -204,7 +204,7 @@ class SearchLoop:
         }
 
     def alpha_step(self, step: int) -> float:
-        """Move the alphas on held-out images; weights and running statistics stay as they are. Returns the task's loss."""
+        """Move the alphas on held-out images, weights and running statistics untouched; return the task's loss."""
         setting = self.setting
         batch, images = next(self.alpha_batches)
         choice = ESTIMATORS[self.config.estimator](
@@ -310,12 +310,12 @@ def collapse(arch: SuperArch, alphas: Alphas, costs: Sequence[Tensor], budget: i
     if skippable and skipped > 0.9 * len(skippable):
         warnings.append(
             f"the search collapsed: {skipped} of {len(skippable)} layers prefer to be skipped. "
-            "Train weights longer first (search.alpha_start), lower search.alpha.lr or use a budget instead of a lambda."
+            "Train weights longer first (search.alpha_start), lower search.alpha.lr, or use a budget, not a lambda."
         )
     if budget:
         ratio = float(expected_cost(alphas, costs).detach()) / budget
         if not 0.8 <= ratio <= 1.25:
             warnings.append(
-                f"the expected cost ended at {ratio:.2f} x the budget; raise search.budget_weight or search.budget_rate."
+                f"the expected cost ended at {ratio:.2f} x the budget: raise search.budget_weight or search.budget_rate"
             )
     return warnings

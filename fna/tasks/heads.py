@@ -149,7 +149,7 @@ class ImagePooling(nn.Module):
         """Return (N, channels, 1, 1)."""
         y = self.conv(x_NCHW.mean((2, 3), keepdim=True))
         norm = self.norm
-        if isinstance(norm, nn.BatchNorm2d) and norm.training and len(y) == 1:
+        if type(norm) is nn.BatchNorm2d and norm.training and len(y) == 1:
             y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             y = norm(y)

@@ -99,7 +99,7 @@ class SegmentationScores:
         self.matrix.update(predictions.cpu(), torch.stack(list(truths)).long())
 
     def compute(self) -> dict[str, Any]:
-        """Return ``miou``, ``iou`` by class name (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
+        """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
         matrix = distributed.total(self.matrix.compute()).double()
         hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = hits / (truth + guessed - hits)

@@ -1,0 +1,121 @@
+"""Write the tables of the README from ``benchmarks/results/*.json``.
+
+    python benchmarks/readme.py            # write them
+    python benchmarks/readme.py --check    # only tell whether they are up to date
+
+A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``; without a file NAME.json it is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = "benchmarks/results"
+MARKER = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+MEANINGS = {  # ratio: what it is, and the aim
+    "weight_step_overhead": (
+        "weight step of the super network / training step of the same path built plainly",
+        "≤ 1.05",
+    ),
+    "weight_step_vs_seed": ("weight step of the super network / training step of the seed", ""),
+    "alpha_cheap_time": ("alpha step (`two_path`) / weight step, time", "≤ 1.5"),
+    "alpha_cheap_memory": ("alpha step (`two_path`) / weight step, peak memory", "≤ 1.3"),
+    "alpha_full_time": ("alpha step (`full`, the article's) / weight step, time", ""),
+    "vs_smp": ("images per second of the seed / the same encoder in segmentation_models_pytorch", "≥ 1.0"),
+    "candidates_growth": ("weight step with 13 candidates a layer / with 4", "≤ 1.1"),
+    "loader_wait": ("share of an epoch spent waiting for data", "≤ 0.05"),
+    "kills": ("SIGKILLs at random moments of search and adaptation, each followed by a resume", ""),
+    "kills_while_writing": ("of these, while a file was being written", ""),
+    "identical": (
+        "share of resumed runs that end with the weights, alphas and architecture of the unbroken run",
+        "1",
+    ),
+    "negative_controls_caught": (
+        "share of resumes without some part of the state that this comparison notices",
+        "1",
+    ),
+}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table whose first column is text."""
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def networks(result: Mapping[str, Any]) -> str:
+    """Compare networks: a row each."""
+    rows = result["rows"]
+    header = ("network", f"val {rows[0]['metric']}", "params", "MAdds", "minutes, search included")
+    return table(
+        header,
+        [
+            (
+                row["row"],
+                f"{100 * row['score']:.1f} %",
+                f"{row['params'] / 1e6:.3f} M",
+                f"{row['madds'] / 1e9:.3f} G",
+                f"{row['minutes']:.1f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def ratios(result: Mapping[str, Any]) -> str:
+    """Show ratios measured side by side, each with its aim."""
+    rows = []
+    for name, value in result["ratios"].items():
+        meaning, aim = MEANINGS.get(name, (name.replace("_", " "), ""))
+        rows.append((meaning, f"{value:g}" if float(value).is_integer() else f"{value:.3g}", aim))
+    return table(("", "measured", "aim"), rows)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "camvid_first": networks,
+    "steps": ratios,
+    "resume": ratios,
+    "depthwise": ratios,
+}
+
+
+def render(text: str, results: Path) -> str:
+    """Return a README with its tables filled from a folder of result files."""
+
+    def fill(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        path = results / f"{name}.json"
+        if not path.exists():
+            return begin + end
+        result = json.loads(path.read_text(encoding="utf-8"))
+        source = f"[`{name}.json`]({RESULTS}/{name}.json)"
+        versions = f"torch {result['versions']['torch']}"
+        return (
+            f"{begin}\n{TABLES[name](result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"
+        )
+
+    return MARKER.sub(fill, text)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the README, or with ``--check`` tell whether it is up to date; return the exit code."""
+    old = README.read_text(encoding="utf-8")
+    new = render(old, ROOT / RESULTS)
+    if "--check" in argv:
+        if new != old:
+            print("the tables of README.md are not those of benchmarks/results; type: python benchmarks/readme.py")
+        return int(new != old)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

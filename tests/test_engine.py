@@ -1,0 +1,372 @@
+"""The training machinery: schedules, optimizers, batch norm statistics, global means, and the stop at bad numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
+from torch import Tensor, nn
+
+from fna.checkpoint import Checkpoints
+from fna.config import EngineConfig, OptimizerConfig
+from fna.distributed import World
+from fna.engine import (
+    Compute,
+    WeightStep,
+    computing,
+    fit,
+    freeze_norms,
+    global_mean,
+    learning_rate,
+    make_optimizer,
+    norms,
+    recalibrate,
+)
+from fna.errors import FnaError
+from fna.logs import read_log
+from fna.network import Model
+
+CPU = Compute(torch.device("cpu"), None, False, World())
+
+
+def optimizer(**settings: Any) -> OptimizerConfig:
+    return OptimizerConfig.model_validate(settings)
+
+
+def rates(config: OptimizerConfig, steps: int, steps_per_epoch: int = 10) -> list[float]:
+    return [learning_rate(config, step, steps, steps_per_epoch) for step in range(steps)]
+
+
+class Chain(Model):
+    """A model whose backbone gives one map."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()), nn.Conv2d(4, 2, 1)
+        )
+
+    def forward(self, images_N3HW: Tensor, choice: Any = None) -> Tensor:
+        out: Tensor = self.head(self.backbone(images_N3HW))
+        return out
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_at_known_steps() -> None:
+    assert rates(optimizer(lr=0.3, schedule="constant"), 4) == [0.3] * 4
+    poly = rates(optimizer(lr=0.1, schedule="poly", power=0.9), 100)
+    assert poly[0] == 0.1
+    assert poly[50] == pytest.approx(0.1 * 0.5**0.9)
+    assert poly[99] == pytest.approx(0.1 * 0.01**0.9)
+    cosine = rates(optimizer(lr=0.1, schedule="cosine"), 100)
+    assert [cosine[i] for i in (0, 25, 50, 75)] == pytest.approx(
+        [0.1, 0.05 * (1 + math.sqrt(0.5)), 0.05, 0.05 * (1 - math.sqrt(0.5))]
+    )
+    step = rates(optimizer(lr=1.0, schedule="step", steps=[2, 5], gamma=0.1), 100)
+    assert step[19:21] == pytest.approx([1.0, 0.1])
+    assert step[49:51] == pytest.approx([0.1, 0.01])
+    assert step[99] == pytest.approx(0.01)
+
+
+def test_warm_up_rises_from_a_third() -> None:
+    plain = rates(optimizer(lr=0.1, schedule="poly"), 100)
+    warm = rates(optimizer(lr=0.1, schedule="poly", warmup=10), 100)
+    factors = [a / b for a, b in zip(warm, plain, strict=True)]
+    assert factors[0] == pytest.approx(1 / 3)
+    assert factors[5] == pytest.approx(2 / 3)
+    assert factors[10:] == [1.0] * 90
+    assert rates(optimizer(lr=0.1, schedule="constant", warmup=4, warmup_from=0.5), 5) == pytest.approx(
+        [0.05, 0.0625, 0.075, 0.0875, 0.1]
+    )
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sgd", torch.optim.SGD),
+        ("rmsprop", torch.optim.RMSprop),
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+    ],
+)
+def test_optimizers_take_their_settings_and_train(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    config = optimizer(
+        name=name,
+        lr=0.01,
+        momentum=0.8,
+        betas=[0.7, 0.99],
+        eps=1e-6,
+        weight_decay=0.02,
+        head_lr=3.0,
+        schedule="constant",
+    )
+    model = Chain()
+    made = make_optimizer(model, config)
+    assert type(made) is kind
+    backbone, head = made.param_groups
+    assert [g["lr"] for g in (backbone, head)] == pytest.approx([0.01, 0.03])
+    assert all(g["weight_decay"] == 0.02 for g in made.param_groups)
+    wanted = {"betas": (0.7, 0.99), "eps": 1e-6} if name.startswith("adam") else {"momentum": 0.8}
+    assert {key: backbone[key] for key in wanted} == wanted
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters()}
+    assert {id(p) for p in head["params"]} == {id(p) for p in model.head.parameters()}
+    step, batch, images = weight_step(model, config), batch_of(0), torch.randn(4, 3, 8, 8)
+    losses = [step(i, batch, images)["loss"] for i in range(20)]
+    assert losses[-1] < losses[0]
+    assert [g["lr"] for g in step.optimizer.param_groups] == pytest.approx([0.01, 0.03])
+
+
+def test_gradient_clip_bounds_the_update() -> None:
+    images, steps = torch.randn(4, 3, 8, 8), {}
+    for clip in (None, 1e-3):
+        model = Chain()
+        before = nn.utils.parameters_to_vector(model.parameters())
+        config = optimizer(lr=1.0, momentum=0.0, schedule="constant", clip=clip)
+        weight_step(model, config)(0, batch_of(0), images)
+        steps[clip] = float((nn.utils.parameters_to_vector(model.parameters()) - before).norm().detach())
+    assert steps[None] > 0.1
+    assert steps[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def batch_of(label: int) -> dict[str, Any]:
+    return {"mask": torch.full((4, 6, 6), label), "names": ["one.png", "two.png"]}
+
+
+def cross_entropy(logits_NCHW: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    total = nn.functional.cross_entropy(logits_NCHW, batch["mask"], reduction="sum")
+    return total, torch.tensor(batch["mask"].numel())
+
+
+def weight_step(model: Model, config: OptimizerConfig, loss: Any = cross_entropy) -> WeightStep:
+    return WeightStep(model, make_optimizer(model, config), config, loss, CPU, 100, 10)
+
+
+# --- batch norms ------------------------------------------------------------------------------------------------------
+
+
+def test_recalibrated_statistics_are_those_of_the_batches() -> None:
+    model = Chain()
+    norm = norms(model)[0]
+    norm.running_mean.fill_(7.0)
+    norm.momentum = 0.03
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    batches = [3 + 2 * torch.randn(4, 3, 8, 8) for _ in range(5)]
+    recalibrate(model, iter(batches), 3, CPU)
+    with torch.no_grad():
+        maps = [model.backbone[0](x).transpose(0, 1).flatten(1) for x in batches[:3]]
+    torch.testing.assert_close(norm.running_mean, torch.stack([m.mean(1) for m in maps]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([m.var(1) for m in maps]).mean(0))
+    assert norm.momentum == 0.03
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_frozen_norms_keep_affine_and_statistics() -> None:
+    model = Chain()
+    config = optimizer(lr=0.1, schedule="constant", weight_decay=0.1)
+    model.train()
+    freeze_norms(model)
+    made = make_optimizer(model, config)
+    norm = norms(model)[0]
+    assert not {id(p) for g in made.param_groups for p in g["params"]} & {id(p) for p in norm.parameters()}
+    before = {name: t.clone() for name, t in norm.state_dict().items()}
+    conv = model.backbone[0].weight.clone()
+    WeightStep(model, made, config, cross_entropy, CPU, 100, 10)(0, batch_of(0), torch.randn(4, 3, 8, 8))
+    assert all(torch.equal(t, before[name]) for name, t in norm.state_dict().items())
+    assert not torch.equal(model.backbone[0].weight, conv)
+
+
+# --- the global mean --------------------------------------------------------------------------------------------------
+
+
+def test_global_mean_is_the_sum_over_the_weight() -> None:
+    total = torch.tensor(6.0, requires_grad=True)
+    loss, value = global_mean(total, torch.tensor(4), CPU)
+    loss.backward()
+    assert (float(loss.detach()), value, float(total.grad)) == (1.5, 1.5, 0.25)
+    loss, value = global_mean(torch.tensor(0.0, requires_grad=True), torch.tensor(0), CPU)
+    assert (float(loss.detach()), value) == (0.0, 0.0)  # a batch without a labelled pixel
+
+
+# --- bad numbers ------------------------------------------------------------------------------------------------------
+
+
+class BadGradient(torch.autograd.Function):
+    """Passes a value on; its gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.nan
+
+
+def bad_after(good: int, what: str, loss: Any = cross_entropy) -> Any:
+    """Return `loss`, whose value or gradient is bad in the call after `good` calls."""
+    calls = iter(range(1000))
+
+    def injected(output: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        total, weight = loss(output, batch)
+        if next(calls) != good:
+            return total, weight
+        return (BadGradient.apply(total) if what == "gradient" else total * math.inf), weight
+
+    return injected
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("loss", "the loss became inf"), ("gradient", "the gradient norm became nan")]
+)
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_bad_number_stops_the_step_before_it_harms(what: str, words: str, clip: float | None) -> None:
+    model = Chain()
+    step = weight_step(model, optimizer(lr=0.5, schedule="constant", clip=clip), bad_after(2, what))
+    images = torch.randn(4, 3, 8, 8)
+    for i in (0, 1):
+        step(i, batch_of(0), images)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    momenta = [dict(s) for s in step.optimizer.state_dict()["state"].values()]
+    kept = [s["momentum_buffer"].clone() for s in momenta]
+    message = rf"{words} at iteration 2 \(learning rate 0\.5\); files of the batch: one\.png, two\.png"
+    with pytest.raises(FnaError, match=message):
+        step(2, batch_of(0), images)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(s["momentum_buffer"], k) for s, k in zip(momenta, kept, strict=True))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_path: Path, what: str) -> None:
+    with opened(tiny_config(images)) as setting:
+        bad = replace(setting, task=replace(setting.task, loss=bad_after(5, what, setting.task.loss)))
+        with pytest.raises(FnaError, match=r"at iteration 5 \(learning rate 0\.0\d+\).*files of the batch: .*\.png"):
+            adapt_tiny(bad, tmp_path)
+    step, state = Checkpoints(tmp_path / "adapt").load_latest() or (None, {})
+    assert step == 4
+    assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values() if t.is_floating_point())
+    assert [int(row["step"]) for row in read_log(tmp_path / "adapt.csv")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    (
+        "call",
+        "step",
+        "what",
+        "words",
+    ),  # 6 iterations move weights only, then a call for the weights, one for the alphas
+    [(7, 6, "loss", "loss of the alphas"), (9, 7, "gradient", "gradient norm of the alphas")],
+)
+def test_a_bad_number_in_an_alpha_step_stops_the_search(
+    images: Path, tmp_path: Path, call: int, step: int, what: str, words: str
+) -> None:
+    with opened(tiny_config(images)) as setting:
+        bad = replace(setting, task=replace(setting.task, loss=bad_after(call, what, setting.task.loss)))
+        with pytest.raises(FnaError, match=rf"{words}.* at iteration {step} \(learning rate 0\.02\).*\.png"):
+            search_tiny(bad, tmp_path)
+    assert Checkpoints(tmp_path / "search").steps() == [4, 6]
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A loop whose state is a list of its iterations."""
+
+    total_steps, steps_per_epoch = 7, 3
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.epochs: list[int] = []
+        self.started: list[int] = []
+
+    def step(self, step: int) -> Mapping[str, float | None]:
+        self.seen.append(step)
+        return {"loss": float(step)}
+
+    def end_epoch(self, epoch: int) -> Mapping[str, Any]:
+        self.epochs.append(epoch)
+        return {"score": epoch}
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": list(self.seen)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+    def start(self, step: int) -> None:
+        self.started.append(step)
+
+
+@pytest.mark.parametrize(("every", "saved"), [(0, [3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (4, [3, 4, 6]), (100, [3, 6])])
+def test_checkpoints_come_every_so_often_and_at_the_end_of_epochs(tmp_path: Path, every: int, saved: list[int]) -> None:
+    loop = Counting()
+    fit(loop, Checkpoints(tmp_path, keep=100), None, "count", every, CPU)
+    assert Checkpoints(tmp_path).steps() == saved
+    assert (loop.seen, loop.epochs, loop.started) == ([0, 1, 2, 3, 4, 5, 6], [1, 2], [0])
+
+
+def test_a_loop_goes_on_where_its_last_checkpoint_is(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    minutes = fit(Counting(), checkpoints, None, "count", 4, CPU)
+    again = Counting()
+    assert fit(again, checkpoints, None, "count", 4, CPU) >= minutes - 1e-3
+    assert (again.seen, again.epochs, again.started) == ([0, 1, 2, 3, 4, 5, 6], [], [6])
+
+
+def test_a_phase_goes_on_with_as_many_processes_as_it_began_with(tmp_path: Path) -> None:
+    fit(Counting(), Checkpoints(tmp_path), None, "count", 4, CPU)
+    two = replace(CPU, world=World(0, 2))
+    with pytest.raises(FnaError, match=r"began with 1 process\(es\), now there are 2.*--nproc-per-node 1"):
+        fit(Counting(), Checkpoints(tmp_path), None, "count", 4, two)
+
+
+# --- device and precision ---------------------------------------------------------------------------------------------
+
+
+def compute(**settings: Any) -> Iterator[Compute]:
+    with computing(EngineConfig.model_validate(settings)) as found:
+        yield found
+
+
+def test_device_and_precision_that_are_there() -> None:
+    found = next(compute(device="cpu", precision="bf16", channels_last=False))
+    assert (found.device.type, found.dtype, found.channels_last) == ("cpu", torch.bfloat16, False)
+    assert next(compute(device="cpu", precision="fp32")).dtype is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cpu", "precision": "fp16"}, "engine.precision fp16 needs CUDA; use bf16 or fp32"),
+        ({"device": "gpu"}, "engine.device is 'gpu'.*did you mean 'cpu'.*there is: auto, cpu"),
+        ({"device": "meta"}, "engine.device is 'meta'; there is: auto, cpu"),
+        ({"device": "mps"}, "engine.device is 'mps'"),
+        ({"device": "cuda:99"}, "engine.device is 'cuda:99'"),
+    ],
+)
+def test_device_and_precision_that_are_not_there(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        next(compute(**settings))
+
+
+def test_images_are_normalised_as_the_seed_expects() -> None:
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 5)
+    x = replace(CPU, channels_last=True).images(pixels, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x[:, :, 0, 0].tolist() == [[-1.0, -0.25, 0.0], [1.0, 0.75, 0.5]]

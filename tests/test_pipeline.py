@@ -1,0 +1,189 @@
+"""The whole job on tiny data: every stage leaves its files, nothing is done twice, controls are one override each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fna import pipeline
+from fna.arch import Arch, SuperArch, to_net_config
+from fna.checkpoint import read_json
+from fna.config import Config, load_config
+from fna.cost import cost_table, path_cost
+from fna.errors import FnaError
+from fna.runs import Run
+
+TINY = (
+    *("seed.name=mobilenet_v2_035", "seed.weights=null", "task.channels=16"),
+    *("data.format=synthetic", "data.images=8", "data.crop=[64, 64]", "data.eval_size=[64, 96]"),
+    *("space.kernels=[3, 5]", "space.layers=[2, 3, 4, 3, 3, 1]", "search.budget=0.9"),
+    *("search.epochs=3", "search.alpha_start=1", "search.batch_size=2", "search.alpha.lr=0.05"),
+    *("adapt.epochs=1", "adapt.batch_size=2", "adapt.recalibrate=2", "engine.workers=0", "engine.precision=fp32"),
+)
+
+
+def tiny(*overrides: str) -> Config:
+    return load_config(None, [*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run and its metrics."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    return path, pipeline.run(path, tiny())
+
+
+def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, metrics = finished
+    for name in (
+        *("config.yaml", "seed.json", "super.json", "search.csv", "alphas.json", "target.json", "target.safetensors"),
+        *("adapted.safetensors", "baseline.safetensors", "metrics.json", "report.html", "manifest.json"),
+    ):
+        assert (path / name).is_file(), name
+    assert metrics == read_json(path / "metrics.json")
+    assert set(metrics["rows"]) == {"baseline", "adapted"}
+    assert all(0 <= row["miou"] <= 1 for row in metrics["rows"].values())
+    assert load_config(path / "config.yaml") == tiny()
+    assert len(list((path / "predictions").iterdir())) == 4 * pipeline.PREDICTIONS
+    assert not list((path / "checkpoints").rglob("*.pt")), "finished phases keep no checkpoints"
+
+
+def test_the_target_keeps_the_budget(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, metrics = finished
+    target = read_json(path / "target.json")
+    arch, space = Arch.from_json(target["arch"]), SuperArch.from_json(read_json(path / "super.json"))
+    assert space.path_arch(target["path"]) == arch
+    assert target["madds"] <= target["budget"] <= 0.9 * target["seed_madds"]
+    assert metrics["rows"]["adapted"]["madds"] == target["madds"]
+    assert metrics["rows"]["baseline"]["madds"] == target["seed_madds"]
+    with Run.open(path) as run:
+        table = cost_table(run.setting.task.prepare(space, run.config.task), (64, 96))
+        assert path_cost(table, target["path"]) + run.costs.other == target["madds"]
+
+
+def test_running_again_redoes_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, metrics = finished
+    names = ("super.safetensors", "searched.safetensors", "target.json", "adapted.safetensors", "baseline.safetensors")
+    before = [(path / name).stat().st_mtime_ns for name in names]
+    assert pipeline.run(path, tiny())["rows"] == metrics["rows"]
+    assert [(path / name).stat().st_mtime_ns for name in names] == before
+
+
+@pytest.mark.parametrize("init", ["super", "seed", "random"])
+def test_a_control_is_one_override(finished: tuple[Path, dict[str, Any]], init: str) -> None:
+    path, _ = finished
+    with Run.open(path, None, [f"adapt.name=control_{init}", "adapt.arch=seed", f"adapt.init={init}"]) as run:
+        pipeline.stage(run, "adapt")
+        rows = pipeline.stage(run, "evaluate")["rows"]
+    assert rows[f"control_{init}"]["init"] == init
+    assert rows[f"control_{init}"]["madds"] == rows["baseline"]["madds"]
+
+
+def test_an_architecture_file_can_be_adapted(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = finished
+    seed = Arch.from_json(read_json(path / "seed.json")["arch"])
+    (tmp_path / "arch.txt").write_text(to_net_config(seed))
+    with Run.open(path, None, ["adapt.name=from_file", f"adapt.arch={tmp_path / 'arch.txt'}", "adapt.init=seed"]) as run:
+        pipeline.stage(run, "adapt")
+    assert Arch.from_json(read_json(path / "from_file.json")["arch"]) == seed
+
+
+def test_the_same_name_cannot_mean_two_networks(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = finished
+    with Run.open(path, None, ["adapt.epochs=2"]) as run, pytest.raises(FnaError, match=r"epochs = 1, now it is 2"):
+        pipeline.stage(run, "adapt")
+
+
+def test_predict_draws_every_image(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = finished
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (70, 50), "gray").save(tmp_path / "in" / "a.png")
+    Image.new("L", (64, 64)).save(tmp_path / "in" / "b.jpg")
+    result = pipeline.predict(path, tmp_path / "in", tmp_path / "out")
+    assert result["files"] == ["a.png", "b.png"]
+    with Image.open(tmp_path / "out" / "a.png") as picture:
+        assert picture.size == (70, 50)
+        assert {color for _, color in picture.getcolors(10000)} <= {tuple(c) for c in result["colors"].values()}
+
+
+def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = finished
+    (tmp_path / "broken.png").write_bytes(b"<html>")
+    with pytest.raises(FnaError, match=r"broken\.png"):
+        pipeline.predict(path, tmp_path, tmp_path / "out")
+    with pytest.raises(FnaError, match="no image"):
+        pipeline.predict(path, tmp_path / "nowhere", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.epochs=9"], r"search\.epochs = 3, now it is 9"),
+        (["engine.rng_seed=1"], r"engine\.rng_seed = 0, now it is 1"),
+    ],
+)
+def test_a_started_run_keeps_its_settings(
+    finished: tuple[Path, dict[str, Any]], overrides: list[str], message: str
+) -> None:
+    path, _ = finished
+    with pytest.raises(FnaError, match=message):
+        pipeline.run(path, tiny(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.budget=0.05"], r"reaches from .* x the seed"),
+        (["search.budget=90"], r"reaches from .* x the seed"),
+        (["data.images=1"], "at least"),
+        (["search.batch_size=64"], "64"),
+        (["space.layers=[2, 3]"], "6 searchable stages"),
+        (["seed.name=efficientnet_lit0"], "did you mean 'efficientnet_lite0'"),
+        (["remap.growth=zeros"], "did you mean 'zero'"),
+        (["engine.device=tpu"], "did you mean 'cpu'"),
+        (["engine.precision=fp16"], "needs CUDA"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        pipeline.run(tmp_path / "run", tiny(*overrides))
+
+
+def test_a_stage_says_what_is_missing(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", tiny()) as run:
+        with pytest.raises(FnaError, match=r"fna expand"):
+            pipeline.stage(run, "search")
+        with pytest.raises(FnaError, match=r"fna adapt"):
+            pipeline.stage(run, "evaluate")
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FnaError, match="no run folder"):
+        pipeline.run(tmp_path, tiny())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_flipped_byte_is_noticed(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = finished
+    data = (path / "searched.safetensors").read_bytes()
+    (path / "searched.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        with pytest.raises(FnaError, match=r"searched\.safetensors"):
+            pipeline.run(path, tiny())
+    finally:
+        (path / "searched.safetensors").write_bytes(data)
+
+
+def test_the_fixed_lambda_of_the_article_stays_available(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", tiny("search.budget=null", "search.lambda=0.5", "search.epochs=2")) as run:
+        for name in ("expand", "search", "derive"):
+            pipeline.stage(run, name)
+    target = json.loads((tmp_path / "run" / "target.json").read_text())
+    assert target["budget"] is None
+    assert target["disagreements"] == []
+    assert target["madds"] == target["argmax_madds"]

@@ -1,0 +1,213 @@
+"""The README and the pages under docs are true: their tables, commands, links, outputs and code."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from fna import cli
+from fna.config import load_config, make_config, settings
+from fna.data.synthetic import scene
+from fna.strict_yaml import parse_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every `fna` command of the pages, and its words after `fna`."""
+    for page in PAGES:
+        for block in [*blocks(page, "sh"), *blocks(page, "console")]:
+            for line in block.splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words[:1] == ["fna"]:
+                    yield f"{page.name}: {line}", words[1:]
+                elif words[:1] == ["torchrun"]:
+                    yield f"{page.name}: {line}", words[words.index("fna") + 1 :]
+
+
+COMMANDS = dict(commands())
+
+
+def load_script() -> ModuleType:
+    """Import benchmarks/readme.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("readme_script", ROOT / "benchmarks" / "readme.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert load_script().render(text, RESULTS) == text, "type: python benchmarks/readme.py"
+
+
+def test_every_table_has_its_place() -> None:
+    script = load_script()
+    text = README.read_text(encoding="utf-8")
+    assert {match[2] for match in script.MARKER.finditer(text)} == set(script.TABLES)
+    assert text.count("<!-- results:") == text.count("<!-- /results -->") == len(script.TABLES)
+
+
+def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
+    script = load_script()
+    row = {"row": "seed", "metric": "mIoU", "score": 0.5871, "params": 2.5e6, "madds": 2.566e9, "minutes": 12.3}
+    about = {"date": "2026-01-02", "machine": "a machine, 2 cores", "versions": {"torch": "2.14.1"}}
+    (tmp_path / "camvid_first.json").write_text(json.dumps({"rows": [row], "ratios": {}, **about}))
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [], "ratios": {"vs_smp": 1.234567, "new": 3}, **about}))
+    empty = "a\n<!-- results:camvid_first -->\n<!-- /results -->\nb\n<!-- results:steps -->\n<!-- /results -->\nc"
+    full = script.render(empty, tmp_path)
+    assert "| seed | 58.7 % | 2.500 M | 2.566 G | 12.3 |" in full
+    assert "| 1.23 | ≥ 1.0 |" in full
+    assert "| new | 3 |  |" in full
+    assert full.count("2026-01-02, a machine, 2 cores, torch 2.14.1.") == 2
+    assert script.render(full, tmp_path) == full
+    assert script.render(full, tmp_path / "nowhere") == empty
+
+
+# --- commands and outputs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_parse(line: str) -> None:
+    words, given = cli.split_settings(COMMANDS[line])
+    program: Any = typer.main.get_command(cli.app)
+    with program.make_context("fna", list(words), obj=given) as outer:
+        name, command, rest = program.resolve_command(outer, [*outer._protected_args, *outer.args])
+        with command.make_context(name, rest, parent=outer) as context:
+            recipe = context.params.get("recipe")
+    assert not given or name in cli.TAKE_SETTINGS
+    if recipe and (ROOT / recipe).parent == ROOT / "recipes":
+        load_config(ROOT / recipe, given)
+    else:
+        load_config(None, given)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_outputs_are_what_commands_print(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(page, "console"):
+        command, _, output = block.partition("\n")
+        assert cli.main(shlex.split(command.removeprefix("$ fna "))) == 0
+        assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page.read_text(), re.M)}
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("https://"):
+            assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_named_in_tables_exist(page: Path) -> None:
+    known = {key for key, _, _ in settings()}
+    sections = {key.partition(".")[0] for key in known}
+    for name in re.findall(r"`(?:--)?(\w+(?:\.\w+)+)(?:[ :=][^`]*)?`", page.read_text(encoding="utf-8")):
+        if name.partition(".")[0] in sections and not name.endswith((".yaml", ".json", ".csv", ".safetensors", ".py")):
+            assert name in known or any(key.startswith(name + ".") for key in known) or is_symbol(name), name
+
+
+def is_symbol(name: str) -> bool:
+    """Whether a dotted name is a module or symbol of fna: `search.differentiable.objective`."""
+    import pkgutil
+
+    try:
+        pkgutil.resolve_name(f"fna.{name}")
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_the_table_of_settings_has_the_defaults() -> None:
+    defaults = {key: default for key, default, _ in settings()}
+    section = README.read_text(encoding="utf-8").partition("### Settings people change")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| (`.+?`) \| (`.+?`) \|", section, re.MULTILINE)
+    assert len(rows) > 10
+    for names, values in rows:
+        for name, value in zip(re.findall(r"`(.+?)`", names), re.findall(r"`(.+?)`", values), strict=True):
+            default = defaults[name]
+            wanted = parse_yaml(value, name)
+            assert (list(default) if isinstance(default, tuple) else default) == wanted, name
+
+
+# --- recipes and code -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recipes_are_valid(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        make_config(parse_yaml(block, page.name))
+
+
+def write_scenes(root: Path, train: int = 8, val: int = 2) -> None:
+    """Write synthetic scenes as a data set of format `folder` with the classes of the README's recipe."""
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for split, n in (("train", train), ("val", val)):
+        for i in range(n):
+            drawn = scene(0, split, i, (64, 96))
+            Image.fromarray(drawn.image).save(root / "images" / f"{split}{i}.png")
+            Image.fromarray((drawn.mask % 3).astype(np.uint8)).save(root / "masks" / f"{split}{i}.png")
+        (root / f"{split}.txt").write_text("".join(f"{split}{i}\n" for i in range(n)))
+
+
+TINY = """
+  epochs: 2
+  alpha_start: 1
+  batch_size: 2
+adapt:
+  epochs: 1
+  batch_size: 4
+  recalibrate: 1
+space:
+  kernels: [3, 5]
+  layers: [2, 2, 3, 3, 4, 1]
+task:
+  channels: 16
+engine:
+  threads: 1
+  workers: 0
+"""
+
+
+def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it stands, on the README's recipe with a tiny schedule, 10 small images, and the real seed."""
+    (code,) = blocks(README, "python")
+    (recipe,) = blocks(README, "yaml")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    short = recipe.partition("search:")[0] + "  crop: [64, 64]\nsearch:" + TINY
+    (tmp_path / "leaves.yaml").write_text(short)
+    write_scenes(tmp_path / "leaves")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    seed, target = (int(re.findall(r"madds=(\d+)", line)[0]) for line in lines)
+    assert target <= 0.9 * seed

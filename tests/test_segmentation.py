@@ -1,0 +1,81 @@
+"""Segmentation: losses and scores against hand-worked cases and torchmetrics, windows that cover the image."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, slide
+
+
+def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
+    scores = SegmentationScores(SimpleNamespace(classes=tuple("abcdefgh"[:classes])))
+    scores.update(torch.tensor([predictions]), [torch.tensor(truths)])
+    return scores.compute()
+
+
+def test_a_two_by_two_case() -> None:
+    result = scored([[0, 1], [1, 1]], [[0, 0], [1, 1]], classes=2)
+    assert result["iou"] == {"a": pytest.approx(1 / 2), "b": pytest.approx(2 / 3)}
+    assert result["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert result["pixel_accuracy"] == pytest.approx(3 / 4)
+
+
+def test_void_pixels_do_not_count() -> None:
+    assert scored([[0, 1], [1, 1]], [[0, IGNORE], [1, 1]], classes=2)["miou"] == 1
+
+
+def test_a_class_absent_from_the_truth_is_no_zero() -> None:
+    result = scored([[0, 1], [1, 2]], [[0, 1], [1, 1]])
+    assert result["iou"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
+    assert result["miou"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_the_mean_is_over_the_data_set_as_torchmetrics_has_it() -> None:
+    draws = torch.Generator().manual_seed(0)
+    truths = torch.randint(0, 4, (5, 12, 16), generator=draws)
+    predictions = torch.where(torch.rand(truths.shape, generator=draws) < 0.6, truths, 3 - truths)
+    scores, oracle = SegmentationScores(SimpleNamespace(classes=tuple("abcd"))), MulticlassJaccardIndex(4)
+    for truth, prediction in zip(truths, predictions, strict=True):
+        scores.update(prediction[None], [truth])
+        oracle.update(prediction[None], truth[None])
+    assert scores.compute()["miou"] == pytest.approx(float(oracle.compute()))
+
+
+def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    total, count = loss(logits, {"mask": torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)})
+    total.backward()
+    assert (total.item(), count.item()) == (0, 0)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_the_loss_is_the_sum_over_labelled_pixels() -> None:
+    mask = torch.tensor([[[0, 1], [IGNORE, 2]]], dtype=torch.uint8)
+    total, count = loss(torch.zeros(1, 3, 2, 2), {"mask": mask})
+    assert int(count) == 3
+    assert total.item() == pytest.approx(3 * torch.log(torch.tensor(3.0)).item())
+
+
+class PixelWise(nn.Module):
+    """A network whose answer at a pixel depends on that pixel alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], -x[:, :1]], 1)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (16, 16), (17, 41), (8, 30)])
+@pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.9])
+def test_windows_cover_every_pixel(size: tuple[int, int], overlap: float) -> None:
+    x = torch.randn(2, 3, *size)
+    assert torch.allclose(slide(PixelWise(), x, (16, 16), overlap), PixelWise()(x).softmax(1), atol=1e-6)
+
+
+def test_void_is_drawn_black() -> None:
+    picture = draw(torch.tensor([[0, IGNORE]]), SimpleNamespace(colors=((9, 8, 7),)))
+    assert picture.tolist() == [[[9, 8, 7], [0, 0, 0]]]
