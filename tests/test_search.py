@@ -335,9 +335,13 @@ def test_search_repeats_itself(images: Path, tmp_path: Path) -> None:
     assert read_log(tmp_path / "first" / "search.csv") == read_log(tmp_path / "again" / "search.csv")
 
 
-def test_search_lowers_the_loss_and_ends_near_the_budget(images: Path, tmp_path: Path) -> None:
-    overrides = ("search.epochs=12", "search.alpha_start=3", "search.alpha.lr=0.05", "search.budget=0.8")
-    with opened(tiny_config(images, *overrides)) as setting:
+def test_search_lowers_the_loss_and_ends_near_the_budget(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "more", train=24)
+    overrides = (
+        *("search.epochs=12", "search.alpha_start=3", "search.batch_size=4", "search.alpha.lr=0.05"),
+        *("search.optimizer.name=adamw", "search.optimizer.lr=0.01", "data.scale=[1,1]", "data.color_jitter=0"),
+    )
+    with opened(tiny_config(images, "search.budget=0.8", *overrides)) as setting:
         found, costs = search_tiny(setting, tmp_path), expand(setting).costs
     rows = read_log(tmp_path / "search.csv")
     losses = [float(row["task_loss"]) for row in rows]

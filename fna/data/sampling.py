@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
@@ -84,10 +85,12 @@ class Loader:
     Args:
         view: makes the crops.
         sampler: says which.
-        workers: processes; 0 makes the crops in this one. The batches are the same.
+        workers: processes, at most one a CPU this process may use; 0 makes the crops in this one. The batches are the
+            same.
     """
 
     def __init__(self, view: Dataset[Any], sampler: StepSampler, workers: int) -> None:
+        workers = min(workers, _cpus())
         self._loader: DataLoader[Crop] = DataLoader(
             view,
             batch_sampler=sampler,
@@ -117,6 +120,11 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             raise FnaError(f"a data worker process died ({error}); out of memory? try --engine.workers 0") from error
+
+
+def _cpus() -> int:
+    """Number of CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def make_loader(view: Dataset[Any], sampler: StepSampler, workers: int) -> Loader:

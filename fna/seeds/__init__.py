@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fna.arch import Arch, Block
+from fna.checkpoint import read_state
 from fna.errors import FnaError, nearest, pick
 
 if TYPE_CHECKING:
@@ -129,8 +130,10 @@ def load_seed(name: str, weights: str | Path | None = PRETRAINED) -> Seed:
         path, published = _find_pretrained(name, variant)
     else:
         path = Path(os.path.expanduser(weights))
+        if not os.path.isfile(path):
+            raise FnaError(f"cannot read the weights {path}: no such file{nearest(str(weights), [PRETRAINED])}")
         published = _recognise(path, name, seeds)
-    state = convert(read_tensors(path), variant.arch, variant.namings, path)
+    state = convert(read_state(path, finite=False), variant.arch, variant.namings, path)
     source = published.file if published else str(path)
     licence, top1 = (published.licence, published.top1) if published else ("", None)
     return Seed(name, variant.arch, state, variant.mean, variant.std, source, licence, top1)
@@ -193,38 +196,6 @@ def _check_digest(path: Path) -> None:
         raise FnaError(f"cannot read the weights {path}: {error.strerror}") from error
     if not digest.startswith(expected):
         raise FnaError(f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {expected}; fetch it again")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file or of a state dict saved by torch. No code in the file is run.
-
-    Raises:
-        FnaError: the file is absent, damaged, or holds anything but tensors by name.
-    """
-    import safetensors.torch
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        hint = nearest(str(path), [PRETRAINED])
-        raise FnaError(f"cannot read the weights {path}: {error.strerror or error}{hint}") from error
-    except Exception as error:  # bytes that are no weights fail in a dozen ways, and each means the same to the user
-        raise FnaError(
-            f"{path} is no weight file: it is cut short, damaged, or holds objects other than tensors (never loaded: "
-            "they could run code); expected safetensors, or a state dict written by torch.save"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise FnaError(f"{path} holds no tensors by name; expected the state dict of a network")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise FnaError(f"{path}: entry {key!r} is a {type(value).__name__}; expected tensors by name only")
-    return content
 
 
 # --- converting weights ---------------------------------------------------------------------------------------------

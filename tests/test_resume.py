@@ -1,0 +1,298 @@
+"""A run stopped anywhere and started again ends bit for bit as if never stopped; a test that could not see this fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
+from torch import Tensor
+
+from fna import pipeline
+from fna.checkpoint import Checkpoints, read_state
+from fna.config import Config
+from fna.engine import computing
+from fna.logs import read_log
+from fna.tasks import segmentation
+from fna.training import Setting
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "resume.py"
+SEARCH_CALLS = 24  # of the loss: 15 iterations, 9 of them with an alpha step
+ADAPT_CALLS = 12
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+class Phase(NamedTuple):
+    """A phase of training: how to run it in a folder, its number of iterations, and its logs."""
+
+    name: str
+    run: Callable[[Setting, Path], Any]
+    steps: int
+    logs: tuple[str, str]
+
+
+SEARCH = Phase("search", search_tiny, 15, ("search.csv", "entropy.csv"))
+ADAPT = Phase("adapt", adapt_tiny, 12, ("adapt.csv", "scores.csv"))
+both = pytest.mark.parametrize("phase", [SEARCH, ADAPT], ids=lambda phase: phase.name)
+
+
+def stopping(setting: Setting, call: int) -> Setting:
+    """Return a setting whose loss ends the process when it is called for the n-th time (from 0)."""
+    calls = iter(range(1_000_000))
+
+    def loss(output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        if next(calls) == call:
+            raise Stopped
+        return setting.task.loss(output, batch)
+
+    return replace(setting, task=replace(setting.task, loss=loss))
+
+
+def stop(phase: Phase, setting: Setting, folder: Path, call: int) -> None:
+    """Run a phase up to a call of its loss."""
+    with pytest.raises(Stopped):
+        phase.run(stopping(setting, call), folder)
+
+
+def outcome(phase: Phase, setting: Setting, folder: Path) -> tuple[Any, list[str]]:
+    """Run a phase to its end; return what must be identical: weights, alphas, and logs but for the minutes."""
+    ended = phase.run(setting, folder)
+    weights = {name: t.numpy().tobytes() for name, t in ended.state.items()}
+    logs = []
+    for name in phase.logs:
+        with (folder / name).open(newline="") as file:
+            logs.append(json.dumps([{k: v for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]))
+    return (weights, getattr(ended, "alphas", None)), logs
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def setting(images: Path) -> Iterator[Setting]:
+    with opened(tiny_config(images)) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def unbroken(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What either phase ends with when nothing happens to it."""
+    return {p.name: outcome(p, setting, tmp_path_factory.mktemp(p.name)) for p in (SEARCH, ADAPT)}
+
+
+# --- stopped once, stopped often --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "call"),
+    # In the first iteration, in a weight step of uniform paths, in an alpha step, in the weight step of an iteration
+    # that would end with a checkpoint, in the last call.
+    [(SEARCH, 0), (SEARCH, 4), (SEARCH, 7), (SEARCH, 16), (SEARCH, 23), (ADAPT, 0), (ADAPT, 5), (ADAPT, 11)],
+    ids=lambda value: value.name if isinstance(value, Phase) else str(value),
+)
+def test_stopped_once_ends_the_same(
+    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase, call: int
+) -> None:
+    stop(phase, setting, tmp_path, call)
+    assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+
+
+@both
+def test_stopped_again_and_again_ends_the_same(
+    images: Path, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+) -> None:
+    stops = 0
+    with opened(tiny_config(images, "engine.checkpoint_steps=1")) as setting:
+        for call in (2, 3, 2, 5, 3):  # counted from each start
+            stop(phase, setting, tmp_path, call)
+            stops += 1
+            assert [int(row["step"]) for row in read_log(tmp_path / phase.logs[0])] == list(
+                range(Checkpoints(tmp_path / phase.name).steps()[-1])
+            )
+        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # fork, of Python 3.12 on
+@pytest.mark.parametrize("workers", [(0, 1), (1, 0)])
+@both
+def test_data_workers_may_change(
+    images: Path, unbroken: dict[str, Any], tmp_path: Path, phase: Phase, workers: tuple[int, int]
+) -> None:
+    before, after = (tiny_config(images, f"engine.workers={n}") for n in workers)
+    with opened(before) as setting:
+        stop(phase, setting, tmp_path, 8)
+    with opened(after) as setting:
+        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+
+
+@both
+def test_a_phase_at_its_end_only_hands_over(
+    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+) -> None:
+    outcome(phase, setting, tmp_path)  # the stage was not marked finished: the process ended right after the training
+    assert outcome(phase, stopping(setting, 0), tmp_path) == unbroken[phase.name]
+
+
+# --- what a kill leaves behind ----------------------------------------------------------------------------------------
+
+
+@both
+def test_torn_lines_and_temporary_files_are_dropped(
+    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+) -> None:
+    stop(phase, setting, tmp_path, 9)
+    for name in phase.logs:
+        with (tmp_path / name).open("a") as file:
+            file.write("99,")
+    stray = tmp_path / phase.name / "step-000099.pt.1.tmp"
+    stray.write_bytes(b"half a checkpo")
+    unrecorded = tmp_path / phase.name / "step-000099.pt"
+    unrecorded.write_bytes(b"a checkpoint without its record")
+    assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+    assert not stray.exists()
+    assert not unrecorded.exists()
+
+
+@both
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+) -> None:
+    stop(phase, setting, tmp_path, 9)
+    steps = Checkpoints(tmp_path / phase.name).steps()
+    assert len(steps) == 2
+    newest = tmp_path / phase.name / f"step-{steps[-1]:06d}.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*going back to the checkpoint before"):
+        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+
+
+# --- negative controls: each item of the state counts -----------------------------------------------------------------
+
+
+def nothing(loop: dict[str, Any]) -> None:
+    pass
+
+
+def without_momentum(loop: dict[str, Any]) -> None:
+    loop["optimizer"]["state"] = {}
+
+
+def without_alpha_optimizer(loop: dict[str, Any]) -> None:
+    loop["alpha_optimizer"]["state"] = {}
+
+
+def without_multiplier(loop: dict[str, Any]) -> None:
+    loop["multiplier"] = 0.0
+
+
+def without_alphas(loop: dict[str, Any]) -> None:
+    for alpha in loop["alphas"]:
+        alpha.zero_()
+
+
+def without_statistics(loop: dict[str, Any]) -> None:
+    for name, tensor in loop["model"].items():
+        if name.endswith("running_mean"):
+            tensor.zero_()
+
+
+@pytest.mark.parametrize(
+    ("phase", "drop", "shift"),
+    [
+        (SEARCH, nothing, 0),
+        (SEARCH, nothing, -1),  # the counter, from which all chance derives
+        (SEARCH, without_momentum, 0),
+        (SEARCH, without_statistics, 0),
+        (SEARCH, without_alphas, 0),
+        (SEARCH, without_alpha_optimizer, 0),
+        (SEARCH, without_multiplier, 0),
+        (ADAPT, nothing, 0),
+        (ADAPT, nothing, -1),
+        (ADAPT, without_momentum, 0),
+        (ADAPT, without_statistics, 0),
+    ],
+    ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", None) or str(value),
+)
+def test_a_dropped_item_of_the_state_is_seen(
+    setting: Setting,
+    unbroken: dict[str, Any],
+    tmp_path: Path,
+    phase: Phase,
+    drop: Callable[[dict[str, Any]], None],
+    shift: int,
+) -> None:
+    stop(phase, setting, tmp_path, SEARCH_CALLS - 8 if phase is SEARCH else ADAPT_CALLS - 3)
+    checkpoints = Checkpoints(tmp_path / phase.name)
+    step, state = checkpoints.load_latest() or (0, {})
+    assert 8 <= step < phase.steps
+    drop(state["loop"])
+    checkpoints.clear()
+    checkpoints.save(step + shift, state)
+    same = outcome(phase, setting, tmp_path)[0] == unbroken[phase.name][0]
+    assert same == (drop is nothing and shift == 0)
+
+
+# --- the whole job ----------------------------------------------------------------------------------------------------
+
+
+def job(images: Path) -> Config:
+    return tiny_config(
+        images, "space.layers=[2, 3, 4, 3, 3, 1]", "search.epochs=2", "search.alpha_start=1", "adapt.epochs=2"
+    )
+
+
+def test_a_finished_stage_is_not_redone(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = job(images), tmp_path / "run"
+    with computing(config.engine) as compute:
+        stopped = stopping(Setting(config, compute, segmentation.SEGMENTATION, None, None, None), 9 + 3).task  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(segmentation, "SEGMENTATION", stopped)
+        with pytest.raises(Stopped):  # in the adaptation: the search has 6 iterations and 3 alpha steps
+            pipeline.run(folder, config)
+    assert not (folder / "adapted.safetensors").exists()
+    kept = ("seed.safetensors", "super.safetensors", "searched.safetensors", "search.csv", "alphas.json", "target.json")
+    before = {name: (folder / name).stat().st_ino for name in kept}  # a rewritten file is a new one
+    capsys.readouterr()
+    metrics = pipeline.run(folder, config)
+    assert "adapted: going on at iteration 2 of 6" in capsys.readouterr().err
+    assert {name: (folder / name).stat().st_ino for name in kept} == before
+    whole = pipeline.run(tmp_path / "whole", config)
+    assert metrics["rows"]["adapted"]["iou"] == whole["rows"]["adapted"]["iou"]
+    for name in ("searched", "target", "adapted"):
+        ours, theirs = (read_state(run / f"{name}.safetensors") for run in (folder, tmp_path / "whole"))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+    assert not any((folder / "checkpoints").rglob("step-*"))  # finished phases need none
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """The benchmark, with real SIGKILLs, on a copy that writes its result here."""
+    for name in ("resume.py", "record.py"):
+        shutil.copy(BENCHMARK.with_name(name), tmp_path)
+    command = [sys.executable, str(tmp_path / "resume.py"), "4"]
+    subprocess.run(command, check=True, timeout=280, capture_output=True)
+    ratios = json.loads((tmp_path / "results" / "resume.json").read_text())["ratios"]
+    assert {k: ratios[k] for k in ("kills", "identical", "negative_controls_caught")} == {
+        "kills": 4,
+        "identical": 1,
+        "negative_controls_caught": 1,
+    }
