@@ -11,7 +11,7 @@ from fna import spaces
 from fna.arch import Arch, SuperArch
 from fna.cost import Cost, CostTable, cost_table, model_cost, path_cost
 from fna.errors import FnaError
-from fna.remap import Row, Strategy, remap
+from fna.remap import Row, Strategy, remap, summarise
 from fna.training import Setting, State, backbone_only, put, take
 
 
@@ -42,6 +42,7 @@ class Expanded:
     state: dict[str, Tensor]
     report: Sequence[Row]
     costs: Costs
+    warnings: tuple[str, ...]
 
 
 def expand(setting: Setting) -> Expanded:
@@ -60,7 +61,25 @@ def expand(setting: Setting) -> Expanded:
     )
     costs = count_costs(arch, setting)
     remapped = remap(seed.arch, seed_state(setting), arch, strategy(setting), config.engine.rng_seed)
-    return Expanded(arch, remapped.state, remapped.report, costs)
+    return Expanded(arch, remapped.state, remapped.report, costs, dead_channels(remapped.report, setting))
+
+
+def dead_channels(report: Sequence[Row], setting: Setting) -> tuple[str, ...]:
+    """Warn of new channels that never get a gradient because both sides of them are 0 (growth as the article has it).
+
+    Raises:
+        FnaError: there are some, and ``engine.strict`` is on.
+    """
+    grown = summarise(report)["rules"].get("growth zero")
+    if not grown:
+        return ()
+    warning = (
+        f"remap.growth 'zero' leaves the new channels of {grown['layers']} layers ({grown['where']}) without gradient: "
+        "they never learn; use --remap.growth preserve"
+    )
+    if setting.config.engine.strict:
+        raise FnaError(warning)
+    return (warning,)
 
 
 def seed_state(setting: Setting) -> dict[str, Tensor]:

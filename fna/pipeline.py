@@ -44,7 +44,10 @@ def expand(run: Run) -> dict[str, Any]:
         "searchable_layers": len(expanded.arch.searchable),
         "searchable_madds": asdict(space_cost(strided, expanded.costs.table)),
         "seed_madds": expanded.costs.seed.madds,
+        "warnings": list(expanded.warnings),
     }
+    for warning in expanded.warnings:
+        say(f"expand: {warning}")
     about = {key: getattr(seed, key) for key in ("name", "mean", "std", "source", "licence", "top1")}
     run.write(
         "expand",
@@ -225,7 +228,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         "rows": rows,
         "metric": setting.task.metric,
         "search_minutes": searched.get("minutes"),
-        "warnings": list(searched.get("warnings", [])),
+        "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
         "colors": class_colors(setting.val),
         "data": {
             "train": len(setting.train),

@@ -87,7 +87,9 @@ def test_an_architecture_file_can_be_adapted(finished: tuple[Path, dict[str, Any
     path, _ = finished
     seed = Arch.from_json(read_json(path / "seed.json")["arch"])
     (tmp_path / "arch.txt").write_text(to_net_config(seed))
-    with Run.open(path, None, ["adapt.name=from_file", f"adapt.arch={tmp_path / 'arch.txt'}", "adapt.init=seed"]) as run:
+    with Run.open(
+        path, None, ["adapt.name=from_file", f"adapt.arch={tmp_path / 'arch.txt'}", "adapt.init=seed"]
+    ) as run:
         pipeline.stage(run, "adapt")
     assert Arch.from_json(read_json(path / "from_file.json")["arch"]) == seed
 
@@ -187,3 +189,11 @@ def test_the_fixed_lambda_of_the_article_stays_available(tmp_path: Path) -> None
     assert target["budget"] is None
     assert target["disagreements"] == []
     assert target["madds"] == target["argmax_madds"]
+
+
+def test_channels_that_cannot_learn_are_warned_of(tmp_path: Path) -> None:
+    dead = ("remap.growth=zero", "space.expansions=[3, 8]")
+    with Run.open(tmp_path / "run", tiny(*dead)) as run:
+        assert "never learn" in pipeline.stage(run, "expand")["warnings"][0]
+    with pytest.raises(FnaError, match="never learn"):
+        pipeline.run(tmp_path / "strict", tiny(*dead, "engine.strict=true"))
