@@ -51,7 +51,7 @@ def fake_run(
     write(folder, "config.yaml", dump_yaml(config))
     write(folder, "seed.json", {"name": "mobilenet_v2", "arch": seed.to_json()})
     write(folder, "super.json", space.to_json())
-    rules = {"copy": ["stem", "0.0"], "depth: last": ["1.2", "1.3"], "kernel: centre": [f"1.{n}" for n in range(4)]}
+    rules = {"copy": {"layers": 2, "where": "stem, 0.0"}, "depth last": {"layers": 2, "where": "1.2, 1.3"}}
     write(folder, "remap.json", {"copied": 0.81, "new": 0.19, "dropped": 0.0, "rules": rules})
     layers = {f"{s}.{n}": [b.label for b in blocks] for (s, n), blocks in space.layers() if len(blocks) > 1}
     write_search(folder, layers, epochs, steps, draw)

@@ -117,7 +117,7 @@ def alphas(folder: Path) -> Part:
 def remapping(folder: Path) -> Part:
     """Say where the super network's weights came from."""
     report = read_json(folder / "remap.json")
-    rows = [(rule, ", ".join(layers), str(len(layers))) for rule, layers in report["rules"].items()]
+    rows = [(rule, where["where"], str(where["layers"])) for rule, where in report["rules"].items()]
     caption = "Rules of the remapping and the layers they made. Look for anything that was not simply copied."
     shares = (
         f"Of the super network's weights {100 * report['copied']:.1f} % are copies from the seed and "
