@@ -140,7 +140,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def broken(folder: Path, *, ended: bool = False) -> list[str]:
-    """Return the files that cannot be read or whose SHA-256 is not the recorded one; of an ended run, unfinished stages too.
+    """Return the files that cannot be read or are not as recorded; of an ended run, unfinished stages too.
 
     The last line of a log may be torn by the kill: it is dropped when the run goes on.
     """
@@ -262,7 +262,7 @@ def interrupted(
 
 
 def controlled(folder: Path, control: Control, truth: dict[str, Any]) -> dict[str, Any]:
-    """Kill a run, drop an item from its checkpoint, let it end; the comparison must see it, unless nothing was dropped."""
+    """Kill a run, drop an item from its checkpoint, let it end; the comparison must see it, or that nothing changed."""
     began = time.monotonic()
     kill_at(folder, control.phase, 14, 0)
     step = alter(folder, control)

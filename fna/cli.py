@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,6 +33,7 @@ DEMO = (  # minutes on two cores
     *("adapt.epochs=6", "adapt.optimizer={name: adamw, lr: 1e-3}"),
 )
 TAKE_SETTINGS = ("run", "demo", *STAGES)
+GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
 app = typer.Typer(
@@ -73,7 +75,7 @@ def fna(
 @app.command(
     epilog=_example(
         "fna run recipes/camvid_deeplabv3.yaml --run runs/camvid --data.root data/camvid --search.budget 0.9",
-        "torchrun --nproc-per-node 2 -m fna run recipes/cityscapes_deeplabv3.yaml --run runs/city",
+        "torchrun --nproc-per-node 2 -m -- fna run recipes/cityscapes_deeplabv3.yaml --run runs/city",
     )
 )
 def run(
@@ -258,8 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest, settings = split_settings(sys.argv[1:] if argv is None else argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except FnaError as error:
-        # Of another rank than 0 the message may be the only one: it can concern a file of its node.
-        return _refuse(str(error) + ("" if first_rank() else f" (rank {os.environ['RANK']})"))
+        return _refuse_once(error)
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "fna")
         return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
@@ -268,6 +269,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 130 and first_rank():
         print("fna: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _refuse_once(error: FnaError) -> int:
+    """Report an error of several processes from one of them (before they have met: from the first of each node)."""
+    if error.reported_here if error.reported_here is not None else os.environ.get("LOCAL_RANK", "0") == "0":
+        return _refuse(str(error) + ("" if first_rank() else f" (rank {os.environ['RANK']})"))
+    time.sleep(GRACE_SECONDS)
+    return 2
 
 
 def _refuse(message: str) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from fna.errors import FnaError
@@ -49,17 +50,28 @@ def world(cuda: bool, timeout_minutes: float = 30) -> Iterator[World]:
     if not dist.is_initialized():
         # Both on CUDA: metrics and messages stay on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        # Once, at the end: a second group of the same processes would find the addresses of the first.
+        atexit.register(dist.destroy_process_group)
     try:
         yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in LOST):
-            raise
-        raise FnaError(
-            f"another process of this job ended ({str(error).splitlines()[0]}); if it gives no reason, it was killed: "
-            "the same command goes on from the last checkpoint"
-        ) from error
-    # Not after an error: to close the connections would make the other processes fail before this one says why.
-    dist.destroy_process_group()
+    except BaseException as error:
+        # The others may wait for this process, so it must not wait for them.
+        atexit.unregister(dist.destroy_process_group)
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
+            lost = FnaError(
+                "another process of this job ended; if it gives no reason, it was killed (out of memory?): "
+                "the same command goes on from the last checkpoint"
+            )
+            lost.reported_here = _is_first_error()
+            raise lost from error
+        if isinstance(error, FnaError):
+            error.reported_here = _is_first_error()
+        raise
+
+
+def _is_first_error() -> bool:
+    """Tell whether no other process of the job has met an error before."""
+    return bool(dist.distributed_c10d._get_default_store().add("fna_errors", 1) == 1)
 
 
 def total(values: Tensor) -> Tensor:
@@ -110,6 +122,18 @@ def agree(error: str | None) -> None:
         raise FnaError(error)
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: D102
+        return total(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
+        return total(gradient)
+
+
 class SyncBatchNormCPU(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes, for gloo on CPUs, which torch's own does not support."""
 
@@ -117,12 +141,12 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
         """Normalise with the mean and (biased) variance over all processes; running statistics as torch keeps them."""
         if not self.training or not dist.is_initialized():
             return super().forward(x_NCHW)
-        x = x_NCHW.float()
+        x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
         # Mean and variance of each process, then of all (Chan): exact also where the mean is large.
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         own = torch.cat([mean, variance, x.new_full((1,), x.numel() / x.shape[1])])
         place = torch.arange(dist.get_world_size(), device=x.device) == dist.get_rank()
-        rows = differentiable_all_reduce(place[:, None] * own)
+        rows: Tensor = SumOverProcesses.apply(place[:, None] * own)
         means, variances, counts = rows.split([len(mean), len(mean), 1], 1)
         count = counts.sum()
         mean = (means * counts).sum(0) / count
@@ -162,9 +186,7 @@ def replicate(model: nn.Module, device: torch.device, *, partial: bool, sync_bn:
     """
     if not dist.is_initialized():
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=partial,
-        broadcast_buffers=not sync_bn,
-    )
+    devices = [device.index] if device.type == "cuda" else None
+    network = DistributedDataParallel(model, device_ids=devices, find_unused_parameters=partial)
+    network.broadcast_buffers = not sync_bn  # no argument: its name depends on the version of torch
+    return network

@@ -337,5 +337,5 @@ def _same_world(label: str, began: int, now: int) -> None:
     if began != now:
         raise FnaError(
             f"'{label}' began with {began} process(es), now there are {now}; go on with as many "
-            f"(torchrun --nproc-per-node {began} ... on one node), or start a new run folder"
+            f"(torchrun --nproc-per-node {began} -m -- fna ..., on one node), or start a new run folder"
         )

@@ -15,6 +15,8 @@ class FnaError(Exception):
     The command line prints it without a traceback and exits with code 2.
     """
 
+    reported_here: bool | None = None  # among several processes, one reports it; None: they have not settled which
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string.

@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fna import adapt as adapting
-from fna import derive as deriving
-from fna import evaluate as scoring
-from fna import expand as expanding
-from fna import predict as predicting
-from fna import search as searching
+from fna.adapt import adapt as adapt_weights
 from fna.arch import Arch, load_arch
 from fna.checkpoint import read_json
 from fna.config import AdaptConfig, Config
 from fna.cost import space_cost
+from fna.derive import derive as derive_arch
 from fna.errors import FnaError, nearest
+from fna.evaluate import evaluate as score
+from fna.expand import expand as expand_seed
+from fna.expand import network_cost, remap_model, seed_state
 from fna.network import Model
-from fna.predict import Labels, png
+from fna.predict import Labels, find_images, png, write_predictions
 from fna.progress import say
 from fna.remap import summarise
 from fna.reporting import write_report
 from fna.runs import Run as Run
+from fna.search import search as search_arch
 from fna.tasks import load_task
 from fna.training import Setting, load_weights, put
 
@@ -37,7 +37,7 @@ PREDICTIONS = 6  # pictures in the report
 def expand(run: Run) -> dict[str, Any]:
     """Grow the seed into a super network and remap its weights (FNA++ section 3.2.1)."""
     seed, setting = run.seed, run.setting
-    expanded = expanding.expand(setting)
+    expanded = expand_seed(setting)
     strided = setting.task.prepare(expanded.arch, run.config.task)
     info = {
         "size": str(expanded.arch.size),
@@ -53,7 +53,7 @@ def expand(run: Run) -> dict[str, Any]:
         "expand",
         {
             "seed.json": {**about, "arch": seed.arch.to_json()},
-            "seed.safetensors": expanding.seed_state(setting),
+            "seed.safetensors": seed_state(setting),
             "super.json": expanded.arch.to_json(),
             "super.safetensors": expanded.state,
             "remap.json": summarise(expanded.report),
@@ -66,7 +66,7 @@ def expand(run: Run) -> dict[str, Any]:
 def search(run: Run) -> dict[str, Any]:
     """Adapt the architecture on the target task (FNA++ section 3.2.2)."""
     arch, costs = run.super_arch, run.costs
-    found = searching.search(
+    found = search_arch(
         arch,
         put(run.read_state("super.safetensors", "expand"), "backbone"),
         costs.table,
@@ -97,8 +97,8 @@ def derive(run: Run) -> dict[str, Any]:
         [named[f"{s}.{n}"][block.label] for block in candidates] if len(candidates) > 1 else [0.0]
         for (s, n), candidates in arch.layers()
     ]
-    derived = deriving.derive(arch, alphas, costs.table, costs.budget)
-    cost = expanding.network_cost(derived.arch, run.setting, costs.size_hw)
+    derived = derive_arch(arch, alphas, costs.table, costs.budget)
+    cost = network_cost(derived.arch, run.setting, costs.size_hw)
     info = {
         "madds": cost.madds,
         "params": cost.params,
@@ -136,7 +136,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     elif run.compute.world.writes:
         run.folder.write_json(record, wanted)
     arch, setting = network_named(run, config.arch), run.setting
-    adapted = adapting.adapt(
+    adapted = adapt_weights(
         arch,
         start_weights(run, arch, config.init),
         config,
@@ -144,7 +144,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         checkpoints=run.checkpoints(config.name),
         logs=run.logs(f"{config.name}.csv", f"{config.name}_scores.csv"),
     )
-    cost = expanding.network_cost(arch, setting, run.costs.size_hw)
+    cost = network_cost(arch, setting, run.costs.size_hw)
     info = {
         "config": wanted,
         "minutes": adapted.minutes,
@@ -197,8 +197,8 @@ def start_weights(run: Run, arch: Arch, init: str) -> dict[str, Tensor]:
         return {}
     if init == "seed":
         state = put(run.read_state("seed.safetensors", "expand"), "backbone")
-        return expanding.remap_model(run.seed.arch, state, arch, run.setting)
-    return expanding.remap_model(run.super_arch, run.read_state("searched.safetensors", "search"), arch, run.setting)
+        return remap_model(run.seed.arch, state, arch, run.setting)
+    return remap_model(run.super_arch, run.read_state("searched.safetensors", "search"), arch, run.setting)
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         record = run.read_json(f"{name}.json", f"adapt:{name}")
         predictions: dict[int, Any] = {}
         model = load_network(run, setting, name)
-        scores = scoring.evaluate(model, setting, label=f"score {name}", keep=shown, kept=predictions)
+        scores = score(model, setting, label=f"score {name}", keep=shown, kept=predictions)
         rows[name] = _row(name, record, scores, run.config.engine.rng_seed)
         if name in (ADAPTED, BASELINE):
             pictures |= {(i, name): setting.task.draw(p, setting.val) for i, p in predictions.items()}
@@ -323,9 +323,9 @@ def predict(folder: str | Path, images: str | Path, out: str | Path, name: str =
     Raises:
         FnaError: the network is not adapted yet, the folder has no image, or an image cannot be read.
     """
-    paths = predicting.find_images(Path(images))
+    paths = find_images(Path(images))
     with Run.open(folder) as job:
         colors = job.read_json(f"{name}.json", f"adapt:{name}")["colors"]
         labels = Labels(tuple(colors), tuple(tuple(color) for color in colors.values()))
         setting = Setting(job.config, job.compute, load_task(job.config.task.name), job.seed, labels, labels)
-        return predicting.predict(load_network(job, setting, name), setting, paths, Path(out))
+        return write_predictions(load_network(job, setting, name), setting, paths, Path(out))

@@ -43,7 +43,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, setting: Setting, paths: list[Path], out: Path) -> dict[str, Any]:
+def write_predictions(model: nn.Module, setting: Setting, paths: list[Path], out: Path) -> dict[str, Any]:
     """Write a picture of each prediction to `out`.
 
     Args:

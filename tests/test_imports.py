@@ -28,7 +28,7 @@ ORDER = (
     "search adapt runs predict",
     "figures",
     "reporting",
-    "pipeline catalogue",
+    "pipeline catalogue api",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything

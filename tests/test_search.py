@@ -203,7 +203,11 @@ def test_no_lambda_does_that() -> None:
 
 
 def skippable_space(layers: int = 10) -> SuperArch:
-    candidates: Candidates = (Block("mbconv", 8, 8, expansion=3), Block("mbconv", 8, 8, expansion=6), Block("skip", 8, 8))
+    candidates: Candidates = (
+        Block("mbconv", 8, 8, expansion=3),
+        Block("mbconv", 8, 8, expansion=6),
+        Block("skip", 8, 8),
+    )
     first: Candidates = candidates[:2]
     return SuperArch(Arch(Stem(8), ((first[0],),)), ((first, *[candidates] * layers),))
 
@@ -275,6 +279,9 @@ def test_alpha_steps_move_alphas_alone(loop: SearchLoop) -> None:
 
 @pytest.mark.parametrize("loop", [["search.cycle=2"]], indirect=True)
 def test_weights_and_alphas_alternate(loop: SearchLoop) -> None:
+    with torch.no_grad():
+        for alpha in loop.alphas:
+            alpha[0] += 50  # decided, but nobody asks the alphas before they start
     alphas = [a.detach().clone() for a in loop.alphas]
     assert (loop.steps_per_epoch, loop.alpha_start, loop.total_steps) == (3, 6, 15)
     drawn = []
@@ -288,9 +295,24 @@ def test_weights_and_alphas_alternate(loop: SearchLoop) -> None:
         if not active:
             assert all(map(torch.equal, alphas, loop.alphas))
         drawn.append(path)
-    assert len(set(drawn)) > 5
+    assert len(set(drawn[: loop.alpha_start])) > 3
+    assert set(drawn[loop.alpha_start :]) == {(0,) * len(loop.alphas)}
     assert next(loop.weight_batches, None) is None  # both streams are used up, to the batch
     assert next(loop.alpha_batches, None) is None
+
+
+def test_mixtures_are_functions_of_the_step(loop: SearchLoop) -> None:
+    drawn: list[tuple[tuple[int, ...], ...]] = []
+
+    def note(module: torch.nn.Module, args: tuple[Tensor, Choice]) -> None:
+        drawn.append(tuple(entry.indices for entry in args[1] if isinstance(entry, Mixture)))
+
+    loop.model.register_forward_pre_hook(note)
+    loop.alpha_batches = itertools.repeat(next(loop.alpha_batches))
+    for step in (6, 7, 8, 9, 6):
+        loop.alpha_step(step)
+    assert drawn[0] == drawn[-1]
+    assert len(set(drawn)) > 1
 
 
 def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoop) -> None:
@@ -307,6 +329,9 @@ def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoo
     assert value == pytest.approx((loss_sum / pixels).item(), rel=1e-5)
     for i, grad in zip(loop.arch.searchable, expected, strict=True):
         torch.testing.assert_close(loop.alphas[i].grad, grad, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        ratio = expected_cost(loop.alphas, loop.costs).item() / loop.budget.target
+    assert loop.budget.multiplier == pytest.approx(0.3 + 0.05 * math.log10(ratio))
 
 
 @pytest.mark.parametrize("loop", [["search.bn=frozen"]], indirect=True)
@@ -359,6 +384,7 @@ def test_search_lowers_the_loss_and_ends_near_the_budget(tmp_path: Path) -> None
 
 def test_a_collapse_can_stop_the_run(images: Path) -> None:
     overrides = ["search.budget=null", "search.lambda=100", "search.alpha.lr=1", "engine.strict=true"]
-    with opened(tiny_config(images, *overrides)) as setting, pytest.raises(FnaError, match="prefer to be skipped"):
+    with opened(tiny_config(images, *overrides)) as setting:
         grown = expand(setting)
-        search(grown.arch, put(grown.state, "backbone"), grown.costs.table, grown.costs.other, None, setting)
+        with pytest.raises(FnaError, match="prefer to be skipped"):
+            search(grown.arch, put(grown.state, "backbone"), grown.costs.table, grown.costs.other, None, setting)

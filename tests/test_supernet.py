@@ -175,7 +175,7 @@ def test_one_hot_mixture_is_the_path(training: bool) -> None:
         assert all(map(torch.equal, model(images(), choice), model(images(), path)))
 
 
-# --- costs and probabilities --------------------------------------------------------------------------------------------
+# --- costs and probabilities ------------------------------------------------------------------------------------------
 
 
 def one_hot_alphas(arch: SuperArch, path: Sequence[int]) -> list[Tensor]:
@@ -219,7 +219,9 @@ def test_sampled_paths_follow_the_probabilities(uniform: bool) -> None:
     n = 1500
     counts = [torch.zeros(len(c)) for _, c in arch.layers()]
     for step in range(n):  # one generator per step, as the search draws
-        for count, index in zip(counts, sample_path(arch, None if uniform else alphas, generator(0, step)), strict=True):
+        for count, index in zip(
+            counts, sample_path(arch, None if uniform else alphas, generator(0, step)), strict=True
+        ):
             count[index] += 1
     for i in arch.searchable:
         size = len(counts[i])
@@ -255,7 +257,7 @@ def test_entropy_is_relative() -> None:
     assert values == pytest.approx([1.0, 0.0, 0.0, two], abs=1e-6)
 
 
-# --- alpha steps leave no trace -------------------------------------------------------------------------------------------
+# --- alpha steps leave no trace ---------------------------------------------------------------------------------------
 
 
 def test_frozen_weights_keep_weights_gradients_and_statistics() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor, nn
 
 from fna.adapt import Adapted, adapt
 from fna.arch import Arch, Block, Stem
 from fna.checkpoint import Checkpoints
 from fna.config import Config, make_config, merge
-from fna.engine import computing
+from fna.engine import Compute, computing
 from fna.expand import expand
 from fna.search import Searched, search
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
@@ -73,15 +74,26 @@ def tiny_seed() -> Seed:
     return Seed("tiny", Arch(Stem(8), stages), None, IMAGENET_MEAN, IMAGENET_STD, "drawn", "", None)
 
 
+class Double(Compute):
+    """Computes in float64, where another order of summation is not amplified to other results by ReLU."""
+
+    def place(self, model: nn.Module) -> nn.Module:
+        return super().place(model.double())
+
+    def images(self, images_N3HW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        return super().images(images_N3HW, mean, std).double()
+
+
 @contextmanager
-def opened(config: Config) -> Iterator[Setting]:
+def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
     """Open a setting on the tiny seed, under torchrun among the other processes."""
     with computing(config.engine) as compute:
-        yield open_setting(config, compute, tiny_seed())
+        yield open_setting(config, Double(**vars(compute)) if double else compute, tiny_seed())
 
 
 def search_tiny(setting: Setting, folder: Path) -> Searched:
     """Search from the tiny seed, or go on; checkpoints and logs are kept in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     grown = expand(setting)
     costs = grown.costs
     return search(
@@ -98,6 +110,7 @@ def search_tiny(setting: Setting, folder: Path) -> Searched:
 
 def adapt_tiny(setting: Setting, folder: Path) -> Adapted:
     """Fine-tune the tiny seed, or go on; checkpoints and logs are kept in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     return adapt(
         setting.seed.arch,
         {},

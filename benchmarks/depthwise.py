@@ -1,0 +1,85 @@
+"""Forward and backward of depthwise convolutions on the CPU: ours against the library's, and a whole training step.
+
+    python benchmarks/depthwise.py
+
+Shapes are those of EfficientNet-Lite0 at output stride 16 for a batch of 8 at 240x320, two threads, channels_last.
+Ratios are library / ours: above 1, ours is faster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import record
+import torch
+from steps import seconds, take_turns
+from torch import nn
+
+import fna.depthwise
+from fna.arch import with_output_stride
+from fna.network import Backbone, Model
+from fna.seeds import load_seed
+from fna.tasks.heads import DeepLabV3Head
+
+CASES = (  # channels, height, width, kernel, stride, dilation
+    *((96, 120, 160, 3, 2, 1), (144, 60, 80, 5, 2, 1), (240, 30, 40, 5, 1, 1), (240, 30, 40, 3, 2, 1)),
+    *((480, 15, 20, 3, 1, 1), (480, 15, 20, 5, 1, 1), (480, 15, 20, 7, 1, 1), (672, 15, 20, 5, 1, 1)),
+    *((1152, 15, 20, 3, 1, 2), (1152, 15, 20, 5, 1, 2), (1152, 15, 20, 7, 1, 2)),
+)
+
+
+def library(step: Callable[[], object]) -> Callable[[], object]:
+    """Return `step` with the library's own gradients."""
+
+    def native() -> None:
+        ours = fna.depthwise._slow
+        fna.depthwise._slow = lambda *_: False
+        try:
+            step()
+        finally:
+            fna.depthwise._slow = ours
+
+    return native
+
+
+def main() -> None:
+    """Measure and write ``results/depthwise.json``."""
+    torch.set_num_threads(2)
+    rows, ratios = [], {}
+    for dtype in (torch.bfloat16, torch.float32):
+        for channels, height, width, kernel, stride, dilation in CASES:
+            layer = fna.depthwise.DepthwiseConv2d(channels, kernel, stride, dilation, same=True).to(dtype)
+            x = torch.randn(8, channels, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            x.requires_grad_()
+
+            def step(layer: nn.Module = layer, x: torch.Tensor = x) -> None:
+                y = layer(x)
+                y.backward(torch.ones_like(y))
+
+            times = take_turns({"ours": step, "library": library(step)}, 5)
+            name = f"{str(dtype)[6:]} {channels}x{height}x{width} k{kernel} s{stride} d{dilation}"
+            ratios[name] = times["library"] / times["ours"]
+            rows += [{"row": f"{name}: {who}", "metric": "seconds", "score": value} for who, value in times.items()]
+    seed = load_seed("efficientnet_lite0", None)
+    backbone = Backbone(with_output_stride(seed.arch, 16))
+    model = Model(backbone, DeepLabV3Head(backbone.feature_info, 11)).to(memory_format=torch.channels_last)
+    images = torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
+
+    def whole() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            model(images).float().square().mean().backward()
+        model.zero_grad(set_to_none=True)
+
+    seconds(whole)
+    times = take_turns({"ours": whole, "library": library(whole)}, 5)
+    ratios["whole step of the seed, bf16"] = times["library"] / times["ours"]
+    rows += [{"row": f"whole step: {who}", "metric": "seconds", "score": value} for who, value in times.items()]
+    record.write(
+        "depthwise", [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **r} for r in rows], ratios
+    )
+    print(json.dumps(ratios, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Two processes under torchrun: they equal one with the doubled batch, write once, and end together, well or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from tiny import write_images
+from torch import Tensor, nn
+
+from fna import distributed
+from fna.checkpoint import read_json, read_state
+from fna.logs import read_log
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+OVERRIDES = ("search.epochs=5", "search.batch_size=2", "adapt.epochs=3", "adapt.batch_size=2")  # of each of two
+DOUBLED = (*OVERRIDES, "search.batch_size=4", "adapt.batch_size=4")
+TRAIN, VAL = 16, 5  # images; the processes score 3 and 2
+SECONDS = 240  # that no job may take
+
+
+def torchrun(*words: str | Path, processes: int = 2) -> list[str]:
+    options = ("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes))
+    # Without "--" torchrun takes our --run for an abbreviation of its own options.
+    return [sys.executable, "-m", "torch.distributed.run", *options, *map(str, words)]
+
+
+def start(command: list[str], errors: Path) -> subprocess.Popen[bytes]:
+    """Start a job on this machine only, with one thread a process."""
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with errors.open("ab") as file:
+        return subprocess.Popen(command, env={**os.environ, **loopback, "PYTHONPATH": path}, stdout=file, stderr=file)
+
+
+def end(job: subprocess.Popen[bytes], seconds: float = SECONDS) -> int:
+    """Wait for a job; one that hangs is ended, and fails the test."""
+    try:
+        return job.wait(seconds)
+    finally:
+        if job.poll() is None:
+            job.terminate()
+            job.wait()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images", TRAIN, VAL)
+
+
+# --- two processes and one --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def out(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the results of two processes, and of one with the doubled batch; both jobs run side by side."""
+    folder = tmp_path_factory.mktemp("out")
+    errors = folder / "errors.txt"
+    two = start(torchrun("--", SCRIPT, "train", images, folder, *OVERRIDES), errors)
+    one = start([sys.executable, str(SCRIPT), "train", str(images), str(folder), *DOUBLED], errors)
+    assert [end(one), end(two)] == [0, 0], errors.read_text()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(out: Path) -> dict[str, Any]:
+    return dict(torch.load(out / "0-of-1.pt"))
+
+
+@pytest.fixture(scope="module")
+def two(out: Path) -> list[dict[str, Any]]:
+    return [torch.load(out / f"{rank}-of-2.pt") for rank in (0, 1)]
+
+
+def close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        torch.testing.assert_close(
+            x, b[name], rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_shared_batch_norm_is_batch_norm_of_the_whole_batch(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    for name, whole in one["norms"].items():
+        first, second = (process["norms"][name] for process in two)
+        tolerance = 1e-3 if name == "far mean" else 1e-10  # at a mean of 300 float32 keeps 4 digits of the rest
+        joined = {key: torch.cat([first[key], second[key]]) for key in ("y", "x.grad")}
+        close({**first, **joined}, whole, tolerance)
+        close({**second, **joined}, whole, tolerance)
+
+
+# Weights, momenta and statistics are float64; the loss and the alphas are float32.
+def test_search_equals_that_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    assert len(one["paths"]) == 10
+    close(two[0]["searched"], one["searched"], 1e-6)
+    for ours, theirs in zip(two[0]["alphas"], one["alphas"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert max(abs(a) for row in one["alphas"] for a in row) > 0.02  # they moved
+
+
+def test_adaptation_and_metrics_equal_those_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    close(two[0]["adapted"], one["adapted"], 1e-6)
+    for process in two:
+        assert process["fresh scores"] == one["fresh scores"]
+        assert process["scores"] == one["scores"]
+
+
+def test_frozen_norms_equal_those_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    close(two[0]["frozen searched"], one["frozen searched"], 1e-6)
+    close(two[0]["frozen adapted"], one["frozen adapted"], 1e-6)
+
+
+def test_processes_stay_in_step(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    assert two[0]["paths"] == two[1]["paths"] == one["paths"]
+    assert len(set(one["paths"])) > 5
+    assert two[0]["alphas"] == two[1]["alphas"]
+    assert two[0]["scores"] == two[1]["scores"]
+    for key in ("searched", "adapted", "frozen searched", "frozen adapted"):
+        close(two[0][key], two[1][key], 0)
+
+
+def test_only_the_first_process_writes(out: Path) -> None:
+    written = {path.name for path in (out / "0-of-2").rglob("*") if path.is_file()}
+    assert {"search.csv", "entropy.csv", "adapt.csv", "scores.csv"} < written
+    assert not [path for path in (out / "1-of-2").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("log", "loss", "rows"), [("search.csv", "task_loss", 10), ("adapt.csv", "loss", 12)])
+@pytest.mark.parametrize("precision", [".", "float32"])
+def test_logs_equal_those_of_one_process(out: Path, log: str, loss: str, rows: int, precision: str) -> None:
+    ours, theirs = (read_log(out / run / precision / log) for run in ("0-of-2", "0-of-1"))
+    assert [int(row["step"]) for row in ours] == [int(row["step"]) for row in theirs] == list(range(rows))
+    # Rounding errors of float32 grow with each step: a ReLU falls to the other side.
+    tolerance = 1e-5 if precision == "." else 3e-3
+    assert [float(row[loss]) for row in ours] == pytest.approx([float(row[loss]) for row in theirs], rel=tolerance)
+    assert float(ours[0][loss]) == pytest.approx(float(theirs[0][loss]), rel=1e-5)
+
+
+def test_timm_converts_in_place() -> None:
+    """Our modules keep their identity, so an optimizer made later, or a hook, finds the norms that train."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), BatchNormAct2d(4))
+    names = list(model.state_dict())
+    parameters = list(model.parameters())
+    assert distributed.share_statistics(model, cuda=True) is model
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) == 2
+    assert list(model.state_dict()) == names
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_equal_one(images: Path, tmp_path: Path) -> None:
+    gpu = "engine.device=cuda"
+    for command in (
+        torchrun("--", SCRIPT, "train", images, tmp_path, *OVERRIDES, gpu),
+        [sys.executable, str(SCRIPT), "train", str(images), str(tmp_path), *DOUBLED, gpu],
+    ):
+        assert end(start(command, tmp_path / "errors.txt")) == 0, (tmp_path / "errors.txt").read_text()
+    ours, theirs = (torch.load(tmp_path / f"0-of-{size}.pt") for size in (2, 1))
+    close(ours["adapted"], theirs["adapted"], 1e-2)
+
+
+# --- mistakes and lost processes --------------------------------------------------------------------------------------
+
+
+def recipe(images: Path, folder: Path) -> list[str]:
+    """The arguments of a small run by the command line; return them with the recipe written."""
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"""
+seed: {{name: mobilenet_v2_035, weights: null}}
+task: {{channels: 8}}
+data: {{format: folder, root: {images}, classes: [a, b, c], crop: [64, 64]}}
+space: {{kernels: [3, 5], expansions: [3], layers: [2, 3, 4, 3, 3, 1]}}
+search: {{epochs: 6, alpha_start: 1, batch_size: 2, optimizer: {{lr: 0.02}}, alpha: {{lr: 0.02}}}}
+adapt: {{epochs: 6, batch_size: 2, recalibrate: 2, optimizer: {{lr: 0.02}}}}
+baseline: false
+evaluate: {{every: 3}}
+engine: {{device: cpu, precision: fp32, threads: 1, workers: 1, checkpoint_steps: 3}}
+"""
+    )
+    return ["run", str(path)]
+
+
+def errors_of(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if "fna: error:" in line]
+
+
+@pytest.mark.parametrize("where", ["everywhere", "on rank 1"])
+def test_a_mistake_ends_the_job_with_one_message(images: Path, tmp_path: Path, where: str) -> None:
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+    if where == "on rank 1":
+        shutil.copytree(images, tmp_path / "0" / "pictures")
+    words = [*recipe(images, tmp_path), "--run", str(tmp_path / "run"), "--data.root", "pictures"]
+    assert end(start(torchrun("--", SCRIPT, "fna", tmp_path, *words), tmp_path / "errors.txt")) != 0
+    messages = errors_of(tmp_path / "errors.txt")
+    assert len(messages) == 1
+    assert "there is no data folder pictures" in messages[0]
+    assert where == "everywhere" or "(rank 1)" in (tmp_path / "errors.txt").read_text()
+
+
+def kill_rank(job: subprocess.Popen[bytes], rank: int) -> None:
+    for process in psutil.Process(job.pid).children(recursive=True):
+        if process.ppid() == job.pid and process.environ().get("RANK") == str(rank):
+            process.send_signal(signal.SIGKILL)
+            return
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path, tmp_path: Path) -> None:
+    words, errors = ["-m", "--", "fna", *recipe(images, tmp_path), "--run"], tmp_path / "errors.txt"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert end(start(torchrun(*words, whole), errors)) == 0, errors.read_text()
+    for log, rows, rank in (("search.csv", 7, 1), ("adapted.csv", 10, 0)):
+        job = start(torchrun(*words, killed), errors)
+        while len((killed / log).read_bytes().splitlines() if (killed / log).exists() else ()) <= rows:
+            assert job.poll() is None, errors.read_text()
+            time.sleep(0.01)
+        kill_rank(job, rank)
+        assert end(job, 60) != 0
+    messages = errors_of(errors)
+    assert len(messages) <= 2
+    assert all("another process of this job ended" in message for message in messages)
+    assert end(start(torchrun(*words, killed), errors)) == 0, errors.read_text()
+    assert read_json(killed / "alphas.json") == read_json(whole / "alphas.json")
+    for name in ("searched", "adapted"):
+        ours, theirs = (read_state(run / f"{name}.safetensors") for run in (killed, whole))
+        close(ours, theirs, 0)
+    for log in ("search.csv", "adapted.csv"):
+        assert (killed / log).read_text() == (whole / log).read_text()
