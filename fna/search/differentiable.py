@@ -141,6 +141,7 @@ class SearchLoop:
         self.table, self.other_madds = table, other_madds
         device = setting.compute.device
         self.costs = [torch.tensor(row, dtype=torch.float32, device=device) for row in table]
+        self.fixed = sum(row[0] for row in table if len(row) == 1)  # MAdds of the layers without a choice
         self.model = setting.build(arch)
         load_weights(self.model, {**self.model.state_dict(), **state}, "the super network's start")
         if self.config.bn == "frozen":
@@ -217,11 +218,10 @@ class SearchLoop:
             task_loss, value = global_mean(loss_sum, weight, setting.compute)
             check_finite(value, "loss of the alphas", step, self.config.alpha.lr, batch)
             cost = expected_cost(self.alphas, self.costs)
-            total = (
-                self.budget.penalty(cost) + task_loss
-                if self.budget
-                else objective(task_loss, cost / 1e9, self.config.lambda_)
-            )
+            if self.budget:
+                total = task_loss + self.budget.penalty(cost)
+            else:
+                total = objective(task_loss, (cost - self.fixed) / 1e9, self.config.lambda_)
             self.alpha_optimizer.zero_grad(set_to_none=True)
             total.backward()
         gradients = [a.grad for a in self.alphas if a.grad is not None]
