@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -44,7 +46,8 @@ def write(name: str, rows: list[dict[str, Any]], ratios: dict[str, float], **mor
     packages = ("fna", "torch", "torchvision", "timm", "torchmetrics")
     result = {
         "name": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(a).name for a in sys.argv[1:])]),
+        "threads": torch.get_num_threads(),
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit(),

@@ -32,7 +32,7 @@ import record
 import torch
 
 from fna import pipeline
-from fna.checkpoint import Checkpoints, read_json, read_state
+from fna.checkpoint import Checkpoints, fingerprint, read_bytes, read_json, read_state
 from fna.config import make_config
 from fna.folder import Folder
 from fna.logs import read_log
@@ -90,8 +90,10 @@ def finish(pid: int, folder: Path) -> None:
 
 def rows(folder: Path, phase: str) -> int:
     """Return the number of iterations a phase has logged."""
-    path = folder / f"{phase}.csv"
-    return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
+    try:
+        return max((folder / f"{phase}.csv").read_bytes().count(b"\n") - 1, 0)
+    except FileNotFoundError:
+        return 0
 
 
 def kill_at(folder: Path, phase: str, step: int, delay: float) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
     for path in sorted(folder.glob("*.safetensors")):
         attempt(path.name, partial(read_state, path))
     for phase in STEPS:
-        attempt(f"checkpoints/{phase}", partial(intact, Checkpoints(folder / "checkpoints" / phase)))
+        attempt(f"checkpoints/{phase}", partial(intact, folder / "checkpoints" / phase))
         if (folder / f"{phase}.csv").exists():
             attempt(f"{phase}.csv", partial(in_order, folder / f"{phase}.csv", STEPS[phase] if ended else None))
     opened = Folder.open(folder, writer=False)
@@ -170,9 +172,12 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
     return faults
 
 
-def intact(checkpoints: Checkpoints) -> bool:
-    """Tell whether every checkpoint that counts can be loaded."""
-    return all(checkpoints._load(step) for step in checkpoints.steps())
+def intact(folder: Path) -> bool:
+    """Tell whether every checkpoint of a phase that has a record is as recorded."""
+    records = {path: read_json(path) for path in folder.glob("step-*.json")}
+    return all(
+        record.items() >= fingerprint(read_bytes(path.with_suffix(".pt"))).items() for path, record in records.items()
+    )
 
 
 def in_order(path: Path, steps: int | None) -> bool:

@@ -335,7 +335,8 @@ def fit(
 def _same_world(label: str, began: int, now: int) -> None:
     """Refuse another number of processes: iterations would mean other batches."""
     if began != now:
+        how = "without torchrun" if began == 1 else f"torchrun --nproc-per-node {began} -m -- fna ... (on one node)"
         raise FnaError(
-            f"'{label}' began with {began} process(es), now there are {now}; go on with as many "
-            f"(torchrun --nproc-per-node {began} -m -- fna ..., on one node), or start a new run folder"
+            f"'{label}' began with {began} process{'es' if began > 1 else ''}, now there are {now}; "
+            f"go on with as many: {how}; or start a new run folder"
         )

@@ -196,7 +196,7 @@ def errors_of(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if "fna: error:" in line]
 
 
-@pytest.mark.parametrize("where", ["everywhere", "on rank 1"])
+@pytest.mark.parametrize("where", ["everywhere", pytest.param("on rank 1", marks=pytest.mark.slow)])
 def test_a_mistake_ends_the_job_with_one_message(images: Path, tmp_path: Path, where: str) -> None:
     for rank in ("0", "1"):
         (tmp_path / rank).mkdir()
