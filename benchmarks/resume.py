@@ -1,11 +1,12 @@
 """Kill a small run at random moments with SIGKILL, go on by the same call each time, and compare with an unbroken run.
 
-    python benchmarks/resume.py [KILLS]
+    python benchmarks/resume.py [RUNS]
 
-Every interrupted run is killed twice, data workers included: once in the search and once in an adaptation; by default
-20 kills in 10 runs. Compared bit for bit: searched, adapted and baseline weights, alphas, target architecture and its
-start. After each kill and at the end no file of the folder may be broken. Negative controls: the same with one item of
-the newest checkpoint dropped must not end identical, or the comparison would be blind to it.
+Each of RUNS (10) interrupted runs is killed twice, data workers included: once in the search and once in an adaptation,
+at random moments; a third as many more while a checkpoint is being written. Compared bit for bit: searched, adapted and
+baseline weights, alphas, target architecture and its start. After each kill and at the end no file of the folder may be
+broken. Negative controls: the same with one item of the newest checkpoint dropped must not end identical, or the
+comparison would be blind to it.
 
 A run is a process of its own, forked from this one, which has done nothing but import: start-up would take longer than
 the training.
@@ -38,7 +39,8 @@ from fna.folder import Folder
 from fna.logs import read_log
 
 RNG_SEED = 2  # of the moments
-POLL_SECONDS = 0.001
+POLL_SECONDS = 0.0005
+WRITE_SECONDS = 0.004  # up to which a write goes on before it is killed
 LIMIT_SECONDS = 600  # for one process
 OPTIMIZER = {"lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
 CONFIG = make_config(
@@ -56,6 +58,7 @@ CONFIG = make_config(
 STEPS = {"search": 24, "baseline": 20, "adapted": 20}
 EPOCHS = {"search": "entropy.csv", "baseline": "baseline_scores.csv", "adapted": "adapted_scores.csv"}
 WEIGHTS = ("searched", "target", "adapted", "baseline")
+Kills = list[tuple[str, int, float, bool]]  # phase, iterations, seconds after them, whether to wait for a write
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -96,13 +99,21 @@ def rows(folder: Path, phase: str) -> int:
         return 0
 
 
-def kill_at(folder: Path, phase: str, step: int, delay: float) -> dict[str, Any]:
-    """Run until `step` iterations of a phase are logged and `delay` seconds more, then kill the process group."""
+def kill_at(folder: Path, phase: str, step: int, delay: float, *, writing: bool = False) -> dict[str, Any]:
+    """Kill a run's process group `delay` seconds after a moment.
+
+    Args:
+        folder: of the run, which is started, or goes on.
+        phase: search, baseline or adapted.
+        step: the moment is when so many iterations of the phase are logged.
+        delay: in seconds.
+        writing: or, after that, when the next file of a checkpoint is being written.
+    """
     pid, began = start(folder), time.monotonic()
-    while rows(folder, phase) < step:
+    while rows(folder, phase) < step or (writing and not list((folder / "checkpoints" / phase).glob("*.tmp"))):
         time.sleep(POLL_SECONDS)
         if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() - began > LIMIT_SECONDS:
-            raise SystemExit(f"{folder} ended before iteration {step} of {phase}")
+            raise SystemExit(f"{folder} ended before the kill in {phase} after {step} iterations")
     time.sleep(delay)
     os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -251,19 +262,24 @@ def row(title: str, metric: str, score: bool, minutes: float, **more: Any) -> di
     return {"row": title, **numbers, "params": None, "madds": None, "minutes": round(minutes, 3), **more}
 
 
-def interrupted(
-    folder: Path, kills: int, moments: random.Random, delay: float, truth: dict[str, Any]
-) -> dict[str, Any]:
-    """Kill a run in the search and, if `kills` is 2, in an adaptation; let it end; compare."""
-    began, done = time.monotonic(), []
-    phases = ["search", moments.choice(["baseline", "adapted"])]
-    for phase in phases[:kills]:
-        done.append(kill_at(folder, phase, moments.randint(1, STEPS[phase]), moments.uniform(0, delay)))
+def interrupted(folder: Path, kills: Kills, truth: dict[str, Any]) -> dict[str, Any]:
+    """Kill a run again and again; let it end; compare."""
+    began = time.monotonic()
+    done = [kill_at(folder, *kill[:3], writing=kill[3]) for kill in kills]
     finish(start(folder), folder)
     unlike, faults = differences(truth, result(folder)), broken(folder, ended=True)
     faults += [fault for kill in done for fault in kill["broken_files"]]
     minutes, fine = (time.monotonic() - began) / 60, not unlike and not faults
     return row(folder.name, "identical", fine, minutes, kills=done, differences=unlike[:5], broken_files=faults)
+
+
+def draw_kills(moments: random.Random, seconds: float | None) -> Kills:
+    """Draw a kill in the search and one in an adaptation: up to `seconds` after an iteration, or (None) in a write."""
+    kills = []
+    for phase in ("search", moments.choice(["baseline", "adapted"])):
+        step = moments.randint(1, STEPS[phase] if seconds else STEPS[phase] - 4)
+        kills.append((phase, step, moments.uniform(0, seconds or WRITE_SECONDS), seconds is None))
+    return kills
 
 
 def controlled(folder: Path, control: Control, truth: dict[str, Any]) -> dict[str, Any]:
@@ -279,7 +295,7 @@ def controlled(folder: Path, control: Control, truth: dict[str, Any]) -> dict[st
     return row(title, "caught", bool(unlike), minutes, differences=len(unlike))
 
 
-def main(kills: int = 20) -> None:
+def main(runs: int = 10) -> None:
     """Measure and write ``results/resume.json``."""
     torch.set_num_threads(1)  # a pool of threads would not survive the forks
     moments = random.Random(RNG_SEED)
@@ -292,21 +308,23 @@ def main(kills: int = 20) -> None:
         assert not faults, faults
         lines = [row("unbroken", "identical", True, seconds / 60)]
         logged = {p: [float(r["minutes"]) for r in read_log(root / "unbroken" / f)][-1] * 60 for p, f in EPOCHS.items()}
-        delay = 2 * sum(logged.values()) / sum(STEPS.values())  # up to two iterations
-        for i, left in enumerate(range(kills, 0, -2), 1):
-            lines.append(interrupted(root / f"interrupted {i}", min(left, 2), moments, delay, truth))
+        seconds = 2 * sum(logged.values()) / sum(STEPS.values())  # two iterations
+        plans = [(f"killed at random {i}", draw_kills(moments, seconds)) for i in range(1, runs + 1)]
+        plans += [(f"killed while writing {i}", draw_kills(moments, None)) for i in range(1, -(-runs // 3) + 1)]
+        for title, kills in plans:
+            lines.append(interrupted(root / title, kills, truth))
             print(json.dumps(lines[-1]), flush=True)
         for control in CONTROLS:
             lines.append(controlled(root / f"control {control.phase} {control.item}", control, truth))
             print(json.dumps(lines[-1]), flush=True)
-    broken_runs = [line for line in lines if "kills" in line]
+    killed = [line for line in lines if "kills" in line]
     same = [line["score"] for line in lines if line["metric"] == "identical" and line["row"] != "unbroken"]
     caught = [line["score"] for line in lines if line["metric"] == "caught"]
     ratios = {
-        "kills": float(sum(len(line["kills"]) for line in broken_runs)),
+        "kills": float(sum(len(line["kills"]) for line in killed if "random" in line["row"])),
         "identical": sum(same) / len(same),
         "negative_controls_caught": sum(caught) / len(caught),
-        "kills_while_writing": float(sum(kill["while_writing"] for line in broken_runs for kill in line["kills"])),
+        "kills_while_writing": float(sum(kill["while_writing"] for line in killed for kill in line["kills"])),
     }
     print(record.write("resume", lines, ratios, config=CONFIG.model_dump(mode="json", by_alias=True)))
 
