@@ -27,10 +27,10 @@ STAGES = {  # what it does, an example's settings
     "evaluate": ("Score every fine-tuned network of the run.", "--evaluate.mode sliding"),
     "report": ("Write report.html.", ""),
 }
-DEMO = (  # minutes on two cores
+DEMO = (  # four to five minutes on two cores
     *("data.format=synthetic", "data.crop=[128, 160]", "data.images=96", "data.color_jitter=0"),
-    *("search.epochs=6", "search.alpha_start=2", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
-    *("adapt.epochs=6", "adapt.optimizer={name: adamw, lr: 1e-3}"),
+    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
+    *("adapt.epochs=9", "adapt.optimizer={name: adamw, lr: 1e-3}"),
 )
 TAKE_SETTINGS = ("run", "demo", *STAGES)
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended

@@ -1,13 +1,12 @@
-"""Gradients of depthwise convolutions on CPUs, where the native ones are slow: large kernels, dilation, stride 2.
+"""Gradients of depthwise convolutions in bf16 on CPUs, where the native ones are slow: all but plain 3x3.
 
-Measured on one core, bf16, channels_last, 8 x 1152 x 15 x 20, kernel 5, dilation 2: native gradients of input and
-weight 307 and 609 ms against 14 ms for the forward pass (`benchmarks/depthwise.py` has the present figures). Both
-gradients are convolutions again, so they are put together from the cases that are fast:
+`benchmarks/results/depthwise.json` says how slow, layer by layer and for a whole training step. Both gradients are
+convolutions again, so they are put together from the cases that are fast:
 
 - the input's gradient is a stride-1 depthwise convolution of the output's gradient with the turned kernel;
 - the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the padded input.
 
-CUDA, evaluation, the plain 3x3 stride-1 case and stride with dilation use the library's own kernels.
+CUDA, evaluation, float32, the plain 3x3 stride-1 case and stride with dilation use the library's own kernels.
 """
 
 from __future__ import annotations
@@ -68,6 +67,9 @@ def _slow(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
     if x_NCHW.device.type != "cpu" or not torch.is_grad_enabled():
         return False
     if not (x_NCHW.requires_grad or conv.weight.requires_grad):
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NCHW.dtype
+    if dtype is torch.float32:  # as fast as ours, or faster
         return False
     kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
     if (kernel, stride, dilation) == (3, 1, 1) or (stride > 1 and dilation > 1):

@@ -158,7 +158,7 @@ def test_the_library_keeps_what_it_does_well(mode: str) -> None:
 
 
 def test_evaluation_and_training_agree() -> None:
-    conv, x = layer(7, 2, 1, True, torch.float32), images(2, (9, 8), torch.float32)
+    conv, x = layer(7, 2, 1, True, torch.float64), images(2, (9, 8), torch.float64)
     trained = conv(x)
     assert uses_own_gradient(trained)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_output_side_is_that_of_the_stride() -> None:
 
 
 def test_flop_counter_sees_it() -> None:
-    conv, x = layer(5, 1, 2, False, torch.float32, 8), images(2, (9, 12), torch.float32, 8)
+    conv, x = layer(5, 1, 2, False, torch.float64, 8), images(2, (9, 12), torch.float64, 8)
     with FlopCounterMode(display=False) as counter:
         out = conv(x)
     assert uses_own_gradient(out)
@@ -181,7 +181,7 @@ def test_flop_counter_sees_it() -> None:
 
 def test_it_trains_as_native_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def train() -> Tensor:
-        conv, x = layer(5, 1, 1, False, torch.float32), images(2, (8, 8), torch.float32)
+        conv, x = layer(5, 1, 1, False, torch.float64), images(2, (8, 8), torch.float64)
         optimizer = torch.optim.SGD(conv.parameters(), 1e-3)
         for _ in range(5):
             optimizer.zero_grad()
@@ -192,3 +192,10 @@ def test_it_trains_as_native_does(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = train()
     monkeypatch.setattr(depthwise, "_slow", lambda x_NCHW, conv: False)
     torch.testing.assert_close(ours, train())
+
+
+def test_float32_is_left_to_the_library() -> None:
+    conv, x = layer(7, 2, 1, True, torch.float32), images(2, (9, 8), torch.float32)
+    assert not uses_own_gradient(conv(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert uses_own_gradient(conv(x))
