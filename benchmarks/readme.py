@@ -20,6 +20,7 @@ README = ROOT / "README.md"
 RESULTS = "benchmarks/results"
 MARKER = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
+PRECISIONS = ("bfloat16", "float32")
 MEANINGS = {  # ratio: what it is, and the aim
     "weight_step_overhead": (
         "weight step of the super network / training step of the same path built plainly",
@@ -28,6 +29,9 @@ MEANINGS = {  # ratio: what it is, and the aim
     "weight_step_vs_seed": ("weight step of the super network / training step of the seed", ""),
     "alpha_cheap_time": ("alpha step (`two_path`) / weight step, time", "≤ 1.5"),
     "alpha_cheap_memory": ("alpha step (`two_path`) / weight step, peak memory", "≤ 1.3"),
+    "alpha_gumbel_time": ("alpha step (`gumbel`) / weight step, time", ""),
+    "alpha_gumbel_memory": ("alpha step (`gumbel`) / weight step, peak memory", ""),
+    "alpha_full_memory": ("alpha step (`full`) / weight step, peak memory", ""),
     "alpha_full_time": ("alpha step (`full`, the article's) / weight step, time", ""),
     "vs_smp": ("images per second of the seed / the same encoder in segmentation_models_pytorch", "≥ 1.0"),
     "candidates_growth": ("weight step with 13 candidates a layer / with 4", "≤ 1.1"),
@@ -79,11 +83,25 @@ def ratios(result: Mapping[str, Any]) -> str:
     return table(("", "measured", "aim"), rows)
 
 
+def precisions(result: Mapping[str, Any]) -> str:
+    """Show ratios named ``PRECISION CASE`` with a row per case and a column per precision."""
+    cases: dict[str, dict[str, str]] = {}
+    others = []
+    for name, value in result["ratios"].items():
+        precision, _, case = name.partition(" ")
+        if precision in PRECISIONS:
+            cases.setdefault(case, {})[precision] = f"{value:.2f}"
+        else:
+            others.append((name, f"{value:.2f}", ""))
+    rows = [(case, *(values.get(precision, "") for precision in PRECISIONS)) for case, values in cases.items()]
+    return table(("", *PRECISIONS), [*rows, *others])
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "camvid_first": networks,
     "steps": ratios,
     "resume": ratios,
-    "depthwise": ratios,
+    "depthwise": precisions,
 }
 
 
