@@ -85,7 +85,8 @@ def train(images: Path, out: Path, overrides: list[str]) -> None:
         fresh = setting.build(setting.seed.arch)
         results["fresh scores"] = evaluate(setting.parallel(fresh, partial=False), setting)
         assert any(isinstance(m, SyncBatchNormCPU) for m in fresh.modules()) == (world.size > 1)
-    with opened(tiny_config(images, *overrides, "search.bn=frozen", "adapt.bn=frozen"), double=True) as setting:
+    frozen = ("search.bn=frozen", "adapt.bn=frozen", "search.epochs=3", "adapt.epochs=1")
+    with opened(tiny_config(images, *overrides, *frozen), double=True) as setting:
         results["frozen searched"] = search_tiny(setting, folder / "frozen").state
         results["frozen adapted"] = adapt_tiny(setting, folder / "frozen").state
     with opened(tiny_config(images, *overrides)) as setting:
