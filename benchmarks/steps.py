@@ -3,10 +3,12 @@
     python benchmarks/steps.py DATA
 
 DATA is the CamVid folder. EfficientNet-Lite0 with DeepLabv3 at output stride 16, batch 8 of 240x320, the recipe's
-precision and optimizer, two threads. Needs segmentation-models-pytorch for `vs_smp`. Things that are compared take
-turns (A B A B ...), after a warm-up of each; a ratio is one of sums of medians.
+precision and optimizer, two threads; `candidates_growth` on MobileNetV2, whose blocks are among its 4 candidates. Needs
+segmentation-models-pytorch for `vs_smp`. Things that are compared take turns (A B A B ...), after a warm-up of each; a
+ratio is one of sums of medians.
 
-Memory is the largest resident size during three steps above that before them, each kind of step in its own process.
+Memory is the largest resident size during three steps above that before them, each kind of step in its own process. A
+weight step's includes the optimizer's state of the paths it trains.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ def alpha_steps(loop: SearchLoop) -> dict[str, float]:
     count = iter(range(10**6))
 
     def weight_step() -> None:
-        batch, images = next(loop.weight_batches)
+        batch, images = batches[next(count) % len(batches)]
         path = sample_path(loop.arch, None, generator(2, "path", next(count)))
         began.append(time.perf_counter())
         loop.weight_step(50, batch, images, path)

@@ -44,7 +44,8 @@ class Budget:
 
     The penalty is an augmented Lagrangian of the constraint lg(cost / budget) = 0: its multiplier grows while the
     network is too dear and falls, below zero if need be, while it is too cheap. So neither all-skip nor all-largest is
-    an attractor, whatever the scale of the task's loss.
+    an attractor. It needs time: where the task's gradient is steep against `rate` and `weight`, a short search ends
+    off the budget; `collapse` reports that, and the derivation keeps to the budget all the same.
 
     Args:
         target: searchable MAdds to hold.
@@ -308,9 +309,10 @@ def collapse(arch: SuperArch, alphas: Alphas, costs: Sequence[Tensor], budget: i
     ]
     skipped = sum(winners[i].kind == "skip" for i in skippable)
     if skippable and skipped > 0.9 * len(skippable):
+        remedy = "a larger search.budget" if budget else "a budget in place of a lambda"
         warnings.append(
             f"the search collapsed: {skipped} of {len(skippable)} layers prefer to be skipped. "
-            "Train weights longer first (search.alpha_start), lower search.alpha.lr, or use a budget, not a lambda."
+            f"Train weights longer first (search.alpha_start), lower search.alpha.lr, or use {remedy}."
         )
     if budget:
         ratio = float(expected_cost(alphas, costs).detach()) / budget
