@@ -73,7 +73,9 @@ class Block:
         """Short name, unique among the candidates of a layer: ``k5e6``, ``k5g2`` or ``skip``."""
         if self.kind == "skip":
             return "skip"
-        return f"k{self.kernel}e{self.expansion:g}" if self.kind == "mbconv" else f"k{self.kernel}g{self.groups}"
+        if self.kind == "mbconv":
+            return f"k{self.kernel}e{self.expansion:g}".replace(".", "_")  # a module's name holds no dot
+        return f"k{self.kernel}g{self.groups}"
 
 
 LayerPath = tuple[int, ...]  # one candidate index per layer
@@ -102,6 +104,8 @@ class Arch:
         head_channels: channels of the 1x1 convolution before the classifier (0: none). Dense tasks leave it out.
         num_classes: outputs of the classifier (0: none).
         output_stride: input pixels per pixel of the last feature map; see `with_output_stride`.
+        taps: stages whose first block also gives its expansion (after norm and activation) as a feature map; see
+            `with_taps`.
     """
 
     stem: Stem
@@ -112,6 +116,7 @@ class Arch:
     head_channels: int = 0
     num_classes: int = 0
     output_stride: int = 32
+    taps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for value, known, what in (
@@ -127,6 +132,9 @@ class Arch:
                     f"layer {stage}.{layer} takes {block.in_channels} channels, the layer before gives {channels}"
                 )
             channels = block.out_channels
+        for stage in self.taps:
+            if not 0 <= stage < len(self.stages) or self.stages[stage][0].kind != "mbconv":
+                raise FnaError(f"stage {stage} cannot be tapped: it does not begin with an mbconv block")
 
     def layers(self) -> Iterator[tuple[tuple[int, int], Block]]:
         """Yield ((stage, layer), block) in forward order, skips included."""
@@ -217,9 +225,12 @@ class SuperArch:
         """Build a SuperArch from `to_json`'s dict."""
         if not isinstance(data, dict) or set(data) != {"seed", "stages"}:
             raise FnaError("a super network's JSON has the keys 'seed' and 'stages'")
-        stages = tuple(
-            tuple(tuple(_from_json(Block, block) for block in layer) for layer in stage) for stage in data["stages"]
-        )
+        try:
+            stages = tuple(
+                tuple(tuple(_from_json(Block, block) for block in layer) for layer in stage) for stage in data["stages"]
+            )
+        except TypeError as error:
+            raise FnaError(f"not a super network: its stages are no lists of lists of blocks ({error})") from error
         return cls(Arch.from_json(data["seed"]), stages)
 
 
@@ -280,6 +291,24 @@ def with_output_stride(arch: A, output_stride: int) -> A:
     return replace(with_blocks(arch, dilated), output_stride=output_stride)
 
 
+def with_taps(arch: A) -> A:
+    """Tap the expansion of the first block of the last strided stage, as SSDLite does (arXiv:1801.04381, section 6.2).
+
+    Raises:
+        FnaError: that block has no expansion: it is no mbconv, or its expansion is 1.
+    """
+    if isinstance(arch, SuperArch):
+        return SuperArch(with_taps(arch.seed), arch.stages)
+    stage = max(s for s, blocks in enumerate(arch.stages) if blocks[0].stride == 2)
+    first = arch.stages[stage][0]
+    if first.kind != "mbconv" or first.expansion == 1:
+        raise FnaError(
+            f"SSDLite reads the expansion of the first block of stage {stage}, but that is a '{first.kind}' block"
+            f"{' without expansion' if first.kind == 'mbconv' else ''}; choose an MBConv seed, or the model retinanet"
+        )
+    return replace(arch, taps=(stage,))
+
+
 def levels(arch: Arch) -> tuple[int, ...]:
     """Return, per resolution level of the classification network, the last stage of that level.
 
@@ -313,6 +342,7 @@ def _from_json(cls: Any, data: Any) -> Any:
         if cls is Arch:
             values["stem"] = _from_json(Stem, values["stem"])
             values["stages"] = tuple(tuple(_from_json(Block, b) for b in stage) for stage in values["stages"])
+            values["taps"] = tuple(values.get("taps", ()))
         return cls(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise FnaError(f"not a valid {cls.__name__}: {error}") from error

@@ -9,24 +9,26 @@ nothing is new and follows the growth rule. To add a rule, write one function an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from fna.arch import Arch, Block, SuperArch
-from fna.blocks import AXES, Axes, ConvNormAct, parts
-from fna.errors import FnaError, nearest, pick
-from fna.network import build_stem
-from fna.rng import generator
+from fna.blocks import has_shortcut
+from fna.errors import FnaError, pick
+from fna.mapping import Growth, Kernel, Role, Rules, Width, map_unit, new_unit
+from fna.mapping import Row as Row
+from fna.mapping import summarise as summarise
+from fna.units import Depth, check_state, check_tensors, pairs, tail_shapes
+
+NOISE = 0.01  # standard deviation of `grow_noise`, relative to fresh values
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """The rules of a remapping: at each level a name in its table, `DEPTH`, `WIDTH`, `KERNEL` and `GROWTH`."""
+    """The rules of a remapping: names in `DEPTH`, `WIDTH`, `KERNEL` and `GROWTH`; groups have one (`map_groups`)."""
 
     depth: str = "last"
     width: str = "first"
@@ -41,27 +43,6 @@ class Strategy:
             (GROWTH, self.growth, "growth strategy"),
         ):
             pick(table, name, what)
-
-
-@dataclass(frozen=True)
-class Row:
-    """Where one destination tensor comes from.
-
-    Args:
-        tensor: its name.
-        source: the source tensor's name; None if it has none.
-        rule: the rules used, joined by ", "; ``copy`` if none was needed, ``collect`` from a super network.
-        copied: elements taken from the source.
-        new: all other elements.
-        dropped: elements of the source tensor left behind.
-    """
-
-    tensor: str
-    source: str | None
-    rule: str
-    copied: int
-    new: int
-    dropped: int
 
 
 @dataclass(frozen=True)
@@ -90,75 +71,106 @@ def remap(
         src_state: all of its weights and no others; a tail may be there.
         dst: the architecture that wants weights.
         strategy: the rules; None is `Strategy()`.
-        rng_seed: seed of the fresh values; each depends on it and on its tensor's name, nothing else.
+        rng_seed: seed of all chance; each draw depends on it and on its tensor's or axis' name, nothing else.
 
     Raises:
         FnaError: `src_state` does not fit `src`, or `dst` cannot be reached from `src`.
     """
     strategy = strategy or Strategy()
-    _check_state(src, src_state)
+    check_state(src, src_state)
     if len(src.stages) != len(dst.stages):
         raise FnaError(
             f"the source has {len(src.stages)} stages, the destination {len(dst.stages)}: weights move stage by stage; "
             "give a destination with the stages of the source"
         )
+    rules = _rules(strategy)
     state: dict[str, Tensor] = {}
     report: list[Row] = []
-    for source, unit, origin in _pairs(src, dst, strategy):
-        weights = {tensor: src_state[f"{source.name}.{tensor}"].detach() for tensor in source.shapes}
-        for row, value in _map_unit(source, weights, unit, origin, strategy, rng_seed):
+    for source, unit, origin in pairs(src, dst, DEPTH[strategy.depth]):
+        if source is None:
+            made = new_unit(unit, src_state["stem.conv.weight"], rules, rng_seed)
+        else:
+            weights = {tensor: src_state[f"{source.name}.{tensor}"].detach() for tensor in source.shapes}
+            made = map_unit(source, weights, unit, origin, rules, rng_seed)
+        for row, value in made:
             assert row.tensor not in state, f"{row.tensor} is written twice"
             state[row.tensor] = value
             report.append(row)
-    tail = _tail(dst) if isinstance(dst, Arch) else {}
+    tail = tail_shapes(dst) if isinstance(dst, Arch) else {}
     if tail.keys() & src_state.keys():
-        _check_tensors(src_state, tail, "or set head_channels and num_classes of the destination to 0")
+        check_tensors(src_state, tail, "or set head_channels and num_classes of the destination to 0")
         for name in tail:
             state[name] = src_state[name].detach().clone()
             report.append(Row(name, name, "copy", state[name].numel(), 0, 0))
     return Remapped(state, report)
 
 
-def summarise(report: Sequence[Row]) -> dict[str, Any]:
-    """Return what a remapping did, ready for JSON.
-
-    `copied` and `new` are shares of the destination's elements, `dropped` of those of the source tensors read. `rules`
-    says of each rule in how many layers it was used, and where: "stage.layer", "stem", "head" or "classifier".
-    """
-    copied, new, dropped = (sum(getattr(row, count) for row in report) for count in ("copied", "new", "dropped"))
-    rules: dict[str, dict[str, None]] = {}  # layers in order, each once
-    for row in report:
-        place = row.tensor.split(".")
-        layer = ".".join(place[1:3]) if place[0] == "stages" else place[0]
-        for rule in row.rule.split(", "):
-            rules.setdefault(rule, {})[layer] = None
-    return {
-        "copied": copied / (copied + new),
-        "new": new / (copied + new),
-        "dropped": dropped / max(copied + dropped, 1),
-        "rules": {rule: {"layers": len(layers), "where": ", ".join(layers)} for rule, layers in rules.items()},
-    }
+def _rules(strategy: Strategy) -> Rules:
+    """Return the rules inside a block."""
+    return Rules(
+        order=map_width,
+        width=WIDTH[strategy.width],
+        groups=map_groups,
+        kernel=KERNEL[strategy.kernel],
+        growth=GROWTH[strategy.growth],
+        names=asdict(strategy),
+    )
 
 
-# --- the rules ------------------------------------------------------------------------------------------------------
+# --- the rules: depth -----------------------------------------------------------------------------------------------
 
 
-def map_depth(stage: Sequence[Block], layer: int) -> int:
-    """Return the source layer for a destination layer: its own while there is one, then the last; -1 for none.
+def map_depth(stage: Sequence[Block], layer: int, block: Block | None = None) -> int:
+    """Take the weights of the same layer, past the source's last layer those of the last.
 
-    Layers keep their position for life: where the source skips, the last block before stands in.
+    Layers keep their position for life: where the source skips, the last block before stands in. The function of the
+    network is not preserved where layers are added (FNA++ section 5.3: it need not be).
 
     Args:
         stage: the source's blocks.
         layer: position in the destination's stage, from 0.
+        block: the block there.
+
+    Returns:
+        The source's layer; -1 if there is nothing to take.
 
     Implements: FNA++ Eq. (1).
     """
     return max((n for n, block in enumerate(stage[: layer + 1]) if block.kind != "skip"), default=-1)
 
 
-def map_width(channels: int, wanted: int, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the source channel of each of `wanted` channels: the first ones in order, -1 for the new.
+def map_depth_identity(stage: Sequence[Block], layer: int, block: Block) -> int | None:
+    """Take the weights of the same layer; where the source has none, begin as an identity (Net2DeeperNet).
+
+    The residual is the identity, the scale of the block's last norm 0 (FNA++ section 5.3; arXiv:1511.05641): adding
+    such layers preserves the function exactly, under growth ``noise`` nearly. A ResNet block needs the activated input
+    that every ResNet block hands on. A block without a residual, or of another kind than the source's, cannot be an
+    identity: it follows `map_depth`.
+
+    Args:
+        stage: the source's blocks.
+        layer: position in the destination's stage, from 0.
+        block: the block there.
+
+    Returns:
+        The source's layer, -1 if there is nothing to take, None for a new layer.
+    """
+    last = map_depth(stage, layer)
+    alike = last == -1 or stage[last].kind == block.kind
+    adds_its_input = block.residual if block.kind == "mbconv" else not has_shortcut(block)
+    return None if last != layer and alike and adds_its_input else last
+
+
+# --- the rules: width -----------------------------------------------------------------------------------------------
+
+
+def map_width(
+    channels: int, wanted: int, tensors: Mapping[str, Tensor], generator: torch.Generator | None = None
+) -> Tensor:
+    """Take the first channels in order; those beyond them are new.
+
+    Wider blocks compute the same function, exactly, with growth ``preserve`` or ``zero`` (FNA++ Eq. 12 to 16). Narrower
+    ones do not; narrowing undoes widening.
 
     >>> map_width(2, 4, {}), map_width(4, 2, {})
     (tensor([ 0,  1, -1, -1]), tensor([0, 1]))
@@ -166,7 +178,11 @@ def map_width(channels: int, wanted: int, tensors: Mapping[str, Tensor]) -> Tens
     Args:
         channels: channels of the source.
         wanted: channels of the destination.
-        tensors: the source tensors whose first axis these channels are, for rules that rank them.
+        tensors: the source tensors whose first axis these channels are, in forward order, for rules that rank them.
+        generator: the source of chance, for rules that draw.
+
+    Returns:
+        The source channel of each of `wanted` channels, -1 for a new one.
 
     Implements: FNA++ Eq. (2), (3).
     """
@@ -174,17 +190,96 @@ def map_width(channels: int, wanted: int, tensors: Mapping[str, Tensor]) -> Tens
     return index.masked_fill_(index >= channels, -1)
 
 
-def map_groups(weight_OIHW: Tensor, groups: int) -> Tensor:
-    """Return the grouped convolution inside a plain one: each output channel keeps the inputs of its own group.
+def select_by_score(score_C: Tensor, wanted: int) -> Tensor:
+    """Return the `wanted` channels of largest score in their own order; of equal ones the first.
 
-    The article's i counts from 0 here, as its floor needs.
+    Where more are wanted than there are, all come in order and the others are new, as in `map_width`.
+
+    >>> select_by_score(torch.tensor([0.5, 2.0, 1.0]), 2), select_by_score(torch.tensor([0.5, 2.0]), 3)
+    (tensor([1, 2]), tensor([ 0,  1, -1]))
+
+    Implements: FNA++ Algorithm 1.
+    """
+    if wanted >= len(score_C):
+        return map_width(len(score_C), wanted, {})
+    return score_C.sort(descending=True, stable=True).indices[:wanted].sort().values.cpu()
+
+
+def score_bn(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Keep the channels of largest batch-norm scale |gamma|, in order.
+
+    An axis may be written several times before it is read. The last norm counts, `depthwise_norm` of an mbconv block:
+    its scale is what the projection sees. Nothing is preserved; wider blocks are those of `map_width`.
+
+    Args:
+        tensors: the tensors whose first axis is to be ranked, in forward order.
+
+    Implements: FNA++ Eq. (10).
+    """
+    return [value for name, value in tensors.items() if value.dim() == 1 and name.endswith(".weight")][-1].float().abs()
+
+
+def score_std(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Keep the channels whose weights have the largest standard deviation, in order.
+
+    Of the convolutions that write the axis the last counts, as in `score_bn` (FNA++ section 5.4.2). Nothing is
+    preserved; wider blocks are those of `map_width`.
+    """
+    return _last_weights(tensors).std(1, correction=0)
+
+
+def score_l1(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Keep the channels whose weights have the largest L1 norm, in order.
+
+    Of the convolutions that write the axis the last counts, as in `score_bn` (FNA++ section 5.4.2). Nothing is
+    preserved; wider blocks are those of `map_width`.
+    """
+    return _last_weights(tensors).abs().sum(1)
+
+
+def _last_weights(tensors: Mapping[str, Tensor]) -> Tensor:
+    return [value for value in tensors.values() if value.dim() == 4][-1].float().flatten(1)
+
+
+def _by(score: Callable[[Mapping[str, Tensor]], Tensor]) -> Width:
+    """Return the width rule that keeps the channels of largest `score`."""
+
+    def rule(channels: int, wanted: int, tensors: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        return select_by_score(score(tensors), wanted)
+
+    rule.__doc__ = score.__doc__
+    return rule
+
+
+def map_width_replicated(
+    channels: int, wanted: int, tensors: Mapping[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """Take all channels in order, then channels drawn at random again (Net2WiderNet).
+
+    What reads a channel taken r times divides it by r, so that wider blocks compute the same function, exactly, under
+    growth ``preserve`` and ``zero`` (arXiv:1511.05641, section 2.3). Channels that are copies of each other get equal
+    gradients and never part; growth ``noise`` parts them. Narrower blocks take the first channels: Net2Net has no rule.
+    The arguments are those of `map_width`.
+    """
+    again = torch.randint(channels, (max(wanted - channels, 0),), generator=generator)
+    return torch.cat([torch.arange(min(channels, wanted)), again])
+
+
+# --- the rules: groups and kernels ----------------------------------------------------------------------------------
+
+
+def map_groups(weight_OIHW: Tensor, groups: int) -> Tensor:
+    """Keep, of a plain convolution, the connections inside each group (only where a block wants groups).
+
+    The others are lost: the function stays, exactly, where they are 0. To fewer groups it always does, and growing the
+    number of groups undoes that. The article's i counts from 0 here, as its floor needs.
 
     Args:
         weight_OIHW: a plain convolution.
         groups: a divisor of O and I.
 
     Returns:
-        The grouped convolution, (O, I / groups, k, k).
+        The grouped convolution, (O, I / groups, k, k): each output channel with the inputs of its own group.
 
     Implements: FNA++ Eq. (4).
     """
@@ -193,7 +288,10 @@ def map_groups(weight_OIHW: Tensor, groups: int) -> Tensor:
 
 
 def map_kernel(kernel: int, wanted: int) -> Tensor:
-    """Return the source tap of each of `wanted` taps along a side, the centres on each other, -1 for the new.
+    """Take the central taps, or become the centre of the larger kernel.
+
+    A larger kernel computes the same function, exactly (FNA++ Eq. 17 to 20); a smaller one does not, but shrinking
+    undoes growing.
 
     >>> map_kernel(3, 5), map_kernel(5, 3)
     (tensor([-1,  0,  1,  2, -1]), tensor([1, 2, 3]))
@@ -202,261 +300,99 @@ def map_kernel(kernel: int, wanted: int) -> Tensor:
         kernel: side of the source's kernel.
         wanted: side of the destination's kernel.
 
+    Returns:
+        The source tap of each of `wanted` taps along a side, -1 for the new.
+
     Implements: FNA++ Eq. (5), (6).
     """
     index = torch.arange(wanted) + (kernel - wanted) // 2
     return index.masked_fill_((index < 0) | (index >= kernel), -1)
 
 
-def grow_preserve(tensor: str, shape: tuple[int, ...], fan_out: int, generator: torch.Generator) -> Tensor:
-    """Return fresh values for new output channels. What reads them is 0: the function stays, and all of it can learn.
+def map_kernel_dilated(kernel: int, wanted: int) -> Tensor:
+    """Spread the taps over the larger kernel as a dilation does.
+
+    A larger kernel computes what the old one would with dilation (wanted - 1) / (kernel - 1), and has its norm. Where
+    that is no whole number (5 to 7), it is rounded down and the taps lie in the middle. The article only grows 3x3
+    kernels; a smaller kernel here takes the taps that growing would fill, so that shrinking undoes growing.
+
+    >>> map_kernel_dilated(3, 7), map_kernel_dilated(7, 3)
+    (tensor([ 0, -1, -1,  1, -1, -1,  2]), tensor([0, 3, 6]))
+
+    Args and Returns are those of `map_kernel`.
+
+    Implements: FNA++ Eq. (11).
+    """
+    small, large = sorted((kernel, wanted))
+    step = (large - 1) // (small - 1) if small > 1 else 1
+    taps = torch.arange(small) * step + (large - 1 - step * (small - 1)) // 2
+    return taps if wanted <= kernel else torch.full((wanted,), -1).index_copy_(0, taps, torch.arange(kernel))
+
+
+# --- the rules: growth ----------------------------------------------------------------------------------------------
+
+
+def grow_preserve(
+    tensor: str, shape: tuple[int, ...], fan_out: int, generator: torch.Generator, role: Role = "new"
+) -> Tensor | None:
+    """Give new channels fresh values and what reads them 0: the same function, exactly, and all of it can learn.
 
     Deviation: the article sets both sides to 0, and then neither ever gets a gradient (`grow_zero`).
 
     Args:
         tensor: name inside the block, e.g. ``expand.weight``.
-        shape: the new channels' share of the tensor: (new, I, k, k) of a convolution, (new,) of a norm.
+        shape: of what is asked for: (new, I, k, k) of a convolution, (new,) of a norm.
         fan_out: connections that leave an input channel; convolutions are He normal, of variance 2 / fan_out.
         generator: the source of chance.
+        role: ``new``: the rows of new output channels. ``copy``: those of channels taken again (Net2Net). ``read``: the
+            whole tensor, of which the columns that read new channels will be used; also the last norm's scale in a new
+            layer (`map_depth_identity`).
+
+    Returns:
+        What is added to the 0 of ``new`` and ``read``, or to a ``copy``; None for nothing.
     """
+    if role != "new":
+        return None
     if len(shape) == 4:
         return torch.randn(shape, generator=generator) * math.sqrt(2 / fan_out)
     return torch.full(shape, float(tensor.endswith(("weight", "running_var"))))
 
 
-def grow_zero(tensor: str, shape: tuple[int, ...], fan_out: int, generator: torch.Generator) -> Tensor:
-    """Return 0 for new output channels, as the article says. The arguments are those of `grow_preserve`.
+def grow_zero(
+    tensor: str, shape: tuple[int, ...], fan_out: int, generator: torch.Generator, role: Role = "new"
+) -> Tensor | None:
+    """Give new channels and what reads them 0, as the article says: the same function, exactly, but they never learn.
 
-    The running variance is 1: that of a norm that has seen nothing.
+    The running variance is 1: that of a norm that has seen nothing. The arguments are those of `grow_preserve`.
     """
-    return torch.full(shape, float(tensor.endswith("running_var")))
+    return torch.full(shape, float(tensor.endswith("running_var"))) if role == "new" else None
 
 
-# --- one block ------------------------------------------------------------------------------------------------------
+def grow_noise(
+    tensor: str, shape: tuple[int, ...], fan_out: int, generator: torch.Generator, role: Role = "new"
+) -> Tensor | None:
+    """Give new channels, what reads them, and copied channels slight noise: nearly the same function, all can learn.
 
-
-@dataclass(frozen=True)
-class _Unit:
-    """A block, or the stem, as remapping sees it: its tensors, and the channels behind their axes."""
-
-    name: str  # "stem", "stages.2.1" or, in a super network, "stages.2.1.k5e6"
-    axes: Mapping[str, Axes]
-    channels: Mapping[str, int]  # by axis
-    shapes: Mapping[str, tuple[int, ...]]  # by tensor
-    norm_eps: float
-
-    def axes_of(self, tensor: str) -> tuple[str | None, str | None]:
-        """Return the channel axes of a tensor's first two axes; None where there is none."""
-        axes = (*self.axes[tensor.partition(".")[0]], None)
-        return (axes[0] if self.shapes[tensor] else None), axes[1]
-
-    def groups(self, tensor: str) -> int:
-        """Return the groups of a tensor's input channels; 1 where these are no channel axis of the block."""
-        axis = self.axes_of(tensor)[1]
-        return self.channels[axis] // self.shapes[tensor][1] if axis else 1
-
-
-def _map_unit(
-    source: _Unit, weights: dict[str, Tensor], unit: _Unit, origin: list[str], strategy: Strategy, rng_seed: int
-) -> Iterator[tuple[Row, Tensor]]:
-    """Yield every tensor of `unit` with its row; `origin` are the rules that chose `source`."""
-    index = {}
-    for axis, wanted in unit.channels.items():
-        # "in" and "out" are shared with the neighbours, so their channels keep their order under every strategy.
-        select = WIDTH[strategy.width] if axis.startswith("hidden") and wanted != source.channels[axis] else map_width
-        ranked = {tensor: value for tensor, value in weights.items() if source.axes_of(tensor)[0] == axis}
-        index[axis] = select(source.channels[axis], wanted, ranked)
-    dropped = {_module(tensor) for tensor in source.shapes} - {_module(tensor) for tensor in unit.shapes}
-    origin = origin + [f"{part} dropped" for part in sorted(dropped)]
-    for tensor, shape in unit.shapes.items():
-        name, known = f"{unit.name}.{tensor}", tensor in weights
-        value = weights[tensor] if known else _identity(tensor, source, unit, like=next(iter(weights.values())))
-        mapped, copied, rules = _map_tensor(tensor, value, source, unit, index, strategy)
-        outputs, inputs = unit.axes_of(tensor)
-        if outputs and (new := index[outputs] < 0).any():
-            fan_out = mapped.numel() // unit.channels[inputs or outputs]
-            channels = (int(new.sum()), *shape[1:])
-            mapped[new] = GROWTH[strategy.growth](tensor, channels, fan_out, generator(rng_seed, name)).to(mapped)
-        if known:
-            rule = ", ".join(origin + rules) or "copy"
-            row = Row(name, f"{source.name}.{tensor}", rule, copied, mapped.numel() - copied, value.numel() - copied)
-        else:
-            row = Row(name, None, ", ".join([*origin, f"identity {_module(tensor)}", *rules]), 0, mapped.numel(), 0)
-        yield row, mapped
-
-
-def _map_tensor(
-    tensor: str, value: Tensor, source: _Unit, unit: _Unit, index: Mapping[str, Tensor], strategy: Strategy
-) -> tuple[Tensor, int, list[str]]:
-    """Return `value` in the shape that `unit` wants, 0 where it has nothing; the elements copied; the rules used."""
-    shape, axes = unit.shapes[tensor], unit.axes_of(tensor)
-    resized = [axis for axis in axes if axis and source.channels[axis] != unit.channels[axis]]
-    if not resized and value.shape == shape:
-        return value.clone(memory_format=torch.contiguous_format), value.numel(), []
-    places = [index[axis] if axis else None for axis in axes]
-    taps = KERNEL[strategy.kernel](value.shape[-1], shape[-1]) if len(shape) == 4 else None
-    groups = (source.groups(tensor) if tensor in source.shapes else 1, unit.groups(tensor))
-    move = partial(_move, places=places, taps=taps, groups=groups)
-    rules = [f"width {strategy.width}"] if resized else []
-    rules += [f"groups {groups[0]} to {groups[1]}"] if groups[0] != groups[1] else []
-    rules += [f"kernel {strategy.kernel}"] if value.shape[2:] != shape[2:] else []
-    rules += [f"growth {strategy.growth}"] if any(bool((index[axis] < 0).any()) for axis in resized) else []
-    return move(value), int(move(torch.ones_like(value, dtype=torch.bool)).count_nonzero()), rules
-
-
-def _move(value: Tensor, places: Sequence[Tensor | None], taps: Tensor | None, groups: tuple[int, int]) -> Tensor:
-    """Take channels, groups and taps of one tensor; of a tensor of ones the result says what was taken."""
-    if groups[0] > 1:  # a grouped convolution is a plain one with 0 between the groups
-        rows, columns = value.shape[0] // groups[0], value.shape[1]
-        plain = value.new_zeros(value.shape[0], columns * groups[0], *value.shape[2:])
-        for g in range(groups[0]):
-            plain[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = value[g * rows : (g + 1) * rows]
-        value = plain
-    for axis, place in enumerate(places):
-        value = _take(value, axis, place)
-    if groups[1] > 1:
-        value = map_groups(value, groups[1])
-    return _take(_take(value, 2, taps), 3, taps)
-
-
-def _take(value: Tensor, axis: int, index: Tensor | None) -> Tensor:
-    """Return the tensor whose element i along `axis` is element ``index[i]`` of `value`, or 0 where that is -1."""
-    if index is None or torch.equal(index, torch.arange(value.shape[axis])):
-        return value
-    shape = list(value.shape)
-    shape[axis] = len(index)
-    kept = (index >= 0).nonzero()[:, 0]
-    taken = value.index_select(axis, index[kept].to(value.device))
-    return taken if len(kept) == len(index) else value.new_zeros(shape).index_copy_(axis, kept.to(value.device), taken)
-
-
-def _identity(tensor: str, source: _Unit, unit: _Unit, like: Tensor) -> Tensor:
-    """Return a tensor of the pointwise convolution and norm that a source without them computes: the identity.
-
-    An expansion-1 block has no `expand`, a ResNet block of one shape no `shortcut`. The activation after an identity
-    `expand` still acts, so the function stays where the block's input lies in its linear range (relu6: 0 to 6).
+    Weights and scales are normal, 1 % of fresh ones (FNA++ section 5.3 adds noise to new layers; arXiv:1511.05641 to
+    copied channels). All else is that of `grow_zero`. The arguments are those of `grow_preserve`.
     """
-    channels = source.channels["in"]
-    part, _, name = tensor.partition(".")
-    if name == "num_batches_tracked":
-        return torch.zeros((), dtype=torch.long, device=like.device)
-    if not part.endswith("_norm"):
-        return torch.eye(channels, dtype=like.dtype, device=like.device)[:, :, None, None]
-    fill = {"weight": math.sqrt(1 + unit.norm_eps), "running_var": 1.0}.get(name, 0.0)
-    return like.new_full((channels,), fill)
-
-
-def _module(tensor: str) -> str:
-    return tensor.partition(".")[0].removesuffix("_norm")
-
-
-# --- which block takes which, and checks ----------------------------------------------------------------------------
-
-
-_Pair = tuple[_Unit, _Unit, list[str]]
-
-
-def _pairs(src: Arch | SuperArch, dst: Arch | SuperArch, strategy: Strategy) -> Iterator[_Pair]:
-    """Yield (source, destination, rules that chose the source) for the stem and every block of `dst`."""
-    yield _stem(src), _stem(dst), [] if isinstance(src, Arch) else ["collect"]
-    units = {(s, n, block): unit for s, n, block, unit in _units(src)}
-    for s, n, block, unit in _units(dst):
-        if isinstance(src, Arch):
-            layer, origin = _by_depth(src, s, n, block, strategy)
-            yield units[s, layer, src.stages[s][layer]], unit, origin
-            continue
-        candidates = src.stages[s][n] if n < len(src.stages[s]) else ()
-        chosen = next((units[s, n, b] for b in candidates if b.label == block.label), None)
-        if chosen is None or chosen.shapes != unit.shapes:
-            known = ", ".join(b.label for b in candidates) or "no such layer"
-            raise FnaError(
-                f"layer {s}.{n}: '{block.label}' ({block.kind}, {block.in_channels} to {block.out_channels} channels)"
-                f" is not in the source super network (candidates: {known}); take one of them, or remap from the seed"
-            )
-        yield chosen, unit, ["collect"]
-
-
-def _by_depth(src: Arch, s: int, n: int, block: Block, strategy: Strategy) -> tuple[int, list[str]]:
-    """Return the layer of stage `s` of a plain source that `block`, layer `n`, takes, and the rules that chose it."""
-    layer = DEPTH[strategy.depth](src.stages[s], n)
-    if layer < 0:
-        raise FnaError(
-            f"layer {s}.{n} has nothing to take: stage {s} of the source begins with a skip; give it a block"
-        )
-    chosen = src.stages[s][layer]
-    if chosen.kind != block.kind:
-        raise FnaError(f"layer {s}.{n} is a '{block.kind}' block, the source's a '{chosen.kind}'; give both one kind")
-    first = 0 == layer < n and (chosen.in_channels, chosen.stride) != (block.in_channels, block.stride)
-    # The first block of a stage reads another input: copied to a later layer, its channels follow the width rule.
-    return layer, [f"depth {strategy.depth}"] * (layer != n) + ["first block"] * first
-
-
-def _stem(arch: Arch | SuperArch) -> _Unit:
-    """Return the stem of `arch`."""
-    arch = arch.seed if isinstance(arch, SuperArch) else arch
-    with torch.device("meta"):
-        shapes = {tensor: tuple(value.shape) for tensor, value in build_stem(arch).state_dict().items()}
-    channels = {"in": shapes["conv.weight"][1], "out": arch.stem.out_channels}
-    return _Unit("stem", {"conv": ("out", "in"), "norm": ("out",)}, channels, shapes, arch.norm_eps)
-
-
-def _units(arch: Arch | SuperArch) -> Iterator[tuple[int, int, Block, _Unit]]:
-    """Yield (stage, layer, block, unit) for every block but skips; of a super network, for every candidate."""
-    norm_eps = (arch.seed if isinstance(arch, SuperArch) else arch).norm_eps
-    for (s, n), layer in arch.layers():
-        for block in (layer,) if isinstance(layer, Block) else layer:
-            if block.kind == "skip":
-                continue
-            name = f"stages.{s}.{n}" if isinstance(layer, Block) else f"stages.{s}.{n}.{block.label}"
-            sizes = {"in": block.in_channels, "out": block.out_channels}
-            axes = {axis for part in AXES[block.kind].values() for axis in part if axis}
-            channels = {axis: sizes.get(axis, block.hidden_channels) for axis in sorted(axes)}
-            yield s, n, block, _Unit(name, AXES[block.kind], channels, _shapes(block), norm_eps)
-
-
-_shapes = lru_cache(maxsize=4096)(parts)  # building a block to read its shapes takes most of a small remapping's time
-
-
-def _tail(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what follows the stages in a classifier: head convolution and linear layer."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if arch.head_channels:
-        with torch.device("meta"):
-            head = ConvNormAct(arch.out_channels, arch.head_channels, 1, 1, "relu", arch.norm_eps, arch.padding)
-        shapes = {f"head.{tensor}": tuple(value.shape) for tensor, value in head.state_dict().items()}
-    if arch.num_classes:
-        shapes["classifier.weight"] = (arch.num_classes, arch.head_channels or arch.out_channels)
-        shapes["classifier.bias"] = (arch.num_classes,)
-    return shapes
-
-
-def _check_state(arch: Arch | SuperArch, state: Mapping[str, Tensor]) -> None:
-    """Raise an `FnaError` unless `state` holds just the backbone weights of `arch`, and maybe a tail."""
-    units = [_stem(arch), *(unit for _, _, _, unit in _units(arch))]
-    shapes = {f"{unit.name}.{tensor}": shape for unit in units for tensor, shape in unit.shapes.items()}
-    _check_tensors(state, shapes, "give the state dict of the source architecture")
-    for name in state:
-        if name not in shapes and not name.startswith(("head.", "classifier.")):
-            raise FnaError(
-                f"the source weights hold '{name}', which the source architecture has not{nearest(name, shapes)}; give "
-                "the state dict of the source architecture"
-            )
-
-
-def _check_tensors(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], advice: str) -> None:
-    for name, shape in shapes.items():
-        if name not in state:
-            raise FnaError(f"the source weights lack '{name}', of shape {shape}{nearest(name, state)}; {advice}")
-        if tuple(state[name].shape) != shape:
-            raise FnaError(f"source weight '{name}' has shape {tuple(state[name].shape)}, expected {shape}; {advice}")
+    if not tensor.endswith("weight"):
+        return grow_zero(tensor, shape, fan_out, generator, role)
+    return torch.randn(shape, generator=generator) * NOISE * (math.sqrt(2 / fan_out) if len(shape) == 4 else 1)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-DEPTH: dict[str, Callable[[Sequence[Block], int], int]] = {"last": map_depth}
-WIDTH: dict[str, Callable[[int, int, Mapping[str, Tensor]], Tensor]] = {"first": map_width}
-KERNEL: dict[str, Callable[[int, int], Tensor]] = {"centre": map_kernel}
-GROWTH: dict[str, Callable[[str, tuple[int, ...], int, torch.Generator], Tensor]] = {
-    "preserve": grow_preserve,
-    "zero": grow_zero,
+DEPTH: dict[str, Depth] = {
+    "last": map_depth,
+    "net2net": map_depth_identity,
 }
+WIDTH: dict[str, Width] = {
+    "first": map_width,
+    "bn": _by(score_bn),
+    "std": _by(score_std),
+    "l1": _by(score_l1),
+    "net2net": map_width_replicated,
+}
+KERNEL: dict[str, Kernel] = {"centre": map_kernel, "dilate": map_kernel_dilated}
+GROWTH: dict[str, Growth] = {"preserve": grow_preserve, "zero": grow_zero, "noise": grow_noise}

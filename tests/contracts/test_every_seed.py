@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from seed_oracles import random_network
 
 from fna import spaces
 from fna.arch import levels, with_output_stride, without_skips
@@ -19,7 +20,9 @@ SIZE_HW = (64, 96)
 
 @cache
 def backbone(name: str) -> Backbone:
-    return Backbone(load_seed(name, weights=None).arch).eval()
+    network = random_network(lambda: Backbone(load_seed(name, weights=None).arch))
+    assert isinstance(network, Backbone)
+    return network
 
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fna.arch import Arch, Block, Stem, with_blocks
+from fna.config import make_config
 from fna.network import Backbone
 from fna.remap import DEPTH, GROWTH, KERNEL, WIDTH, Strategy, remap
 from fna.rng import generator, seeded
@@ -59,6 +60,12 @@ def test_it_says_what_it_does(level: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("level", "name"), ENTRIES)
+def test_a_recipe_can_name_it(level: str, name: str) -> None:
+    config = make_config({"data": {"root": "."}, "remap": {level: name}}).remap
+    assert Strategy(**config.model_dump()) == Strategy(**{level: name})
+
+
+@pytest.mark.parametrize(("level", "name"), ENTRIES)
 def test_nothing_to_do_changes_nothing(level: str, name: str) -> None:
     state = weights(SMALL)
     copy = remap(SMALL, state, SMALL, Strategy(**{level: name})).state
@@ -86,10 +93,12 @@ def test_every_tensor_is_filled(level: str, name: str) -> None:
 def test_depth_keeps_layers_in_their_place(name: str) -> None:
     for stage in SMALL.stages:
         for layer in range(len(stage) + 3):
-            chosen = DEPTH[name](stage, layer)
-            assert -1 <= chosen < len(stage)
+            chosen = DEPTH[name](stage, layer, block(16, 16))
             if layer < len(stage) and stage[layer].kind != "skip":
                 assert chosen == layer
+            if chosen is None:
+                continue  # the layer is new
+            assert -1 <= chosen < len(stage)
             if chosen >= 0:
                 assert stage[chosen].kind != "skip"
 
@@ -98,7 +107,7 @@ def test_depth_keeps_layers_in_their_place(name: str) -> None:
 @pytest.mark.parametrize(("channels", "wanted"), [(12, 7), (12, 1), (12, 20), (1, 3)])
 def test_width_takes_channels_that_are_there(name: str, channels: int, wanted: int) -> None:
     state = {"expand.weight": torch.randn(channels, 4, 1, 1), "expand_norm.weight": torch.rand(channels)}
-    index = WIDTH[name](channels, wanted, state)
+    index = WIDTH[name](channels, wanted, state, generator(0, "axis"))
     assert index.shape == (wanted,)
     assert index.min() >= -1
     assert index.max() < channels
@@ -106,7 +115,7 @@ def test_width_takes_channels_that_are_there(name: str, channels: int, wanted: i
     if wanted <= channels:
         assert len(set(taken)) == wanted, "a narrower block takes as many different channels as it has"
     else:
-        assert set(taken) == set(range(channels)), "a wider block loses none"
+        assert taken[:channels] == list(range(channels)), "a wider block loses none, and keeps their places"
 
 
 @pytest.mark.parametrize("name", KERNEL)
@@ -121,6 +130,16 @@ def test_kernel_takes_each_tap_once(name: str, kernel: int, wanted: int) -> None
     assert index[wanted // 2] == kernel // 2, "the centres lie on each other"
 
 
+@pytest.mark.parametrize("name", WIDTH)
+def test_wider_blocks_keep_the_function(name: str) -> None:
+    wider = with_blocks(
+        SMALL, [[replace(b, expansion=5) if b.expansion > 1 else b for b in stage] for stage in SMALL.stages]
+    )
+    state = weights(SMALL)
+    grown = remap(SMALL, state, wider, Strategy(width=name)).state
+    torch.testing.assert_close(features(wider, grown), features(SMALL, state), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", GROWTH)
 def test_growth_keeps_the_function(name: str) -> None:
     wider = with_blocks(
@@ -128,4 +147,5 @@ def test_growth_keeps_the_function(name: str) -> None:
     )
     state = weights(SMALL)
     grown = remap(SMALL, state, wider, Strategy(growth=name)).state
-    torch.testing.assert_close(features(wider, grown), features(SMALL, state), rtol=1e-9, atol=1e-9)
+    near = 1e-3 if name == "noise" else 1e-9
+    torch.testing.assert_close(features(wider, grown), features(SMALL, state), rtol=near, atol=near)

@@ -1,0 +1,139 @@
+"""A seed of the user's own: an architecture from a file, and weights under our names or those of a known layout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fna.arch import Arch, load_arch
+from fna.checkpoint import read_state
+from fna.errors import FnaError
+from fna.seeds.converting import convert, with_top_of, without_prefix
+from fna.seeds.finding import PRETRAINED, existing
+from fna.seeds.variant import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Naming,
+    Rgb,
+    authors_modules,
+    authors_sorted_modules,
+    resnet_modules,
+    timm_modules,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTHORS_NORM_EPS = 1e-3  # of their ImageNet networks; the net_config text does not say it
+
+
+@dataclass(frozen=True)
+class OwnSeed:
+    """What a file says of a seed.
+
+    Args:
+        name: of the seed.
+        arch: its architecture.
+        mean: of the training images, RGB in [0, 1].
+        std: of the training images, RGB in [0, 1].
+        licence: SPDX name of its weights' licence, empty if unknown.
+    """
+
+    name: str
+    arch: Arch
+    mean: Rgb = IMAGENET_MEAN
+    std: Rgb = IMAGENET_STD
+    licence: str = ""
+
+
+def read_own(path: Path) -> OwnSeed:
+    """Read a seed file: an Arch as JSON, a run's ``seed.json`` or ``target.json``, or the authors' net_config text.
+
+    A ``seed.json`` has the architecture under ``arch``, and maybe ``name``, ``mean``, ``std`` and ``licence``; without
+    them: the file's name, ImageNet's statistics. A net_config text stands for a network as its authors train them:
+    relu6, batch norm epsilon 1e-3.
+
+    Raises:
+        FnaError: the file holds none of these.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # text, or no readable file: `load_arch` will say so
+        data = None
+    record: Mapping[str, Any] = data if isinstance(data, dict) else {}
+    try:
+        arch = Arch.from_json(record["arch"]) if "arch" in record else load_arch(path)
+    except FnaError as error:
+        raise FnaError(error if str(path) in str(error) else f"{path}: {error}") from error
+    if arch.output_stride != 32 or arch.taps:
+        raise FnaError(f"{path} has a network that is dilated or tapped for a task; a seed is the plain network")
+    if data is None or "net_config" in record:
+        arch = replace(arch, norm_eps=AUTHORS_NORM_EPS)
+    if "arch" not in record:
+        return OwnSeed(path.stem, arch)
+    mean, std = _rgb(path, record, "mean", IMAGENET_MEAN), _rgb(path, record, "std", IMAGENET_STD)
+    if min(std) <= 0:
+        raise FnaError(f"{path}: 'std' is {list(std)}, expected numbers above 0")
+    return OwnSeed(_text(path, record, "name", path.stem), arch, mean, std, _text(path, record, "licence", ""))
+
+
+def own_state(path: Path, arch: Arch, weights: str | Path) -> tuple[Arch, dict[str, Tensor], Path]:
+    """Read the weights of a seed of the user's own.
+
+    Args:
+        path: the seed's file.
+        arch: what it says.
+        weights: a safetensors file or a state dict saved by torch, under our names, the authors'
+            (``blocks.N.layers.M.op.K.*``), timm's or torchvision's; or ``"pretrained"``: the safetensors file beside
+            the seed's. Of a task's network (names that begin with ``backbone.``) the backbone is taken.
+
+    Returns:
+        The architecture with the head and the classifier that the weights have, if any; the weights under our names;
+        their file.
+
+    Raises:
+        FnaError: there are no such weights, or they do not fit.
+    """
+    if str(weights) == PRETRAINED:
+        file = path.with_suffix(".safetensors")
+        if not file.is_file():
+            raise FnaError(
+                f"the weights of the seed {path} are not beside it ({file.name}); give them as  weights: PATH  , or "
+                "start from random ones with  weights: null"
+            )
+    else:
+        file = existing(weights)
+    state: Mapping[str, Tensor] = without_prefix(read_state(file, finite=False), "module.")
+    backbone = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
+    state = without_prefix(backbone or state, "backbone.")
+    namings = namings_of(arch)
+    arch = with_top_of(state, arch, namings)
+    return arch, convert(state, arch, namings, file), file
+
+
+def namings_of(arch: Arch) -> tuple[Naming, ...]:
+    """Return the names that the weights of a network of this kind may come under."""
+    kinds = {block.kind for _, block in arch.layers()} - {"skip"}
+    if kinds == {"mbconv"}:
+        return authors_modules, authors_sorted_modules, timm_modules
+    return (resnet_modules,) if "mbconv" not in kinds else ()
+
+
+def _text(path: Path, data: Mapping[str, Any], key: str, default: str) -> str:
+    value = data.get(key, default)
+    if not isinstance(value, str):
+        raise FnaError(f"{path}: '{key}' is {value!r}, expected text")
+    return value
+
+
+def _rgb(path: Path, data: Mapping[str, Any], key: str, default: Rgb) -> Rgb:
+    value = data.get(key, default)
+    good = isinstance(value, list | tuple) and len(value) == 3
+    if not good or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+        raise FnaError(f"{path}: '{key}' is {value!r}, expected three numbers: RGB in [0, 1]")
+    red, green, blue = map(float, value)
+    return red, green, blue
