@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.arch import Arch, Block, Candidates, Stem, SuperArch, from_net_config, levels, with_output_stride
+from fna.arch import Arch, Block, Stem, from_net_config, levels, with_output_stride
+from fna.config import make_config
 from fna.cost import (
+    RULES,
     Cost,
     backbone_cost,
     backbone_rows,
     block_cost,
     classifier_rows,
     cost_table,
-    model_cost,
     module_cost,
     path_cost,
-    space_cost,
     total_cost,
 )
+from fna.counting import Plan, count_network, count_space, make_plan, named_space
 from fna.errors import FnaError
 from fna.network import Backbone, Classifier
+from fna.seeds import collect
+from fna.spaces import SEGMENTATION_LAYERS, task_space
+from fna.tasks import load_task
+
+SHARED = Path(os.environ.get("FNA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 MOBILENET_V2 = from_net_config(
     """[[32, 16], ['k3_e1'], 1]|
@@ -50,19 +57,6 @@ def resnet(kind: str, kernels: Sequence[int] = (3, 5), groups: int = 1) -> Arch:
         stages.append((first, Block(kind, out, out, kernels[1], groups=groups)))
         channels = out
     return Arch(Stem(16, kernel=7, max_pool=True), tuple(stages), activation="relu")
-
-
-def table_1(layers: Sequence[int] = (4, 4, 6, 6, 4, 1)) -> SuperArch:
-    """Table I around MobileNetV2, at output stride 16."""
-    seed = with_output_stride(MOBILENET_V2, 16)
-    stages: list[tuple[Candidates, ...]] = [((seed.stages[0][0],),)]
-    for stage, n in zip(seed.stages[1:], layers, strict=True):
-        first = stage[0]
-        later = replace(first, in_channels=first.out_channels, stride=1)
-        skip = Block("skip", first.out_channels, first.out_channels, dilation=first.dilation)
-        ops = [tuple(replace(b, kernel=k, expansion=e) for k in (3, 5, 7) for e in (3, 6)) for b in (first, later)]
-        stages.append((ops[0], *[(*ops[1], skip)] * (n - 1)))
-    return SuperArch(seed, tuple(stages))
 
 
 ARCHS = {
@@ -112,16 +106,8 @@ def test_classifier_is_the_well_known_mobilenet_v2() -> None:
     assert module_cost(classifier, torch.empty(1, 3, 224, 224, device="meta")) == cost
 
 
-def test_searchable_cost_of_table_1_is_the_papers() -> None:
-    space = table_1()
-    table = cost_table(space, (1024, 2048))
-    cost = space_cost(space, table)
-    assert [round(x / 1e9, 2) for x in (cost.seed, cost.uniform, cost.min, cost.max)] == [18.17, 20.39, 3.91, 34.0]
-    assert space.size == 6**6 * 7**19
-
-
 def test_table_of_a_path_is_the_cost_of_its_architecture() -> None:
-    space, size_hw = table_1(), (135, 240)
+    space, size_hw = with_output_stride(task_space(MOBILENET_V2, SEGMENTATION_LAYERS), 16), (135, 240)
     table = cost_table(space, size_hw)
     assert [len(row) for row in table] == [len(candidates) for _, candidates in space.layers()]
     assert all(row[-1] == 0 for row, (_, candidates) in zip(table, space.layers(), strict=True) if len(candidates) == 7)
@@ -134,33 +120,90 @@ def test_table_of_a_path_is_the_cost_of_its_architecture() -> None:
         assert stem + path_cost(table, path) == backbone_cost(space.path_arch(path), size_hw).madds
 
 
-class Pose(nn.Module):
-    """SimpleBaseline's head: three transposed convolutions and a biased 1x1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for channels in (320, 256, 256):
-            layers += [nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(256, 16, 1))
-
-    def forward(self, features: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
-        heatmaps: Tensor = self.layers(features[-1])
-        return heatmaps
+def paper_rows() -> list[dict[str, Any]]:
+    """The published rows; none where the reference material is absent."""
+    path = SHARED / "golden" / "paper_rows.json"
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
-def test_transposed_convolutions_by_both_rules(shared: Path) -> None:
-    rows: list[dict[str, Any]] = json.loads((shared / "golden" / "paper_rows.json").read_text())
-    (row,) = [row for row in rows if row["model"] == "simple_baseline"]
-    with torch.device("meta"):
-        head = Pose()
-    paper = model_cost(MOBILENET_V2, head, (256, 256))
-    assert (paper.params, round(paper.madds / 1e3)) == (row["exact_params"], row["exact_madds_K"])
-    exact = model_cost(MOBILENET_V2, head, (256, 256), rule="exact")
+def plan_of(row: Mapping[str, Any], rule: str = "paper") -> Plan:
+    """How a published row is counted: its model, and the article's classes and size, which are the defaults."""
+    model, _, stride = row["model"].partition(" OS")
+    plan = make_plan(model, output_stride=int(stride) if stride else None, rule=rule)
+    assert plan.size_hw == tuple(row["size_hw"])
+    return plan
+
+
+@pytest.mark.skipif(not paper_rows(), reason=f"reference material is not at {SHARED} (set FNA_SHARED)")
+@pytest.mark.parametrize("row", paper_rows(), ids=lambda row: f"{row['arch']} {row['model']}")
+def test_published_rows_are_met_exactly(row: dict[str, Any]) -> None:
+    seeds, texts = collect(), json.loads((SHARED / "golden" / "archs.json").read_text())
+    archs = [seeds[row["arch"]].arch] if row["arch"] in seeds else []
+    archs += [from_net_config(texts[row["arch"]]["net_config"])] if row["arch"] in texts else []
+    assert archs, "neither a seed nor a published architecture"
+    for arch in archs:
+        cost = total_cost(count_network(arch, plan_of(row)))
+        assert (cost.params, round(cost.madds / 1e3)) == (row["exact_params"], row["exact_madds_K"])
+
+
+def test_transposed_convolutions_by_both_rules() -> None:
+    paper, exact = (total_cost(count_network(MOBILENET_V2, make_plan("simple_baseline", rule=rule))) for rule in RULES)
+    assert paper == Cost(5_225_232, 6_086_057_984)
     assert round(exact.madds / 1e9, 3) == 1.808
-    with FlopCounterMode(display=False) as flops:
-        head([torch.empty(1, 320, 8, 8, device="meta")], (256, 256))
-    assert 2 * (exact.madds - backbone_cost(MOBILENET_V2, (256, 256)).madds) == flops.get_total_flops()
+    config = make_config({"task": {"name": "pose"}}).task
+    backbone, head = Backbone(MOBILENET_V2), load_task("pose").head(MOBILENET_V2, 16, config)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        head.eval()(backbone.eval()(torch.zeros(1, 3, 256, 256)), (256, 256))
+    assert 2 * exact.madds == flops.get_total_flops()
+
+
+@pytest.mark.parametrize("name", collect())
+def test_specs_and_torch_agree_on_every_seed(name: str) -> None:
+    arch = collect()[name].arch
+    with torch.device("meta"):
+        classifier, images = Classifier(arch).eval(), torch.empty(1, 3, 97, 130)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        classifier(images)
+    cost = total_cost([*backbone_rows(arch, (97, 130)), *classifier_rows(arch, (97, 130))])
+    assert 2 * cost.madds == flops.get_total_flops()
+    assert cost.params == sum(parameter.numel() for parameter in classifier.parameters())
+
+
+SEARCHABLE = [  # seed, uniform, min, max in units of the last, as the article's search spaces have them
+    ("seg", (18.17, 20.39, 3.91, 34.00), 2),
+    ("det", (4.485, 4.867, 0.898, 8.392), 3),
+    ("pose", (0.3377, 0.3665, 0.0676, 0.6318), 4),
+]
+
+
+@pytest.mark.parametrize(("space", "expected", "digits"), SEARCHABLE, ids=["seg", "det", "pose"])
+def test_searchable_cost_is_the_articles(space: str, expected: tuple[float, ...], digits: int) -> None:
+    plan = make_plan(space=space)
+    counted = count_space(named_space(MOBILENET_V2, space, plan), plan)
+    cost = counted.cost
+    assert tuple(round(x / 1e9, digits) for x in (cost.seed, cost.uniform, cost.min, cost.max)) == expected
+    assert counted.other + cost.seed == total_cost(count_network(MOBILENET_V2, plan)).madds
+    assert counted.size == counted.paths == 6**6 * 7 ** (counted.searchable - 6)
+    assert sum(row["seed_madds"] for row in counted.rows) == cost.seed
+    assert sum(row["max_madds"] for row in counted.rows) == cost.max
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "resnet50"])
+def test_table_7_costs_no_more_than_the_seed_by_much(kind: str) -> None:
+    plan = make_plan(space="det")
+    counted = count_space(named_space(collect()[kind].arch, "det", plan), plan)
+    assert counted.size == counted.paths == 5 ** {"resnet18": 8, "resnet50": 16}[kind]
+    assert counted.cost.min < counted.cost.seed <= counted.cost.max < 1.6 * counted.cost.seed
+
+
+def test_a_plan_takes_the_articles_figures_unless_told() -> None:
+    assert (make_plan().model, make_plan().classes, make_plan().size_hw) == ("deeplabv3", 19, (1024, 2048))
+    plan = make_plan(space="pose", classes=17, settings=["task.channels=8"])
+    assert (plan.model, plan.classes, plan.size_hw) == ("simple_baseline", 17, (256, 256))
+    assert plan.config.task.channels == 8
+    assert make_plan("none").size_hw == (224, 224)
+    with pytest.raises(FnaError, match=r"unknown space 'det1' .did you mean 'det'"):
+        make_plan(space="det1")
 
 
 def test_bias_counts_once_per_output_of_a_convolution() -> None:

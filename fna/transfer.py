@@ -1,0 +1,131 @@
+"""Remapping between networks that are named or lie in files, for `fna remap`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fna.arch import Arch, SuperArch
+from fna.checkpoint import read_state, write_json, write_state, write_text
+from fna.errors import FnaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fna.remap import Row
+
+PRETRAINED, RANDOM = "pretrained", ("random", "null")
+
+
+def find_network(network: str) -> Arch | SuperArch:
+    """Return the architecture of a seed, or the one a file holds.
+
+    Args:
+        network: a name or a file that `seeds.load_seed` knows; or a super network's JSON, such as a run's
+            ``super.json``.
+
+    Raises:
+        FnaError: `network` is none of these.
+    """
+    from fna.seeds import load_seed
+
+    path = Path(network)
+    if path.is_dir():
+        raise FnaError(f"{network} is a folder; name a file in it, such as {path / 'target.json'}")
+    if not path.is_file() and path.suffix in (".json", ".txt"):
+        raise FnaError(f"there is no file {network}; give an architecture's file or a name of: fna list seeds")
+    space = _read_space(path) if path.is_file() else None
+    return space or load_seed(network, weights=None).arch
+
+
+def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch | SuperArch, dict[str, Tensor]]:
+    """Return a network and its weights, by our names.
+
+    Args:
+        network: as for `find_network`.
+        weights: a file (safetensors, or a state dict by torch), ``pretrained`` or ``random``; None: ``pretrained``,
+            which for a file ``x.json`` is the ``x.safetensors`` beside it.
+        rng_seed: of random weights.
+
+    Raises:
+        FnaError: there are none, or they do not fit.
+    """
+    from fna.network import Backbone
+    from fna.rng import seeded
+    from fna.seeds import load_seed
+    from fna.supernet import SuperBackbone
+
+    arch = find_network(network)
+    if weights in RANDOM:
+        with seeded(rng_seed, "initial weights"):
+            model = SuperBackbone(arch) if isinstance(arch, SuperArch) else Backbone(arch)
+        return arch, dict(model.state_dict())
+    if isinstance(arch, Arch):
+        seed = load_seed(network, weights or PRETRAINED)
+        assert seed.state is not None, "a seed with weights has a state"
+        return seed.arch, seed.state
+    file = Path(network).with_suffix(".safetensors") if weights in (None, PRETRAINED) else Path(weights or "")
+    state = read_state(file.expanduser())
+    backbone = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
+    return arch, backbone or state  # of a task's network the head stays behind
+
+
+def _read_space(path: Path) -> SuperArch | None:
+    """Read a super network's JSON; None if the file holds something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or not {"seed", "stages"} <= set(data):
+        return None
+    try:
+        return SuperArch.from_json(data)
+    except FnaError as error:
+        raise FnaError(f"{path}: {error}") from error
+
+
+def report_rows(report: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a remapping's report ready for tables: shares of the tensor's elements, and of the source's dropped."""
+    return [{"tensor": row.tensor, "source": row.source, "rule": row.rule, **row.shares} for row in report]
+
+
+def report_csv(report: Sequence[Row]) -> str:
+    """Return a remapping's report as CSV, shares to four digits; no source is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("tensor", "source", "rule", "copied", "new", "dropped"))
+    for row in report_rows(report):
+        writer.writerow(f"{value:.4g}" if isinstance(value, float) else value for value in row.values())
+    return text.getvalue()
+
+
+def write_remapped(
+    folder: Path,
+    arch: Arch | SuperArch,
+    state: Mapping[str, Tensor],
+    report: Sequence[Row],
+    summary: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write a remapped network, each file at once or not at all.
+
+    Args:
+        folder: where; made if it is missing.
+        arch: the network that was filled.
+        state: its weights.
+        report: where they came from.
+        summary: what `remap.summarise` says of it.
+
+    Returns:
+        The files by what they hold. ``fna remap --from FOLDER/arch.json`` reads architecture and weights back.
+    """
+    files = {"weights": folder / "arch.safetensors", "arch": folder / "arch.json"}
+    files |= {"report": folder / "remap.csv", "summary": folder / "remap.json"}
+    write_state(files["weights"], state)
+    write_json(files["arch"], arch.to_json())
+    write_text(files["report"], report_csv(report))
+    write_json(files["summary"], summary)
+    return {name: str(path) for name, path in files.items()}
