@@ -97,8 +97,30 @@ def precisions(result: Mapping[str, Any]) -> str:
     return table(("", *PRECISIONS), [*rows, *others])
 
 
+def seeds(result: Mapping[str, Any]) -> str:
+    """Show what the expansion of every seed keeps and costs."""
+    head = ("seed", "path against seed", "conversion", "expansion, s", "peak memory")
+    rows = []
+    for row in result["rows"]:
+        error = row["conversion_error"]
+        rows.append(
+            (
+                f"`{row['row']}`",
+                f"{row['score']:.1g}",
+                "" if error is None else f"{error:.1g}",
+                f"{row['expand_seconds']:.2f}",
+                f"{row['expand_memory']:.2f} x",
+            )
+        )
+    return table(head, rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "camvid_first": networks,
+    "bccd_retinanet_first": networks,
+    "bccd_ssdlite_first": networks,
+    "lspet_first": networks,
+    "seeds": seeds,
     "steps": ratios,
     "resume": ratios,
     "depthwise": precisions,

@@ -38,7 +38,7 @@ from fna.search.differentiable import ESTIMATORS, SearchLoop
 from fna.seeds import load_seed
 from fna.spaces import make_space
 from fna.supernet import frozen_weights, sample_path
-from fna.training import Setting, open_setting, put
+from fna.training import Setting, open_data, put
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 PATHS, ROUNDS, DRAWS = 20, 8, 10
@@ -57,7 +57,7 @@ def configure(data: str, *more: str) -> Config:
 def searching(config: Config) -> Iterator[SearchLoop]:
     """Yield a search at its first iteration."""
     with computing(config.engine) as compute:
-        setting = open_setting(config, compute, load_seed(config.seed.name, config.seed.weights))
+        setting = open_data(config, compute, load_seed(config.seed.name, config.seed.weights))
         grown = expand(setting)
         costs = grown.costs
         start = put(grown.state, "backbone")
@@ -90,7 +90,7 @@ def plain_step(setting: Setting, model: nn.Module, batch: Any, images: Tensor) -
     config = setting.config.search.optimizer
     groups = [{"params": list(model.parameters()), "scale": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    step = WeightStep(model, optimizer, config, setting.task.loss, setting.compute, 100, 100)
+    step = WeightStep(model, optimizer, config, setting.loss, setting.compute, 100, 100)
     return lambda: step(50, batch, images)
 
 
@@ -144,9 +144,9 @@ def quality(loop: SearchLoop, batch: Any, images: Tensor) -> list[dict[str, Any]
 
     def gradient(name: str, draw: int) -> Tensor:
         choice = ESTIMATORS[name](loop.alphas, generator(3, name, draw))
-        compute, task = loop.setting.compute, loop.setting.task
+        setting, compute = loop.setting, loop.setting.compute
         with frozen_weights(loop.model), compute.autocast():
-            loss, _ = global_mean(*task.loss(loop.model(images, choice), batch), compute)
+            loss, _ = global_mean(*setting.loss(loop.model(images, choice), batch), compute)
         wanted = [a for a in loop.alphas if len(a) > 1]
         parts = torch.autograd.grad(loss, wanted, allow_unused=True)
         return torch.cat([torch.zeros_like(a) if g is None else g for a, g in zip(wanted, parts, strict=True)])
@@ -193,7 +193,7 @@ def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
     """Time the same 10 paths in a space of 4 and in one of 13 candidates a layer."""
     config = configure(data, "seed.name=mobilenet_v2", "seed.weights=null")
     with computing(config.engine) as compute:
-        setting = open_setting(config, compute, load_seed("mobilenet_v2", None))
+        setting = open_data(config, compute, load_seed("mobilenet_v2", None))
         layers = (4, 4, 6, 6, 4, 1)
         spaces = {
             name: make_space(setting.seed.arch, layers=layers, **kind) for name, kind in (("4", FOUR), ("13", THIRTEEN))

@@ -44,7 +44,7 @@ class AdaptLoop:
             self.network,
             make_optimizer(self.model, config.optimizer),
             config.optimizer,
-            setting.task.loss,
+            setting.loss,
             setting.compute,
             self.total_steps,
             self.steps_per_epoch,

@@ -20,14 +20,13 @@ from fna.cost import Cost
 from fna.derive import derive as derive_arch
 from fna.engine import computing
 from fna.evaluate import evaluate as score
-from fna.expand import count_costs, network_cost, remap_model, seed_state
+from fna.expand import count_costs, image_size, network_cost, remap_model, seed_state
 from fna.expand import expand as expand_seed
 from fna.progress import say
 from fna.search import search as search_arch
 from fna.seeds import Seed, load_seed
 from fna.tasks import Data, load_task
-from fna.training import Setting, State, backbone_only, load_weights, put
-from fna.training import open_setting as open_data
+from fna.training import Setting, State, backbone_only, load_weights, open_data, put
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,8 @@ def open_setting(
 
 
 def seed_network(setting: Setting) -> Network[Arch]:
-    """Return the seed's backbone, with fresh weights if it has none."""
-    return Network(setting.seed.arch, put(backbone_only(seed_state(setting)), "backbone"))
+    """Return the seed's backbone, with fresh weights if it has none, and what it knows of the task's head."""
+    return Network(setting.seed.arch, {**put(backbone_only(seed_state(setting)), "backbone"), **setting.head_start()})
 
 
 def expand(setting: Setting) -> Network[SuperArch]:
@@ -105,7 +104,7 @@ def expand(setting: Setting) -> Network[SuperArch]:
     expanded = expand_seed(setting)
     for warning in expanded.warnings:
         say(warning)
-    return Network(expanded.arch, put(backbone_only(expanded.state), "backbone"))
+    return Network(expanded.arch, {**put(backbone_only(expanded.state), "backbone"), **setting.head_start()})
 
 
 def search(network: Network[SuperArch], setting: Setting) -> Found:
@@ -164,9 +163,7 @@ def evaluate(network: Network[Arch], setting: Setting) -> dict[str, Any]:
 
 def count(network: Network[Arch], setting: Setting) -> Cost:
     """Count a network with its head: parameters, and MAdds at the size images are scored at (paper rule)."""
-    config = setting.config
-    height, width = config.search.cost_size or config.data.eval_size or setting.val.load(0)[0].shape[1:]
-    return network_cost(network.arch, setting, (height, width))
+    return network_cost(network.arch, setting, image_size(setting))
 
 
 def build(network: Network[Arch], setting: Setting) -> nn.Module:

@@ -132,10 +132,20 @@ class MBConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return (N, out, ceil(H / stride), ceil(W / stride))."""
-        y: Tensor = self.act(self.expand_norm(self.expand(x_NCHW))) if self.expands else x_NCHW
-        y = self.act(self.depthwise_norm(self.depthwise(y)))
+        out: Tensor = self.contracted(x_NCHW, self.expanded(x_NCHW))
+        return out
+
+    def expanded(self, x_NCHW: Tensor) -> Tensor:
+        """Return the expansion, (N, hidden, H, W): the first half of `forward`."""
+        out: Tensor = self.act(self.expand_norm(self.expand(x_NCHW))) if self.expands else x_NCHW
+        return out
+
+    def contracted(self, x_NCHW: Tensor, expanded_NCHW: Tensor) -> Tensor:
+        """Return the block's output from its input and its expansion: the second half of `forward`."""
+        y = self.act(self.depthwise_norm(self.depthwise(expanded_NCHW)))
         y = self.project_norm(self.project(y))
-        return x_NCHW + y if self.residual else y
+        out: Tensor = x_NCHW + y if self.residual else y
+        return out
 
 
 class BasicBlock(nn.Module):

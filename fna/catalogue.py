@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-
-from fna.errors import FnaError, nearest
-
-if TYPE_CHECKING:
-    from fna.arch import Arch
+from typing import Any, get_args
 
 Row = dict[str, Any]
 
 
 def seeds() -> list[Row]:
-    """Pretrained networks: cost of the classifier at 224x224, ImageNet accuracy, published weights."""
+    """Pretrained networks at 224x224; also timm/NAME of an MBConv network or a plain ResNet, and a file of your own."""
     from fna.cost import backbone_rows, classifier_rows, total_cost
     from fna.seeds import collect
+    from fna.seeds.finding import is_here
 
     rows = []
     for name, variant in collect().items():
         cost = total_cost([*backbone_rows(variant.arch, (224, 224)), *classifier_rows(variant.arch, (224, 224))])
-        row: Row = {"name": name, "params": cost.params, "madds_224": cost.madds, "top1": None, "weights": None}
-        for best in variant.weights[:1]:
-            row |= {"top1": best.top1, "weights": best.file}
+        # What `weights: pretrained` would take: the first that is here; if none is, the first.
+        published = sorted(variant.weights, key=lambda weights: not is_here(weights))[:1]
+        row: Row = {"name": name, "params": cost.params, "madds_224": cost.madds}
+        row |= {"top1": None, "source": None, "licence": None, "weights": None, "here": False}
+        for w in published:
+            row |= {"top1": w.top1, "source": w.source, "licence": w.licence, "weights": w.file, "here": is_here(w)}
         rows.append(row)
     return rows
 
 
 def formats() -> list[Row]:
     """What data sets look like on disk."""
-    from fna.data import FORMATS
+    from fna.config import MODELS
+    from fna.tasks import load_task
 
-    return [{"name": name, "layout": reader.layout.rstrip()} for name, reader in FORMATS.items()]
+    return [
+        {"task": task, "name": name, "layout": reader.layout.rstrip()}
+        for task in MODELS
+        for name, reader in load_task(task).formats.items()
+    ]
 
 
 def strategies() -> list[Row]:
     """How parameters move between networks."""
-    from fna.remap import DEPTH, GROWTH, KERNEL, WIDTH
+    from fna.remap import DEPTH, GROWTH, KERNEL, WIDTH, map_groups
 
     tables: dict[str, Mapping[str, Any]] = {"depth": DEPTH, "width": WIDTH, "kernel": KERNEL, "growth": GROWTH}
-    return [{"setting": f"remap.{level}", **row} for level, rules in tables.items() for row in _documented(rules)]
+    rows = [{"setting": f"remap.{level}", **row} for level, rules in tables.items() for row in _documented(rules)]
+    return [*rows, *({"setting": "(always)", **row} for row in _documented({"groups": map_groups}))]
 
 
 def spaces() -> list[Row]:
-    """Layers per searchable stage."""
-    from fna.spaces import DETECTION_LAYERS, SEGMENTATION_LAYERS
+    """What the search may choose from: layers per searchable stage, candidates of a layer. See fna count --space."""
+    from fna.spaces import CELLS, DETECTION_LAYERS, EXPANSIONS, KERNELS, SEGMENTATION_LAYERS
 
-    named = {"segmentation": SEGMENTATION_LAYERS, "detection": DETECTION_LAYERS}
-    return [{"name": name, "layers": list(layers), "source": "article, Table I"} for name, layers in named.items()]
+    mbconv = " ".join([*(f"k{k}e{e:g}" for k in KERNELS for e in EXPANSIONS), "skip"])
+    return [
+        {
+            "name": "seg",
+            "blocks": "mbconv",
+            "layers": list(SEGMENTATION_LAYERS),
+            "candidates": mbconv,
+            "source": "Table I",
+        },
+        {
+            "name": "det",
+            "blocks": "mbconv",
+            "layers": list(DETECTION_LAYERS),
+            "candidates": mbconv,
+            "source": "Tables I, IX",
+        },
+        {
+            "name": "pose",
+            "blocks": "mbconv",
+            "layers": list(DETECTION_LAYERS),
+            "candidates": mbconv,
+            "source": "Table I",
+        },
+        {
+            **{"name": "seg, det, pose", "blocks": "basic, bottleneck", "layers": "the seed's"},
+            **{"candidates": " ".join(CELLS), "source": "Table VII"},
+        },
+    ]
 
 
 def optimizers() -> list[Row]:
@@ -61,9 +91,9 @@ def optimizers() -> list[Row]:
 
 def models() -> list[Row]:
     """What a task puts on the backbone."""
-    from fna.config import TaskConfig
+    from fna.config import MODELS
 
-    return _options(TaskConfig.model_fields["model"].annotation)
+    return [{"task": task, "name": name} for task, models in MODELS.items() for name in models]
 
 
 def estimators() -> list[Row]:
@@ -98,20 +128,3 @@ CATALOGUE: dict[str, Callable[[], list[Row]]] = {
     "estimators": estimators,
     "settings": settings,
 }
-
-
-def find_arch(network: str) -> Arch:
-    """Return the architecture of a seed, or the one a file holds (Arch JSON or net_config text).
-
-    Raises:
-        FnaError: `network` is neither.
-    """
-    from fna.arch import load_arch
-    from fna.seeds import collect
-
-    variants = collect()
-    if network in variants:
-        return variants[network].arch
-    if not Path(network).is_file():
-        raise FnaError(f"'{network}' is no file and no seed{nearest(network, variants)}; type: fna list seeds")
-    return load_arch(network)

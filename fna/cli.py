@@ -7,17 +7,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from fna.cli_networks import AsJson, add_commands, example
 from fna.errors import FnaError, pick
 from fna.progress import first_rank, quiet
 from fna.tables import show_json, show_result, show_table, table
-
-if TYPE_CHECKING:
-    from fna.arch import Arch
-    from fna.cost import CostRow
 
 STAGES = {  # what it does, an example's settings
     "expand": ("Grow the seed into a super network and remap its weights.", "--recipe recipes/camvid_deeplabv3.yaml"),
@@ -32,7 +29,7 @@ DEMO = (  # four to five minutes on two cores
     *("search.epochs=8", "search.alpha_start=3", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
     *("adapt.epochs=9", "adapt.optimizer={name: adamw, lr: 1e-3}"),
 )
-TAKE_SETTINGS = ("run", "demo", *STAGES)
+TAKE_SETTINGS = ("run", "demo", *STAGES, "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -45,17 +42,12 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")]
 RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
-
-
-def _example(*lines: str) -> str:
-    return "\n".join(("\b", "Example:", *(f"  {line.rstrip()}" for line in lines)))
 
 
 @app.callback(
     invoke_without_command=True,
-    epilog=_example("fna run recipes/camvid_deeplabv3.yaml --data.root data/camvid --run runs/camvid"),
+    epilog=example("fna run recipes/camvid_deeplabv3.yaml --data.root data/camvid --run runs/camvid"),
 )
 def fna(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -73,7 +65,7 @@ def fna(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "fna run recipes/camvid_deeplabv3.yaml --run runs/camvid --data.root data/camvid --search.budget 0.9",
         "torchrun --nproc-per-node 2 -m -- fna run recipes/cityscapes_deeplabv3.yaml --run runs/city",
     )
@@ -92,7 +84,7 @@ def run(
     _run(folder, recipe, ctx.obj, as_json, no_words)
 
 
-@app.command(epilog=_example("fna demo --run runs/demo"))
+@app.command(epilog=example("fna demo --run runs/demo"))
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
@@ -114,8 +106,8 @@ def _run(folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bo
         _show({**metrics, "report": str(folder / "report.html")}, as_json)
 
 
-def _add_stage(name: str, text: str, example: str) -> None:
-    @app.command(name, help=text, epilog=_example(f"fna {name} runs/camvid {example}"))
+def _add_stage(name: str, text: str, settings: str) -> None:
+    @app.command(name, help=text, epilog=example(f"fna {name} runs/camvid {settings}"))
     def stage(
         ctx: typer.Context,
         folder: Folder,
@@ -138,23 +130,26 @@ for _name, (_text, _settings) in STAGES.items():
     _add_stage(_name, _text, _settings)
 
 
-@app.command(epilog=_example("fna predict runs/camvid --images photos --out labelled"))
+@app.command(epilog=example("fna predict runs/camvid --images photos --out labelled"))
 def predict(
     folder: Folder,
     images: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Images to label.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the pictures go.")],
     name: Annotated[str, typer.Option(metavar="NAME", help="The adaptation to use.")] = "adapted",
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
+    ] = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
-    """Label images with a fine-tuned network of a run: one picture per image."""
+    """Label images with a fine-tuned network of a run: a picture per image; boxes and poses also as COCO results."""
     from fna import pipeline
 
     with quiet(as_json or no_words):
-        _show(pipeline.predict(folder, images, out, name=name), as_json)
+        _show(pipeline.predict(folder, images, out, name, boxes), as_json)
 
 
-@app.command("list", epilog=_example("fna list seeds"))
+@app.command("list", epilog=example("fna list seeds"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
     as_json: AsJson = False,
@@ -170,71 +165,7 @@ def list_(
         show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
-@app.command(epilog=_example("fna count mobilenet_v2 --model deeplabv3 --classes 19 --size 1024x2048 --json"))
-def count(
-    network: Annotated[
-        str, typer.Argument(metavar="SEED|FILE", show_default=False, help="A seed; or Arch JSON or net_config text.")
-    ],
-    model: Annotated[
-        Literal["deeplabv3", "deeplabv3plus", "none"], typer.Option(help="What is on the backbone.")
-    ] = "deeplabv3",
-    classes: Annotated[int, typer.Option(metavar="N", min=1, help="Classes of the model.")] = 19,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height x width of the image.")] = "1024x2048",
-    output_stride: Annotated[
-        int | None, typer.Option(metavar="8|16|32", help="Of the last features.  [default: 16; model none: 32]")
-    ] = None,
-    rule: Annotated[Literal["paper", "exact"], typer.Option(help="paper counts additions of biases, too.")] = "paper",
-    detail: Annotated[bool, typer.Option("--detail", help="Show every layer.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Count the parameters and multiply-adds (MAdds) of a network."""
-    from fna.catalogue import find_arch
-    from fna.cost import total_cost
-
-    counted = _count_rows(find_arch(network), model, classes, _size_hw(size), output_stride, rule)
-    total = total_cost(counted)
-    rows = [
-        {"layer": row.layer, "block": row.label, "out_hw": list(row.out_hw), **vars(row.cost)}  # params, madds
-        for row in counted
-    ]
-    if as_json:
-        return show_json({**vars(total), **({"rows": rows} if detail else {})})
-    if detail:
-        show_table(table(rows, f"{network} at {size}"))
-    print(f"{total.params:,} params, {total.madds / 1e9:.6f} G MAdds at {size} ({rule} rule)")
-
-
-def _size_hw(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise FnaError(f"--size is '{text}'; expected HEIGHTxWIDTH in pixels, e.g. --size 1024x2048")
-    return int(height), int(width)
-
-
-def _count_rows(
-    arch: Arch, model: str, classes: int, size_hw: tuple[int, int], output_stride: int | None, rule: str
-) -> list[CostRow]:
-    """Count the backbone layer by layer, and the head as the last row."""
-    from fna.arch import with_output_stride
-    from fna.cost import Cost, CostRow, backbone_rows, model_cost, total_cost
-
-    if model == "none":
-        return backbone_rows(with_output_stride(arch, output_stride or arch.output_stride), size_hw)
-    import torch
-
-    from fna.config import make_config
-    from fna.network import feature_info
-    from fna.tasks import load_task
-
-    config = make_config({"task": {"model": model, "output_stride": output_stride or 16}}, "fna count").task
-    task = load_task(config.name)
-    strided = task.prepare(arch, config)
-    with torch.device("meta"):
-        head = task.head(feature_info(strided), classes, config)
-    rows = backbone_rows(strided, size_hw)
-    backbone, whole = total_cost(rows), model_cost(strided, head, size_hw, rule)
-    rest = Cost(whole.params - backbone.params, whole.madds - backbone.madds)
-    return [*rows, CostRow("head", model, rest, size_hw)]
+add_commands(app)  # count and remap
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

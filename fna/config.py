@@ -54,35 +54,93 @@ class Section(BaseModel):
 class SeedConfig(Section):
     """Which pretrained network to start from."""
 
-    name: str = note("efficientnet_lite0", "a name of `fna list seeds`")
+    name: str = note(
+        "efficientnet_lite0", "a name of `fna list seeds`, timm/NAME, or a file (Arch JSON, net_config text)"
+    )
     weights: str | None = note("pretrained", "'pretrained', a file, or null for random weights")
 
 
-class TaskConfig(Section):
-    """What the network is for."""
+MODELS = {  # what a task can put on the backbone, the default first
+    "segmentation": ("deeplabv3", "deeplabv3plus"),
+    "detection": ("retinanet", "ssdlite"),
+    "pose": ("simple_baseline",),
+}
 
-    name: Literal["segmentation"] = "segmentation"
-    model: Literal["deeplabv3", "deeplabv3plus"] = "deeplabv3"
-    output_stride: Literal[8, 16, 32] = note(16, "input pixels per pixel of the last feature map")
-    channels: Positive = note(256, "channels of the ASPP")
+
+class TaskConfig(Section):
+    """What the network is for. Of `name` and `model` one is enough."""
+
+    name: Literal["segmentation", "detection", "pose"] = "segmentation"
+    model: Literal["deeplabv3", "deeplabv3plus", "retinanet", "ssdlite", "simple_baseline"] = "deeplabv3"
+    output_stride: Literal[8, 16, 32] = note(
+        16, "input pixels per pixel of the last feature map; 32 for detection and pose"
+    )
+    channels: Positive = note(256, "channels of the ASPP, the FPN or the deconvolutions")
     rates: Several[Positive] | None = note(None, "ASPP rates; null: 6, 12, 18 at stride 16, doubled at 8")
+    anchor_scale: AboveZero = note(4.0, "RetinaNet: side of the smallest anchor / stride of its level")
+    sigma: AboveZero = note(2.0, "pose: standard deviation of the target Gaussians in heatmap pixels")
+    joint_pairs: Several[Two[str]] | None = note(None, "pose: joints that a mirror swaps; null: left_* with right_*")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Fill in name, model and output stride from each other."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = {key: value for key, value in values.items() if value is not None or key == "rates"}
+        owner = next((name for name, models in MODELS.items() if filled.get("model") in models), None)
+        name = filled.setdefault("name", owner or "segmentation")
+        if isinstance(name, str) and name in MODELS:
+            filled.setdefault("model", MODELS[name][0])
+            filled.setdefault("output_stride", 16 if name == "segmentation" else 32)
+        return filled
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> TaskConfig:
+        if self.model not in MODELS[self.name]:
+            raise ValueError(
+                f"task.model '{self.model}' is not for {self.name}; choose {' or '.join(MODELS[self.name])}, or leave "
+                "task.name out"
+            )
+        if self.name != "segmentation" and self.output_stride != 32:
+            raise ValueError(f"task.output_stride is {self.output_stride}; {self.model} needs 32")
+        return self
 
 
 class DataConfig(Section):
     """Where the images are and how they are cut."""
 
-    format: Literal["camvid", "cityscapes", "voc", "folder", "synthetic"] = "camvid"
+    format: Literal["camvid", "cityscapes", "voc", "folder", "synthetic", "coco", "yolo", "mpii", "deeplabcut"] = (
+        "camvid"
+    )
     root: str | None = note(None, "the data set's folder")
     train: str = note("train", "split to learn from (weights, and alphas on a part of it)")
     val: str = note("val", "split to score on")
-    classes: Several[str] | None = note(None, "class names by label value (format 'folder')")
+    image_folder: str | None = note(None, "folder of the images below root, where the format's own is not it")
+    classes: Several[str] | None = note(
+        None, "class names by label value (format 'folder'), or those to detect, in order"
+    )
     ignore_label: Annotated[int, Field(ge=0, le=255)] | None = note(None, "label of no class; null: the format's own")
-    crop: Size = note((240, 320), "training crop: height, width")
-    scale: Two[AboveZero] = note((0.75, 2.0), "range of the random resize before the crop")
+    crop: Size = note((240, 320), "what the network sees in training: height, width")
+    scale: Two[AboveZero] | None = note(
+        None, "range of the random resize; null: 0.75 to 2 (segmentation), 0.8 to 1.2 (detection), 0.75 to 1.25 (pose)"
+    )
     flip: bool = note(True, "random left-right flip")
     color_jitter: Annotated[float, Field(ge=0, le=1)] = note(0.2, "strength for brightness, contrast, saturation")
-    eval_size: Size | None = note(None, "height, width images are scored at; null: their own")
-    on_error: Literal["fail", "skip"] = note("fail", "a bad record stops the run, or is left out and counted")
+    augment: Literal["resize", "ssd"] | None = note(
+        None, "detection: 'resize', or 'ssd' (zoom out, crop by IoU, colour distortion); null: the model's own"
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = note(30.0, "pose: largest random rotation in degrees")
+    half_body: Annotated[float, Field(ge=0, le=1)] = note(
+        0.3, "pose: how often only the upper or lower body is cut out"
+    )
+    box_padding: AboveZero = note(1.25, "pose: side of the crop / side of the person's box")
+    eval_size: Size | None = note(
+        None, "height, width images are scored at; null: their own (segmentation), the crop (detection, pose)"
+    )
+    on_error: Literal["fail", "fix", "skip"] = note(
+        "fail", "a bad record stops the run, is mended where possible, or is left out; all are counted"
+    )
     cache_gb: FromZero = note(4.0, "keep decoded images in memory up to this size")
     images: Positive = note(96, "images per split (format 'synthetic')")
 
@@ -92,17 +150,22 @@ class SpaceConfig(Section):
 
     kernels: Several[Literal[3, 5, 7, 9]] = (3, 5, 7)
     expansions: Several[AboveZero] = note((3, 6), "hidden / input channels")
-    layers: Several[Positive] | None = note(None, "layers per searchable stage; null: the article's Table I")
-    skip: bool = note(True, "whether layers after a stage's first may be skipped")
+    layers: Several[Positive] | None = note(None, "layers per searchable stage; null: the article's tables")
+    cells: Several[Annotated[str, Field(pattern=r"^k\d*[13579]g[1-9]\d*$")]] = note(
+        ("k3g1", "k5g2", "k5g4", "k7g4", "k7g8"), "ResNets: kernel and groups of a block's searched convolution"
+    )
+    skip: bool | None = note(
+        None, "whether layers after a stage's first may be skipped; null: as the article, not in ResNets"
+    )
 
 
 class RemapConfig(Section):
     """How parameters move between networks; `fna list strategies`."""
 
-    depth: str = "last"
-    width: str = "first"
-    kernel: str = "centre"
-    growth: str = "preserve"
+    depth: str = note("last", "layers the source has not: last, net2net")
+    width: str = note("first", "which hidden channels: first, bn, std, l1, net2net")
+    kernel: str = note("centre", "which taps: centre, dilate")
+    growth: str = note("preserve", "what new channels begin with: preserve, zero, noise")
 
 
 class OptimizerConfig(Section):
@@ -175,6 +238,12 @@ class EvaluateConfig(Section):
     window: Size | None = note(None, "sliding window: height, width; null: the training crop")
     overlap: BelowOne = note(1 / 3, "share two windows have in common")
     batch_size: Positive = 4
+    score_threshold: BelowOne = note(0.05, "detection: boxes below it are dropped")
+    nms: UpToOne = note(0.5, "detection: IoU above which the weaker of two boxes of a class is dropped")
+    detections: Positive = note(100, "detection: most boxes per image")
+    draw_threshold: BelowOne = note(0.3, "detection and pose: what pictures show")
+    flip_test: bool = note(True, "pose: average the heatmaps of the image and its mirror image")
+    decode: Literal["quarter", "dark"] = note("quarter", "pose: sub-pixel rule, quarter-pixel shift or DARK")
     every: Positive = note(1, "epochs between scores during adaptation")
 
 
@@ -211,11 +280,12 @@ class Config(Section):
         start, epochs = self.search.alpha_start, self.search.epochs
         if start >= epochs:
             raise ValueError(f"search.alpha_start is {start}, but search.epochs {epochs}: the alphas would never move")
-        if self.data.scale[0] > self.data.scale[1]:
+        if self.data.scale and self.data.scale[0] > self.data.scale[1]:
             raise ValueError(f"data.scale is {list(self.data.scale)}; expected [smallest, largest]")
         if self.adapt.name in RESERVED:
             raise ValueError(f"adapt.name is '{self.adapt.name}', a file of every run folder; choose another name")
-        for key, values in (("kernels", self.space.kernels), ("expansions", self.space.expansions)):
+        chosen: dict[str, Sequence[Any]] = self.space.model_dump(include={"kernels", "expansions", "cells"})
+        for key, values in chosen.items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"space.{key} is {list(values)}; give one value or more, each once")
         return self
@@ -288,7 +358,9 @@ def _explain(item: Any) -> str:
         "model_type": "a section with keys of its own",
         "tuple_type": "a list such as [240, 320]",
         "too_long": f"a list of {item.get('ctx', {}).get('max_length')}",
-        "string_pattern_mismatch": "a file name of letters, digits, '_', '.' and '-'",
+        "string_pattern_mismatch": "a cell such as k5g2"
+        if key.startswith("space.cells")
+        else "a file name of letters, digits, '_', '.' and '-'",
         "invalid_key": "a key that is text",
         "string_type": "text (put it in quotes)" if isinstance(given, int | float) else "text",
         "bool_type": "true or false",

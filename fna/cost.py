@@ -252,7 +252,7 @@ def model_cost(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper"
 
     Args:
         arch: the backbone, at the output stride it runs with.
-        head: called as ``head(features, size_hw)`` with one feature map per level of `arch`, finest first.
+        head: called as ``head(features, size_hw)`` with the feature maps of `arch` (see `network.feature_info`).
         size_hw: size of the image.
         rule: one of `RULES`.
     """
@@ -260,9 +260,11 @@ def model_cost(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper"
 
     rows = backbone_rows(arch, size_hw)
     out_hw = {row.layer: row.out_hw for row in rows}
-    features = [
-        torch.empty(1, stage[-1].out_channels, *out_hw[f"{s}.{len(stage) - 1}"], device="meta")
-        for s, stage in enumerate(arch.stages)
-        if s in levels(arch)
-    ]
+    last, features, before = levels(arch), [], rows[0].out_hw
+    for s, stage in enumerate(arch.stages):
+        if s in arch.taps:
+            features.append(torch.empty(1, stage[0].hidden_channels, *before, device="meta"))
+        before = out_hw[f"{s}.{len(stage) - 1}"]
+        if s in last:
+            features.append(torch.empty(1, stage[-1].out_channels, *before, device="meta"))
     return total_cost(rows) + module_cost(head, features, size_hw, rule=rule)

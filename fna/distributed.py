@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fna.errors import FnaError
 
+T = TypeVar("T")
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited", "Timed out")  # of a peer
 
 
@@ -99,13 +100,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-def gather(values: list[str]) -> list[str]:
-    """Return the texts of all processes, in the order of their ranks."""
+def gather(values: list[T]) -> list[T]:
+    """Return the values of all processes on each of them, in the order of their ranks."""
     if not dist.is_initialized():
         return values
-    parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, values)
-    return [text for part in parts for text in part]
+    return [value for part in parts for value in part]
 
 
 def agree(error: str | None) -> None:

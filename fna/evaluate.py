@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fna.config import Config
 from fna.progress import bar
 from fna.training import Setting
 
@@ -38,14 +36,14 @@ def evaluate(
     task, data, config, compute = setting.task, setting.val, setting.config, setting.compute
     training = model.training
     model.eval()
-    scores = task.scores(data)
+    scores = task.scores(data, config)
     mine = range(len(data))[compute.world.rank :: compute.world.size]
     with bar(len(mine), label) as progress:
-        for indices, images, truths in _batches(data, mine, config):
+        for indices, images, frames, truths in _batches(setting, mine):
             x = compute.images(images, setting.seed.mean, setting.seed.std)
             with compute.autocast():
-                predictions = task.predict(model, x, [tuple(t.shape[-2:]) for t in truths], config)
-            scores.update(predictions, truths)
+                predictions = task.predict(model, x, frames, config)
+            scores.update(indices, predictions, truths)
             if kept is not None:
                 kept.update({i: p for i, p in zip(indices, predictions, strict=True) if i in keep})
             progress.advance(len(indices))
@@ -53,28 +51,23 @@ def evaluate(
     return scores.compute()
 
 
-def _batches(data: Any, indices: Sequence[int], config: Config) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
-    """Group consecutive images of equal size."""
-    held: list[tuple[int, Tensor, Any]] = []
+Held = tuple[int, Tensor, Any, Any]  # index, view, frame, truth
+
+
+def _batches(setting: Setting, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor, list[Any], list[Any]]]:
+    """Group consecutive records whose views have one size."""
+    held: list[Held] = []
     for index in indices:
-        image, truth = data.load(index)
-        image = resize(image[None], config)[0]
-        fits = held and held[0][1].shape == image.shape and held[0][2].shape == truth.shape
-        if held and (not fits or len(held) == config.evaluate.batch_size):
+        image, truth = setting.val.load(index)
+        view, frame = setting.task.view(image, truth, setting.config)
+        if held and (held[0][1].shape != view.shape or len(held) == setting.config.evaluate.batch_size):
             yield _pack(held)
             held = []
-        held.append((index, image, truth))
+        held.append((index, view, frame, truth))
     if held:
         yield _pack(held)
 
 
-def _pack(held: list[tuple[int, Tensor, Any]]) -> tuple[list[int], Tensor, list[Any]]:
-    return [h[0] for h in held], torch.stack([h[1] for h in held]), [h[2] for h in held]
-
-
-def resize(images_N3HW: Tensor, config: Config) -> Tensor:
-    """Bring uint8 images to the size they are scored at (``data.eval_size``)."""
-    size = config.data.eval_size
-    if size is None or tuple(images_N3HW.shape[2:]) == tuple(size):
-        return images_N3HW
-    return F.interpolate(images_N3HW, size=size, mode="bilinear", antialias=True)
+def _pack(held: list[Held]) -> tuple[list[int], Tensor, list[Any], list[Any]]:
+    indices, views, frames, truths = zip(*held, strict=True)
+    return list(indices), torch.stack(views), list(frames), list(truths)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fna import spaces
 from fna.arch import Arch, SuperArch
 from fna.cost import Cost, CostTable, cost_table, model_cost, path_cost
 from fna.errors import FnaError
 from fna.remap import Row, Strategy, remap, summarise
+from fna.spaces import task_space
 from fna.training import Setting, State, backbone_only, put, take
 
 
@@ -52,13 +52,8 @@ def expand(setting: Setting) -> Expanded:
         FnaError: the seed does not fit the space, or no architecture meets the budget.
     """
     seed, config = setting.seed, setting.config
-    arch = spaces.make_space(
-        seed.arch,
-        kernels=config.space.kernels,
-        expansions=config.space.expansions,
-        layers=config.space.layers or spaces.default_layers(seed.arch, spaces.SEGMENTATION_LAYERS),
-        skip=config.space.skip,
-    )
+    taps = setting.task.prepare(seed.arch, config.task).taps
+    arch = task_space(seed.arch, setting.task.layers, taps, **config.space.model_dump())
     costs = count_costs(arch, setting)
     remapped = remap(seed.arch, seed_state(setting), arch, strategy(setting), config.engine.rng_seed)
     return Expanded(arch, remapped.state, remapped.report, costs, dead_channels(remapped.report, setting))
@@ -107,6 +102,11 @@ def remap_model(source: Arch | SuperArch, state: State, target: Arch, setting: S
     return {**put(backbone_only(backbone), "backbone"), **put(take(state, "head"), "head")}
 
 
+def image_size(setting: Setting) -> tuple[int, int]:
+    """Return the height and width that networks are counted at."""
+    return setting.config.search.cost_size or setting.task.image_size(setting.val, setting.config)
+
+
 def network_cost(arch: Arch, setting: Setting, size_hw: tuple[int, int]) -> Cost:
     """Count the task's network on `arch` (paper rule)."""
     return model_cost(setting.task.prepare(arch, setting.config.task), setting.meta_head(arch), size_hw)
@@ -118,8 +118,7 @@ def count_costs(arch: SuperArch, setting: Setting) -> Costs:
     Raises:
         FnaError: the budget lies outside what the space can reach.
     """
-    config = setting.config
-    height, width = config.search.cost_size or config.data.eval_size or setting.val.load(0)[0].shape[1:]
+    config, (height, width) = setting.config, image_size(setting)
     strided = setting.task.prepare(arch, config.task)
     table = cost_table(strided, (height, width))
     seed = network_cost(arch.seed, setting, (height, width))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -50,6 +50,7 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys one by one
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's font
 }
+NAMED_CURVES = 20  # more than that and a legend, or numbers in cells, cannot be read
 Series = NDArray[np.float64]
 
 # --- the architecture (article, Fig. 7) -----------------------------------------------------------------------------
@@ -200,6 +201,7 @@ def draw_entropy(layers: Sequence[str], epochs: Series, entropy_LE: Series) -> F
         entropy_LE: 0 (decided) to 1 (uniform), shape (L, E).
     """
     figure, axes = _heat_map(entropy_LE, layers, "entropy", (epochs[0] - 0.5, epochs[-1] + 0.5), 1.0)
+    axes.set_ylabel("layer (stage.layer)")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch of the search")
     return figure
@@ -224,6 +226,7 @@ def draw_alphas(alphas: Mapping[str, Mapping[str, float]], chosen: Mapping[str, 
     figure, axes = _heat_map(share_LC, layers, "softmax(alpha)", (-0.5, len(labels) - 0.5), None)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("candidate")
+    axes.set_ylabel("layer (stage.layer)")
     for layer, label in (chosen or {}).items():
         if layer in layers and label in labels:
             axes.plot(labels.index(label), layers.index(layer), "o", ms=7, mfc="white", mec="#111111", mew=1.2)
@@ -240,7 +243,6 @@ def _heat_map(
     extent = (*x, len(rows) - 0.5, -0.5)
     image = axes.imshow(values_RC, vmin=0, vmax=top, extent=extent, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(rows)), rows, size=7)
-    axes.set_ylabel("layer (stage.layer)")
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -253,34 +255,81 @@ def _heat_map(
 
 
 @rc_context(STYLE)
-def draw_scores(scores: Mapping[str, tuple[Series, Series]], titles: Mapping[str, str]) -> Figure:
+def draw_scores(scores: Mapping[str, tuple[Series, Series]], titles: Mapping[str, str], metric: str) -> Figure:
     """Draw the validation score of every network over its epochs.
 
     Args:
-        scores: name of the adaptation -> epochs, mIoU (0..1).
+        scores: name of the adaptation -> epochs, scores (0..1).
         titles: name -> what the legend says.
+        metric: name of the score.
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="mIoU (%)")
+    axes = figure.add_subplot(xlabel="epoch", ylabel=f"{metric} (%)")
     others = [GREEN, PINK, GOLD, SKY]
-    for name, (epochs, miou) in scores.items():
+    for name, (epochs, values) in scores.items():
         known = name in NETWORK_COLORS
         color = NETWORK_COLORS[name] if known else others[0]
         if not known:
             others.append(others.pop(0))
         axes.plot(
             epochs,
-            100 * miou,
+            100 * values,
             color=color,
             linewidth=2 if known else 1.3,
             linestyle="-" if known else "--",
             marker="o",
             markersize=3,
-            label=f"{titles.get(name, name)}: {100 * miou[-1]:.1f}",
+            label=f"{titles.get(name, name)}: {100 * values[-1]:.1f}",
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(x=0.02 if max(len(epochs) for epochs, _ in scores.values()) > 1 else 0.5)
     figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+@rc_context(STYLE)
+def draw_curves(panels: Mapping[str, Mapping[str, tuple[Series, Series]]], x: str, y: str) -> Figure:
+    """Draw curves beside each other, a panel per network, all with the same axes.
+
+    Args:
+        panels: title of the panel -> name of the curve -> xs, ys.
+        x: what the xs are.
+        y: what the ys are.
+    """
+    figure = Figure(figsize=(4.5 * len(panels), 3.8), layout="constrained")
+    axes_P = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    hues = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(names), 1)))
+    for axes, (title, lines) in zip(axes_P, panels.items(), strict=True):
+        axes.set_title(title, size=9)
+        axes.set_xlabel(x)
+        for name, (xs, ys) in lines.items():
+            axes.plot(xs, ys, color=hues[names.index(name)], linewidth=1.4, label=name)
+    axes_P[0].set_ylabel(y)
+    if len(names) <= NAMED_CURVES:
+        handles, labels = axes_P[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=6)
+    return figure
+
+
+@rc_context(STYLE)
+def draw_confusion(counts_RC: Series, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Draw which truth was taken for what: the share of every row's total, with the counts where there is room.
+
+    Args:
+        counts_RC: how often, shape (rows, columns).
+        rows: what was true.
+        columns: what was predicted.
+    """
+    share_RC = counts_RC / np.maximum(counts_RC.sum(1, keepdims=True), 1)
+    figure, axes = _heat_map(share_RC, rows, "share of the row", (-0.5, len(columns) - 0.5), 1.0)
+    axes.set_xticks(range(len(columns)), columns, size=7, rotation=90 if len(columns) > 6 else 0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(rows) <= NAMED_CURVES:
+        for (r, c), count in np.ndenumerate(counts_RC):
+            color = "#111111" if share_RC[r, c] > 0.5 else "#ffffff"
+            axes.text(c, r, f"{count:.0f}", ha="center", va="center", size=7, color=color)
     return figure
 
 

@@ -14,19 +14,29 @@ from fna.blocks import ConvNormAct, build_block
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """One feature map of a backbone: its channels, its stride in input pixels and the stage that gives it."""
+    """One feature map of a backbone.
+
+    Args:
+        channels: its channels.
+        stride: input pixels per pixel.
+        stage: the stage that gives it.
+        tap: whether it is the expansion of the stage's first block, not the stage's output.
+    """
 
     channels: int
     stride: int
     stage: int
+    tap: bool = False
 
 
 def feature_info(arch: Arch) -> tuple[FeatureInfo, ...]:
-    """Describe the feature maps of `arch`, one per resolution level (see `arch.levels`)."""
+    """Describe the feature maps of `arch`: one per resolution level (see `arch.levels`), and its taps in between."""
     info = []
     stride = arch.stem.stride * (2 if arch.stem.max_pool else 1)
     last = levels(arch)
     for s, stage in enumerate(arch.stages):
+        if s in arch.taps:
+            info.append(FeatureInfo(stage[0].hidden_channels, stride, s, tap=True))
         stride *= stage[0].stride
         if s in last:
             info.append(FeatureInfo(stage[-1].out_channels, stride, s))
@@ -56,9 +66,15 @@ class Backbone(nn.Module):
         """Return the feature maps described by `feature_info`, finest first."""
         features = []
         x = self.pool(self.stem(x_N3HW))
-        outputs = {info.stage for info in self.feature_info}
+        outputs = {info.stage for info in self.feature_info if not info.tap}
         for s, stage in enumerate(self.stages):
-            x = stage(x)
+            block: Any
+            for n, block in enumerate(stage.children()):
+                if n == 0 and s in self.arch.taps:
+                    features.append(block.expanded(x))
+                    x = block.contracted(x, features[-1])
+                else:
+                    x = block(x)
             if s in outputs:
                 features.append(x)
         return features

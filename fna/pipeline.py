@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from fna.evaluate import evaluate as score
 from fna.expand import expand as expand_seed
 from fna.expand import network_cost, remap_model, seed_state
 from fna.network import Model
-from fna.predict import Labels, find_images, png, write_predictions
+from fna.predict import Labels, find_images, png, read_boxes, write_predictions
 from fna.progress import say
 from fna.remap import summarise
 from fna.reporting import write_report
@@ -68,7 +69,7 @@ def search(run: Run) -> dict[str, Any]:
     arch, costs = run.super_arch, run.costs
     found = search_arch(
         arch,
-        put(run.read_state("super.safetensors", "expand"), "backbone"),
+        {**put(run.read_state("super.safetensors", "expand"), "backbone"), **run.setting.head_start()},
         costs.table,
         costs.other,
         costs.budget,
@@ -151,7 +152,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         "params": cost.params,
         "madds": cost.madds,
         setting.task.metric: adapted.scores[setting.task.metric],
-        "colors": class_colors(setting.val),
+        "labels": Labels.of(setting.val).to_json(),
     }
     files = {f"{config.name}.json": {"arch": arch.to_json(), **info}, f"{config.name}.safetensors": adapted.state}
     run.write(stage, files, info)
@@ -196,7 +197,7 @@ def start_weights(run: Run, arch: Arch, init: str) -> dict[str, Tensor]:
     if init == "random":
         return {}
     if init == "seed":
-        state = put(run.read_state("seed.safetensors", "expand"), "backbone")
+        state = {**put(run.read_state("seed.safetensors", "expand"), "backbone"), **run.setting.head_start()}
         return remap_model(run.seed.arch, state, arch, run.setting)
     return remap_model(run.super_arch, run.read_state("searched.safetensors", "search"), arch, run.setting)
 
@@ -211,48 +212,60 @@ def evaluate(run: Run) -> dict[str, Any]:
     mine = range(0, len(setting.val), run.compute.world.size)  # images that the process that writes scores
     shown = sorted({mine[int(i)] for i in np.linspace(0, len(mine) - 1, PREDICTIONS).round()})
     rows: dict[str, Any] = {}
-    pictures: dict[tuple[int, str], Any] = {}
+    files: dict[str, Any] = {}
+    predictions: dict[str, dict[int, Any]] = {}
     for name in names:
         record = run.read_json(f"{name}.json", f"adapt:{name}")
-        predictions: dict[int, Any] = {}
-        model = load_network(run, setting, name)
-        scores = score(model, setting, label=f"score {name}", keep=shown, kept=predictions)
-        rows[name] = _row(name, record, scores, run.config.engine.rng_seed)
-        if name in (ADAPTED, BASELINE):
-            pictures |= {(i, name): setting.task.draw(p, setting.val) for i, p in predictions.items()}
-    for i in shown:
-        image, truth = setting.val.load(i)
-        pictures |= {(i, "image"): image.permute(1, 2, 0).numpy(), (i, "truth"): setting.task.draw(truth, setting.val)}
+        predictions[name] = {}
+        model, began = load_network(run, setting, name), time.monotonic()
+        scores = score(model, setting, label=f"score {name}", keep=shown, kept=predictions[name])
+        if "results" in scores:
+            files[f"{name}_results.json"] = scores.pop("results")
+        seconds = (time.monotonic() - began) / len(setting.val)
+        rows[name] = _row(name, record, scores, seconds, run.config.engine.rng_seed)
     searched = run.folder.info("search") if "search" in stages else {}
     metrics = {
         "rows": rows,
         "metric": setting.task.metric,
+        "titles": dict(setting.task.titles),
         "search_minutes": searched.get("minutes"),
         "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
-        "colors": class_colors(setting.val),
+        "colors": Labels.of(setting.val).to_json()["colors"],
         "data": {
             "train": len(setting.train),
             "val": len(setting.val),
             "skipped": [*setting.train.skipped, *setting.val.skipped],
         },
     }
-    drawn = {f"predictions/{shown.index(i):02d}_{kind}.png": png(picture) for (i, kind), picture in pictures.items()}
-    run.write("evaluate", {"metrics.json": metrics, **drawn}, {"names": names})
+    drawn = _draw(setting, shown, {name: predictions[name] for name in (ADAPTED, BASELINE) if name in predictions})
+    run.write("evaluate", {"metrics.json": metrics, **files, **drawn}, {"names": names})
     return metrics
 
 
-def class_colors(data: Any) -> dict[str, list[int]]:
-    """Return the colour of each class by name."""
-    return {name: list(color) for name, color in zip(data.classes, data.colors, strict=True)}
+def _draw(setting: Setting, shown: Sequence[int], predictions: Mapping[str, Mapping[int, Any]]) -> dict[str, bytes]:
+    """Return pictures of some records: the image, the truth, and what each network predicts, by file name."""
+    pictures: dict[str, bytes] = {}
+    for number, i in enumerate(shown):
+        image, truth = setting.val.load(i)
+        picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        pictures[f"predictions/{number:02d}_image.png"] = png(picture)
+        for kind, what in {"truth": truth, **{name: kept.get(i) for name, kept in predictions.items()}}.items():
+            if what is not None:
+                drawn = setting.task.draw(picture, what, setting.val, setting.config)
+                pictures[f"predictions/{number:02d}_{kind}.png"] = png(drawn)
+    return pictures
 
 
-def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_seed: int) -> dict[str, Any]:
+def _row(
+    name: str, record: Mapping[str, Any], scores: Mapping[str, Any], seconds: float, rng_seed: int
+) -> dict[str, Any]:
     config = record["config"]
     return {
         "title": title(name, config["arch"], config["init"]),
         **{key: config[key] for key in ("arch", "init", "epochs")},
         **{key: record[key] for key in ("params", "madds", "minutes")},
         **scores,
+        "seconds_per_image": seconds,
         "rng_seed": rng_seed,
     }
 
@@ -317,15 +330,24 @@ def load_network(run: Run, setting: Setting, name: str) -> Model:
     return model
 
 
-def predict(folder: str | Path, images: str | Path, out: str | Path, name: str = ADAPTED) -> dict[str, Any]:
+def predict(
+    folder: str | Path, images: str | Path, out: str | Path, name: str = ADAPTED, boxes: str | Path | None = None
+) -> dict[str, Any]:
     """Run an adapted network of a run folder on a folder of images; write a picture of each prediction.
 
+    Args:
+        folder: the run.
+        images: folder of images.
+        out: folder of the pictures and, for detections and poses, of results.json (COCO's results format).
+        name: the adaptation.
+        boxes: for poses, a COCO json or results file of persons' boxes; None: each image is one person.
+
     Raises:
-        FnaError: the network is not adapted yet, the folder has no image, or an image cannot be read.
+        FnaError: the network is not adapted yet, the folder has no image, or a file cannot be read.
     """
     paths = find_images(Path(images))
+    found = read_boxes(Path(boxes), paths) if boxes else {}
     with Run.open(folder) as job:
-        colors = job.read_json(f"{name}.json", f"adapt:{name}")["colors"]
-        labels = Labels(tuple(colors), tuple(tuple(color) for color in colors.values()))
+        labels = Labels.from_json(job.read_json(f"{name}.json", f"adapt:{name}")["labels"])
         setting = Setting(job.config, job.compute, load_task(job.config.task.name), job.seed, labels, labels)
-        return write_predictions(load_network(job, setting, name), setting, paths, Path(out))
+        return write_predictions(load_network(job, setting, name), setting, paths, Path(out), found)

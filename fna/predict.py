@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fna.checkpoint import write_bytes
+from fna.checkpoint import read_json, write_bytes, write_json
 from fna.data.decoding import read_image
 from fna.errors import FnaError
-from fna.evaluate import resize
 from fna.progress import bar
 from fna.training import Setting
 
@@ -24,10 +24,38 @@ IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes and colours, where there is no data set."""
+    """What predictions mean, where there is no data set.
+
+    Args:
+        classes: names of the classes, or of the joints.
+        colors: RGB by class.
+        links: pairs of joints that a skeleton joins.
+        category_ids: the data set's own numbers of the classes, as COCO's results have them; (): it has none.
+    """
 
     classes: tuple[str, ...]
-    colors: tuple[tuple[int, ...], ...]
+    colors: tuple[tuple[int, int, int], ...]
+    links: tuple[tuple[int, int], ...] = ()
+    category_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, data: Any) -> Labels:
+        """Return those of a data set."""
+        ids = tuple(getattr(data, "category_ids", ()))
+        return cls(tuple(data.classes), tuple(data.colors), tuple(data.links), ids)
+
+    @classmethod
+    def from_json(cls, record: Any) -> Labels:
+        """Return what `to_json` wrote."""
+        colors, links = record["colors"], record["links"]
+        pairs = tuple((a, b) for a, b in links)
+        return cls(tuple(colors), tuple((r, g, b) for r, g, b in colors.values()), pairs, tuple(record["category_ids"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them ready for JSON."""
+        colors = {name: list(color) for name, color in zip(self.classes, self.colors, strict=True)}
+        links = [list(link) for link in self.links]
+        return {"colors": colors, "links": links, "category_ids": list(self.category_ids)}
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -42,36 +70,77 @@ def find_images(folder: Path) -> list[Path]:
     return paths
 
 
+def read_boxes(path: Path, images: Sequence[Path]) -> dict[str, list[Any]]:
+    """Return the boxes of a COCO json, or of a list of detections, by file name: x0, y0, width, height in pixels.
+
+    Args:
+        path: annotations with ``images``, or detections with a ``file_name`` or an ``image_id`` that is a file's stem.
+        images: the images they are for.
+
+    Raises:
+        FnaError: the file is no such json, or has no box for any of `images`.
+    """
+    data = read_json(path)
+    rows = data.get("annotations", ()) if isinstance(data, dict) else data
+    files = {row.get("id"): row.get("file_name") for row in data.get("images", ())} if isinstance(data, dict) else {}
+    names = {p.stem: p.name for p in images} | {p.name: p.name for p in images}
+    boxes: dict[str, list[Any]] = {}
+    try:
+        for row in rows:
+            key = row.get("file_name") or files.get(row.get("image_id")) or str(row.get("image_id"))
+            name = names.get(Path(key).name)
+            if name:
+                box = torch.tensor([float(value) for value in row["bbox"]])
+                if len(box) != 4 or not box.isfinite().all() or bool((box[2:] <= 0).any()):
+                    raise ValueError(f"the box {row['bbox']} of {name} is not [x, y, width, height]")
+                boxes.setdefault(name, []).append({"box": box})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FnaError(f"--boxes {path} is no COCO json: {error}; expected a list of objects with 'bbox'") from error
+    if not boxes:
+        raise FnaError(f"--boxes {path} has no box for any image, such as {images[0].name}; check its file names")
+    return boxes
+
+
 @torch.no_grad()
-def write_predictions(model: nn.Module, setting: Setting, paths: list[Path], out: Path) -> dict[str, Any]:
-    """Write a picture of each prediction to `out`.
+def write_predictions(
+    model: nn.Module, setting: Setting, paths: Sequence[Path], out: Path, boxes: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Write a picture of each prediction to `out`, and results.json where the task has COCO results.
 
     Args:
         model: a task's network with its weights, placed.
         setting: task and hardware; its data may be mere `Labels`.
         paths: images.
         out: folder of the pictures, made if missing.
+        boxes: records of an image, by its name: an image without any is one record.
 
     Raises:
         FnaError: an image cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
     model.eval()
-    written = []
+    task, labels, config = setting.task, setting.val, setting.config
+    results: list[dict[str, Any]] = []
     with bar(len(paths), "predict") as progress:
-        for path in paths:
-            image = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None]
-            x = setting.compute.images(resize(image, setting.config), setting.seed.mean, setting.seed.std)
-            with setting.compute.autocast():
-                size_hw = (image.shape[2], image.shape[3])
-                prediction = setting.task.predict(model, x, [size_hw], setting.config)[0]
-            write_bytes(out / f"{path.stem}.png", png(setting.task.draw(prediction, setting.val)))
-            written.append(f"{path.stem}.png")
+        for number, path in enumerate(paths, start=1):
+            pixels = read_image(path)
+            picture, image = pixels, torch.from_numpy(pixels).permute(2, 0, 1)
+            image_id = int(path.stem) if path.stem.isdecimal() else number
+            for record in boxes.get(path.name, ({},)):
+                view, frame = task.view(image, {**record, "joints": labels.classes}, config)
+                x = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
+                with setting.compute.autocast():
+                    prediction = task.predict(model, x, [frame], config)[0]
+                picture = task.draw(picture, prediction, labels, config)
+                results += [{"file_name": path.name, **row} for row in task.records(prediction, image_id, labels)]
+            write_bytes(out / f"{path.stem}.png", png(picture))
             progress.advance()
+    if results:
+        write_json(out / "results.json", results)
     return {
         "out": str(out),
-        "files": written,
-        "colors": dict(zip(setting.val.classes, setting.val.colors, strict=True)),
+        "files": [f"{path.stem}.png" for path in paths] + ["results.json"] * bool(results),
+        "colors": dict(zip(labels.classes, labels.colors, strict=True)),
     }
 
 

@@ -19,7 +19,7 @@ from fna.errors import FnaError
 from fna.expand import Costs, count_costs
 from fna.folder import Folder
 from fna.seeds import Seed, load_seed
-from fna.training import Setting, open_setting
+from fna.training import Setting, open_data
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = ("adapt.", "evaluate.", "baseline", "engine.device", "engine.threads", "engine.workers", "engine.strict")
@@ -76,7 +76,7 @@ class Run:
     @cached_property
     def setting(self) -> Setting:
         """What the stages share; opens and validates both splits."""
-        return open_setting(self.config, self.compute, self.seed)
+        return open_data(self.config, self.compute, self.seed)
 
     @cached_property
     def super_arch(self) -> SuperArch:

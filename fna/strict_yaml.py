@@ -10,6 +10,7 @@ import yaml
 
 from fna.errors import FnaError
 
+BREAKS = "\x85\u2028\u2029"
 PLAIN = (  # tag, how its plain values look, their first characters
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -40,6 +41,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return result
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Escape the rarer line breaks, which PyYAML writes as they are and reads as spaces."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if set(text) & set(BREAKS) else None)
+
+
+_Dumper.add_representer(str, _text)
 _KNOWN = {None, *(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq"))}
 _Loader.yaml_constructors = {tag: f for tag, f in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN}
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)

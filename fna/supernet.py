@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +43,32 @@ class MixedOp(nn.Module):
         Implements: FNA++ Eq. (7).
         """
         if isinstance(choice, int):
-            out: Tensor = self._modules[self.labels[choice]](x_NCHW)  # type: ignore[misc]
+            out: Tensor = self.candidate(choice)(x_NCHW)
             return out
-        total: Tensor | None = None
-        for index, weight in zip(choice.indices, choice.weights, strict=True):
-            y = self._modules[self.labels[index]](x_NCHW)  # type: ignore[misc]
-            y = y * weight.to(y.dtype)
-            total = y if total is None else total + y
-        assert total is not None, "a mixture has at least one candidate"
-        return total
+        return _weighted([self.candidate(index)(x_NCHW) for index in choice.indices], choice.weights)
+
+    def tapped(self, x_NCHW: Tensor, choice: int | Mixture) -> tuple[Tensor, Tensor]:
+        """Return the expansion of mbconv candidates, which all have the same width, and what `forward` returns."""
+        if isinstance(choice, int):
+            choice = Mixture((choice,), x_NCHW.new_ones(1))
+        blocks = [self.candidate(index) for index in choice.indices]
+        expansions = [block.expanded(x_NCHW) for block in blocks]
+        outputs = [block.contracted(x_NCHW, y) for block, y in zip(blocks, expansions, strict=True)]
+        return _weighted(expansions, choice.weights), _weighted(outputs, choice.weights)
+
+    def candidate(self, index: int) -> Any:
+        """Return the module of a candidate."""
+        return self._modules[self.labels[index]]
+
+
+def _weighted(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted sum of the outputs of a layer's candidates."""
+    total: Tensor | None = None
+    for y, weight in zip(maps, weights, strict=True):
+        term = y * weight.to(y.dtype)
+        total = term if total is None else total + term
+    assert total is not None, "a mixture has at least one candidate"
+    return total
 
 
 class SuperBackbone(nn.Module):
@@ -81,11 +99,16 @@ class SuperBackbone(nn.Module):
         """
         features = []
         x = self.pool(self.stem(x_N3HW))
-        outputs = {info.stage for info in self.feature_info}
+        outputs = {info.stage for info in self.feature_info if not info.tap}
         layer = iter(choice)
         for s, stage in enumerate(self.stages):
-            for op in stage.children():
-                x = op(x, next(layer))
+            op: Any
+            for n, op in enumerate(stage.children()):
+                if n == 0 and s in self.arch.seed.taps:
+                    tap, x = op.tapped(x, next(layer))
+                    features.append(tap)
+                else:
+                    x = op(x, next(layer))
             if s in outputs:
                 features.append(x)
         return features

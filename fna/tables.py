@@ -21,7 +21,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: content of metrics.json. Networks that the search led to show its minutes beside their own.
     """
-    metric, search = metrics.get("metric", "miou"), metrics.get("search_minutes")
+    metric, search = metrics["metric"], metrics.get("search_minutes")
     order = {"baseline": 0, "adapted": 1}
     rows = []
     for _, row in sorted(metrics["rows"].items(), key=lambda item: order.get(item[0], 2)):
@@ -31,7 +31,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
                 "network": row["title"],
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
-                {"miou": "mIoU"}.get(metric, metric): f"{100 * row[metric]:.2f} %",
+                metrics["titles"][metric]: f"{100 * row[metric]:.2f} %",
                 "minutes": (f"{search:.1f} + " if searched else "") + f"{row['minutes']:.1f}",
             }
         )

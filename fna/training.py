@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from fna import distributed
 from fna.arch import Arch, SuperArch
 from fna.config import Config
-from fna.data import StepSampler, make_loader, overlap
+from fna.data import Loader, StepSampler, overlap
 from fna.engine import Batch, Compute
 from fna.errors import FnaError
-from fna.network import Backbone, Model, feature_info
+from fna.network import Backbone, Model
 from fna.progress import say
 from fna.rng import seeded
 from fna.seeds import Seed
@@ -46,14 +47,22 @@ class Setting:
         strided = self.task.prepare(arch, self.config.task)
         with seeded(self.config.engine.rng_seed, "initial weights"):
             backbone = SuperBackbone(strided) if isinstance(strided, SuperArch) else Backbone(strided)
-            head = self.task.head(backbone.feature_info, self.classes, self.config.task)
+            head = self.task.head(_seed(strided), self.classes, self.config.task)
         return Model(backbone, head)
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the task's summed loss of a batch and the number of its terms."""
+        return self.task.loss(output, batch, self.config.task)
+
+    def head_start(self) -> dict[str, Tensor]:
+        """Return what the seed knows of the task's head, as ``head.*``."""
+        return put(self.task.head_start(self.seed.state or {}, self.config.task), "head")
 
     def meta_head(self, arch: Arch) -> nn.Module:
         """Build the task's head without memory, to count it."""
         strided = self.task.prepare(arch, self.config.task)
         with torch.device("meta"):
-            return self.task.head(feature_info(strided), self.classes, self.config.task)
+            return self.task.head(strided, self.classes, self.config.task)
 
     def parallel(self, model: Model, *, partial: bool) -> nn.Module:
         """Place `model` on the device and, under several processes, share statistics and gradients."""
@@ -68,9 +77,10 @@ class Setting:
         self, indices: Sequence[int], batch_size: int, purpose: str, steps: tuple[int, int] = (0, 0)
     ) -> StepSampler:
         """Return the order of `indices` for iterations ``steps[0]`` to ``steps[1]`` of one purpose."""
-        world = self.compute.world
+        world, rng_seed = self.compute.world, self.config.engine.rng_seed
+        groups = [self.train.groups[i] for i in indices] if self.train.groups else ()
         return StepSampler(
-            len(indices), batch_size, self.config.engine.rng_seed, purpose, steps[0], steps[1], world.rank, world.size
+            len(indices), batch_size, rng_seed, purpose, steps[0], steps[1], world.rank, world.size, groups
         )
 
     def batches(
@@ -80,26 +90,35 @@ class Setting:
 
         A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
         """
-        rng_seed = self.config.engine.rng_seed
-        view = self.task.train_view(self.train, indices, self.config.data, rng_seed)
+        view = self.task.train_view(self.train, indices, self.config)
         sampler = self.sampler(indices, batch_size, purpose, (start, end))
-        for batch in make_loader(view, sampler, self.config.engine.workers):
+        for batch in Loader(view, sampler, self.config.engine.workers, self.task.collate):
             names = [self.train.name(int(i)) for i in batch["index"]]
             yield {**batch, "names": names}, self.compute.images(batch["image"], self.seed.mean, self.seed.std)
 
 
-def open_setting(config: Config, compute: Compute, seed: Seed) -> Setting:
+def _seed(arch: Arch | SuperArch) -> Arch:
+    return arch.seed if isinstance(arch, SuperArch) else arch
+
+
+def open_data(config: Config, compute: Compute, seed: Seed) -> Setting:
     """Open and validate the data of a run.
 
     Raises:
-        FnaError: the data set has problems, all of them listed.
+        FnaError: the data set has problems, all of them listed, or its splits have different classes.
     """
     task = load_task(config.task.name)
     train = task.open_data(config.data, config.data.train)
     val = task.open_data(config.data, config.data.val)
     for split, data in ((config.data.train, train), (config.data.val, val)):
         if data.skipped:
-            say(f"data: left out {len(data.skipped)} of split '{split}': {'; '.join(data.skipped[:3])}")
+            say(f"data: {len(data.skipped)} remarks on split '{split}': {'; '.join(data.skipped[:3])}")
+    if train.classes != val.classes:
+        odd = next(pair for pair in zip_longest(train.classes, val.classes) if pair[0] != pair[1])
+        raise FnaError(
+            f"the splits name different classes: '{odd[0]}' in '{config.data.train}' is '{odd[1]}' in "
+            f"'{config.data.val}'; give both the same, in one order, or list them in data.classes"
+        )
     both = overlap(train, val)
     if both:
         say(

@@ -19,7 +19,7 @@ from fna.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", *cli.STAGES, "predict", "list", "count"]
+COMMANDS = ["run", "demo", *cli.STAGES, "predict", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -209,38 +209,6 @@ def test_list_for_people_is_plain_text(capsys: pytest.CaptureFixture[str]) -> No
     assert err == ""
 
 
-def test_count_meets_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
-    counted = answer("count mobilenet_v2 --model deeplabv3 --classes 19 --size 1024x2048 --rule paper", capsys)
-    assert list(counted) == ["params", "madds"]
-    assert counted["params"] == 2567507
-    assert round(counted["madds"] / 1000) == 24521712
-
-
-def test_count_reads_a_file(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    archs = json.loads((shared / "golden" / "archs.json").read_text())
-    path = tmp_path / "fna.txt"
-    path.write_text(archs["fna_deeplabv3"]["net_config"])
-    counted = answer(f"count {path}", capsys)
-    assert counted["params"] == 2466419
-    assert round(counted["madds"] / 1000) == 24174895
-
-
-def test_count_detail_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
-    counted = answer("count mobilenet_v2 --size 256x512 --detail", capsys)
-    for unit in ("params", "madds"):
-        assert sum(row[unit] for row in counted["rows"]) == counted[unit]
-    assert [row["layer"] for row in counted["rows"]][:3] == ["stem", "0.0", "1.0"]
-    assert counted["rows"][-1]["layer"] == "head"
-    assert counted["rows"][-2]["out_hw"] == [16, 32]
-
-
-def test_count_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["count", "mobilenet_v2", "--model", "none", "--size", "224x224", "--detail"]) == 0
-    out = capsys.readouterr().out
-    assert "k3e6" in out
-    assert "1,811,712 params, 0.279424 G MAdds at 224x224 (paper rule)" in out
-
-
 # --- what a run shows -------------------------------------------------------------------------------------------------
 
 METRICS = {
@@ -259,6 +227,7 @@ METRICS = {
         },
     },
     "metric": "miou",
+    "titles": {"miou": "mIoU"},
     "search_minutes": 12.0,
     "warnings": ["all skip"],
 }

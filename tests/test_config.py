@@ -71,6 +71,7 @@ TREES = st.recursive(
 @example("1e-3")
 @example("no")
 @example("1:30")
+@example("\x85")
 @example({"a": [1e-8, 1e300, "0x10", "", "~", "<<"]})
 def test_yaml_round_trip(data: Any) -> None:
     assert parse_yaml(write_yaml(data), "text") == data

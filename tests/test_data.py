@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +23,12 @@ from fna.data import (
     FORMATS,
     IGNORE,
     Listing,
+    Loader,
     SegmentationData,
     StepSampler,
     TrainView,
     cityscapes,
-    make_loader,
+    collate,
     open_data,
     overlap,
     split_indices,
@@ -128,10 +129,6 @@ def memory(n: int, size_hw: tuple[int, int] = (H, W), values: Sequence[int] = (0
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_configuration_knows_every_format() -> None:
-    assert set(get_args(DataConfig.model_fields["format"].annotation)) == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -610,6 +607,22 @@ def test_resuming_and_splitting_over_ranks_change_no_batch(size: tuple[int, int,
     assert [[*chain(*parts)] for parts in zip(*ranks, strict=True)] == whole[start:]
 
 
+@LAWS
+@given(size=sizes, rng_seed=st.integers(0, 99), data=st.data())
+def test_a_batch_mixes_groups_only_where_it_must(
+    size: tuple[int, int, int], rng_seed: int, data: st.DataObject
+) -> None:
+    n, batch_size, world = size
+    groups = data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+    steps = n // (batch_size * world)
+    ranks = [StepSampler(n, batch_size, rng_seed, "weights", 0, steps, rank, world, groups) for rank in range(world)]
+    batches = [[position for _, position in chain(*parts)] for parts in zip(*ranks, strict=True)]
+    assert len(batches) == steps
+    assert len({p for batch in batches for p in batch}) == steps * batch_size * world
+    mixed = sum(len({groups[p] for p in batch}) > 1 for batch in batches)
+    assert mixed <= len(set(groups)) - 1 if groups else mixed == 0
+
+
 def test_orders_differ_by_epoch_seed_and_purpose() -> None:
     def order(rng_seed: int, purpose: str, epoch: int) -> list[int]:
         return [p for batch in StepSampler(20, 2, rng_seed, purpose, 10 * epoch, 10 * epoch + 10) for _, p in batch]
@@ -630,8 +643,8 @@ def test_fewer_images_than_a_batch_name_the_minimum() -> None:
 def test_workers_and_resuming_change_no_batch() -> None:
     crops = view(memory(7))
     before = torch.get_rng_state()
-    alone = list(make_loader(crops, StepSampler(7, 2, 0, "weights", 0, 8), 0))
-    helped = list(make_loader(crops, StepSampler(7, 2, 0, "weights", 3, 8), 2))
+    alone = list(Loader(crops, StepSampler(7, 2, 0, "weights", 0, 8), 0, collate))
+    helped = list(Loader(crops, StepSampler(7, 2, 0, "weights", 3, 8), 2, collate))
     assert torch.equal(torch.get_rng_state(), before)
     assert (len(alone), len(helped)) == (8, 5)
     assert all(same(a, b) for a, b in zip(alone[3:], helped, strict=True))
@@ -648,7 +661,7 @@ def test_a_record_that_breaks_later_is_our_error(tmp_path: Path, workers: int) -
     data = open_data(make_camvid(tmp_path).model_copy(update={"cache_gb": 0.0}), "train")
     (tmp_path / "train" / "train1.png").unlink()
     with pytest.raises(FnaError, match=r"^\S*train1\.png is missing") as error:
-        list(make_loader(view(data), StepSampler(3, 3, 0, "weights", 0, 1), workers))
+        list(Loader(view(data), StepSampler(3, 3, 0, "weights", 0, 1), workers, collate))
     assert "Traceback" not in str(error.value)
 
 
@@ -664,7 +677,7 @@ def test_a_killed_worker_is_our_error() -> None:
     listing = Listing(("x",), ("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}, die)
     data = SegmentationData(listing, "a test", cache_gb=0)
     with pytest.raises(FnaError, match=r"worker process died .*--engine\.workers 0"):
-        list(make_loader(view(data), StepSampler(1, 1, 0, "weights", 0, 4), 1))
+        list(Loader(view(data), StepSampler(1, 1, 0, "weights", 0, 4), 1, collate))
 
 
 @LAWS

@@ -14,7 +14,7 @@ from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor, nn
 
 from fna.checkpoint import Checkpoints
-from fna.config import EngineConfig, OptimizerConfig
+from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.distributed import World
 from fna.engine import (
     Compute,
@@ -217,8 +217,8 @@ def bad_after(good: int, what: str, loss: Any = cross_entropy) -> Any:
     """Return `loss`, whose value or gradient is bad in the call after `good` calls."""
     calls = iter(range(1000))
 
-    def injected(output: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        total, weight = loss(output, batch)
+    def injected(output: Tensor, batch: Mapping[str, Any], *config: TaskConfig) -> tuple[Tensor, Tensor]:
+        total, weight = loss(output, batch, *config)
         if next(calls) != good:
             return total, weight
         return (BadGradient.apply(total) if what == "gradient" else total * math.inf), weight

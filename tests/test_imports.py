@@ -20,15 +20,17 @@ ORDER = (
     "arch checkpoint strict_yaml distributed depthwise",
     "config folder logs tables blocks spaces cost",
     "network derive",
+    "units",
+    "mapping",
     "remap supernet seeds data",
     "tasks",
     "engine",
     "training",
     "evaluate expand",
-    "search adapt runs predict",
+    "search adapt runs predict counting transfer",
     "figures",
     "reporting",
-    "pipeline catalogue api",
+    "pipeline catalogue api cli_networks",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything
@@ -79,6 +81,9 @@ def test_no_torch_at_import() -> None:
         "derive",
         "tables",
         "catalogue",
+        "counting",
+        "transfer",
+        "cli_networks",
         "cli",
     ]
     code = f"""

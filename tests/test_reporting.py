@@ -63,6 +63,7 @@ def fake_run(
     metrics = {
         "rows": {name: metrics_row(name, k, epochs) for k, name in enumerate(rows)},
         "metric": "miou",
+        "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
         "search_minutes": 25.4,
         "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
         "colors": CLASSES,
@@ -130,7 +131,7 @@ def metrics_row(name: str, k: int, epochs: int) -> dict[str, object]:
         "params": 2_567_507 - 100_000 * (k == 1), "madds": SEED_MADDS - 600_000_000 * (k == 1),
         "miou": 0.587 + 0.021 * k,
         "iou": {c: None if c == "train" else 0.5 + 0.1 * i - 0.02 * i * k for i, c in enumerate(CLASSES)},
-        "pixel_accuracy": 0.88 + 0.01 * k, "minutes": 17.25, "epochs": epochs, "rng_seed": 0,
+        "pixel_accuracy": 0.88 + 0.01 * k, "minutes": 17.25, "seconds_per_image": 0.2, "epochs": epochs, "rng_seed": 0,
     }  # fmt: skip
 
 
@@ -214,8 +215,8 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
 
 def test_headline_numbers(page: str) -> None:
     text = Reader(page).text
-    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 0" in text
-    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 0" in text
+    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 200 0" in text
+    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200 0" in text
     assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
     assert " ".join(["train", *4 * [DASH]]) in text
     assert "Budget met 99.6 % of 24.000 G" in text
@@ -254,7 +255,7 @@ def test_users_words_are_escaped(page: str) -> None:
 
 def test_titles_in_figures_are_plain_text() -> None:
     values = np.array([0.0, 1.0])
-    svg = figures.to_svg(figures.draw_scores({"a": (values, values)}, {"a": "<i>$x_1$ & co"}))
+    svg = figures.to_svg(figures.draw_scores({"a": (values, values)}, {"a": "<i>$x_1$ & co"}, "mIoU"))
     assert "&lt;i&gt;$x_1$ &amp; co: 100.0" in svg
 
 
@@ -281,7 +282,7 @@ def test_an_empty_folder_gives_only_hints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "hints"), [(["metrics.json"], 2), (["target.json"], 1), (["config.yaml", "search.csv", "alphas.json"], 2)]
+    ("names", "hints"), [(["metrics.json"], 3), (["target.json"], 1), (["config.yaml", "search.csv", "alphas.json"], 2)]
 )
 def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names: list[str], hints: int) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
@@ -382,7 +383,7 @@ def test_heat_maps_have_a_row_per_layer() -> None:
 
 def test_figures_follow_the_page_and_leave_no_trace() -> None:
     before = dict(matplotlib.rcParams)
-    svg = figures.to_svg(figures.draw_scores({"adapted": (np.ones(1), np.ones(1))}, {}))
+    svg = figures.to_svg(figures.draw_scores({"adapted": (np.ones(1), np.ones(1))}, {}, "mIoU"))
     assert dict(matplotlib.rcParams) == before
     assert "var(--ink)" in svg
     assert not any(color in svg for color in figures.VARIABLES)

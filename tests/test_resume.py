@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fna import pipeline
 from fna.checkpoint import Checkpoints, read_state
-from fna.config import Config
+from fna.config import Config, TaskConfig
 from fna.engine import computing
 from fna.logs import read_log
 from fna.tasks import segmentation
@@ -52,10 +52,10 @@ def stopping(setting: Setting, call: int) -> Setting:
     """Return a setting whose loss ends the process when it is called for the n-th time (from 0)."""
     calls = iter(range(1_000_000))
 
-    def loss(output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
         if next(calls) == call:
             raise StoppedError
-        return setting.task.loss(output, batch)
+        return setting.task.loss(output, batch, config)
 
     return replace(setting, task=replace(setting.task, loss=loss))
 
@@ -260,9 +260,9 @@ def test_a_finished_stage_is_not_redone(
 ) -> None:
     config, folder = job(images), tmp_path / "run"
     with computing(config.engine) as compute:
-        stopped = stopping(Setting(config, compute, segmentation.SEGMENTATION, None, None, None), 9 + 3).task  # type: ignore[arg-type]
+        stopped = stopping(Setting(config, compute, segmentation.TASK, None, None, None), 9 + 3).task  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
-        patch.setattr(segmentation, "SEGMENTATION", stopped)
+        patch.setattr(segmentation, "TASK", stopped)
         with pytest.raises(StoppedError):  # in the adaptation: the search has 6 iterations and 3 alpha steps
             pipeline.run(folder, config)
     assert not (folder / "adapted.safetensors").exists()

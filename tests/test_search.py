@@ -323,7 +323,7 @@ def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoo
     loop.alpha_batches = itertools.repeat((batch, images_N3HW))
     model, alphas = copy.deepcopy(loop.model), [a.detach().clone().requires_grad_() for a in loop.alphas]
     penalty = loop.budget.penalty(expected_cost(alphas, loop.costs))
-    loss_sum, pixels = loop.setting.task.loss(model(images_N3HW, ESTIMATORS["full"](alphas, generator(0))), batch)
+    loss_sum, pixels = loop.setting.loss(model(images_N3HW, ESTIMATORS["full"](alphas, generator(0))), batch)
     expected = torch.autograd.grad(loss_sum / pixels + penalty, [alphas[i] for i in loop.arch.searchable])
     value = loop.alpha_step(6)
     assert value == pytest.approx((loss_sum / pixels).item(), rel=1e-5)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from fna.config import Config, TaskConfig
 from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, slide
 
 
 def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
-    scores = SegmentationScores(SimpleNamespace(classes=tuple("abcdefgh"[:classes])))
-    scores.update(torch.tensor([predictions]), [torch.tensor(truths)])
+    scores = SegmentationScores(SimpleNamespace(classes=tuple("abcdefgh"[:classes])), Config())
+    scores.update([0], [torch.tensor(predictions)], [torch.tensor(truths)])
     return scores.compute()
 
 
@@ -39,16 +41,16 @@ def test_the_mean_is_over_the_data_set_as_torchmetrics_has_it() -> None:
     draws = torch.Generator().manual_seed(0)
     truths = torch.randint(0, 4, (5, 12, 16), generator=draws)
     predictions = torch.where(torch.rand(truths.shape, generator=draws) < 0.6, truths, 3 - truths)
-    scores, oracle = SegmentationScores(SimpleNamespace(classes=tuple("abcd"))), MulticlassJaccardIndex(4)
+    scores, oracle = SegmentationScores(SimpleNamespace(classes=tuple("abcd")), Config()), MulticlassJaccardIndex(4)
     for truth, prediction in zip(truths, predictions, strict=True):
-        scores.update(prediction[None], [truth])
+        scores.update([0], [prediction], [truth])
         oracle.update(prediction[None], truth[None])
     assert scores.compute()["miou"] == pytest.approx(float(oracle.compute()))
 
 
 def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    total, count = loss(logits, {"mask": torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)})
+    total, count = loss(logits, {"mask": torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)}, TaskConfig())
     total.backward()
     assert (total.item(), count.item()) == (0, 0)
     assert logits.grad is not None
@@ -57,7 +59,7 @@ def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:
 
 def test_the_loss_is_the_sum_over_labelled_pixels() -> None:
     mask = torch.tensor([[[0, 1], [IGNORE, 2]]], dtype=torch.uint8)
-    total, count = loss(torch.zeros(1, 3, 2, 2), {"mask": mask})
+    total, count = loss(torch.zeros(1, 3, 2, 2), {"mask": mask}, TaskConfig())
     assert int(count) == 3
     assert total.item() == pytest.approx(3 * torch.log(torch.tensor(3.0)).item())
 
@@ -77,5 +79,7 @@ def test_windows_cover_every_pixel(size: tuple[int, int], overlap: float) -> Non
 
 
 def test_void_is_drawn_black() -> None:
-    picture = draw(torch.tensor([[0, IGNORE]]), SimpleNamespace(colors=((9, 8, 7),)))
+    picture = draw(
+        np.zeros((1, 2, 3), np.uint8), torch.tensor([[0, IGNORE]]), SimpleNamespace(colors=((9, 8, 7),)), Config()
+    )
     assert picture.tolist() == [[[9, 8, 7], [0, 0, 0]]]

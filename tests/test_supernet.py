@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fna.arch import Arch, Block, LayerPath, Stem, SuperArch, with_output_stride
+from fna.arch import Arch, Block, LayerPath, Stem, SuperArch, with_output_stride, with_taps
 from fna.cost import cost_table, path_cost
+from fna.errors import FnaError
 from fna.network import Backbone
 from fna.rng import generator, seeded
 from fna.spaces import make_space
@@ -163,9 +164,33 @@ def test_mixture_of_some_candidates_weights_them_as_told() -> None:
     torch.testing.assert_close(op(x, Mixture((2, 4), torch.tensor([0.25, 0.75]))), 0.25 * block(x) + 0.75 * x)
 
 
+def test_a_tap_is_what_the_stages_first_block_expands() -> None:
+    arch = with_taps(tiny_seed())
+    model = Backbone(arch).eval()
+    stage = arch.taps[0]
+    info = [entry for entry in model.feature_info if entry.tap]
+    assert [(entry.stage, entry.stride, entry.channels) for entry in info] == [(4, 16, 36)]
+    features, plain = model(images()), Backbone(tiny_seed()).eval()
+    plain.load_state_dict(model.state_dict())
+    others = plain(images())
+    tap = model.feature_info.index(info[0])
+    assert torch.equal(features[tap], model.stages[stage][0].expanded(others[tap - 1]))
+    assert all(map(torch.equal, features[:tap] + features[tap + 1 :], others))
+
+
+def test_a_block_without_expansion_cannot_be_tapped() -> None:
+    last = Block("mbconv", 8, 8, stride=2)
+    with pytest.raises(FnaError, match="stage 0, but that is a 'mbconv' block without expansion"):
+        with_taps(Arch(Stem(8), ((last,),)))
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_one_hot_mixture_is_the_path(training: bool) -> None:
-    arch = tiny_space(output_stride=16)
+@pytest.mark.parametrize("tap", [False, True], ids=["plain", "tapped"])
+def test_one_hot_mixture_is_the_path(training: bool, tap: bool) -> None:
+    arch = tiny_space(output_stride=32 if tap else 16)
+    if tap:
+        widest = tuple(block for block in arch.stages[4][0] if block.expansion == 3)
+        arch = with_taps(SuperArch(arch.seed, (*arch.stages[:4], (widest, *arch.stages[4][1:]))))
     model = build(arch).train(training)
     for path in paths(arch, 3):
         choice = [

@@ -19,7 +19,7 @@ from fna.engine import Compute, computing
 from fna.expand import expand
 from fna.search import Searched, search
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
-from fna.training import Setting, open_setting, put
+from fna.training import Setting, open_data, put
 
 SIDE = 64  # of an image in pixels
 STAGES = (  # in, out, stride, expansion, layers
@@ -88,7 +88,7 @@ class Double(Compute):
 def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
     """Open a setting on the tiny seed, under torchrun among the other processes."""
     with computing(config.engine) as compute:
-        yield open_setting(config, Double(**vars(compute)) if double else compute, tiny_seed())
+        yield open_data(config, Double(**vars(compute)) if double else compute, tiny_seed())
 
 
 def search_tiny(setting: Setting, folder: Path) -> Searched:

@@ -1,4 +1,4 @@
-"""Data sets: `open_data` reads and checks a split; `TrainView`, `StepSampler`, `make_loader` turn it into batches.
+"""Data sets: `open_data` reads and checks a split; `TrainView`, `StepSampler`, `Loader` turn it into batches.
 
 A new data set family is one file with a `FORMATS` table, named in `FAMILIES`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from fna.config import DataConfig
 from fna.data import camvid, cityscapes, folder, synthetic, voc
 from fna.data.listing import IGNORE, Listing, Reader, data_root
-from fna.data.sampling import Batch, Loader, StepSampler, make_loader, split_indices
+from fna.data.sampling import Batch, Loader, StepSampler, collate, split_indices
 from fna.data.segmentation import SegmentationData, overlap
 from fna.data.transforms import Crop, TrainView
 from fna.errors import pick
@@ -27,7 +27,7 @@ __all__ = [
     "SegmentationData",
     "StepSampler",
     "TrainView",
-    "make_loader",
+    "collate",
     "open_data",
     "overlap",
     "split_indices",
@@ -44,6 +44,6 @@ def open_data(config: DataConfig, split: str) -> SegmentationData:
     Raises:
         FnaError: the data set or the split is missing, or records are bad and ``on_error`` is ``"fail"``.
     """
-    reader = pick(FORMATS, config.format, "data format")
+    reader = pick(FORMATS, config.format, "data format of segmentation")
     listing = reader.read(data_root(config, reader), split, config)
     return SegmentationData(listing, f"{config.format} '{split}'", config.on_error, config.cache_gb)

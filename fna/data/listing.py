@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,18 @@ class Reader:
     on_disk: bool = True
 
 
+class Family(Protocol):
+    """A reader of any task: the layout it expects below ROOT, and whether there is a ROOT at all."""
+
+    @property
+    def layout(self) -> str:
+        """Return the files expected, for messages."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Tell whether the data are files."""
+
+
 def read_pairs(images: list[Path], masks: list[Path]) -> Callable[[int], Arrays]:
     """Return a function that decodes the image and mask at a position."""
     return partial(_read_pair, images, masks)
@@ -57,7 +70,7 @@ def _read_pair(images: list[Path], masks: list[Path], position: int) -> Arrays:
     return read_image(images[position]), read_mask(masks[position])
 
 
-def data_root(config: DataConfig, reader: Reader) -> Path:
+def data_root(config: DataConfig, reader: Family) -> Path:
     """Return the data set's folder; of a format that is not on disk, any.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -28,7 +28,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """A batch sampler over all steps of a training, so that worker processes start once.
 
     Every epoch is a new permutation of the records, f(rng_seed, purpose, epoch); the last incomplete batch is dropped.
-    With several ranks, each takes its slice of the global batch of batch_size * world records.
+    With several ranks, each takes its slice of the global batch of batch_size * world records. Of records in groups, a
+    global batch takes one group, except where what is left of each group makes up the last batches.
 
     Args:
         n: number of records.
@@ -39,6 +40,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         end_step: the step to stop before.
         rank: this process.
         world: number of processes.
+        groups: a number per record; () is one group.
 
     Raises:
         FnaError: there are fewer records than one step needs.
@@ -54,6 +56,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         end_step: int,
         rank: int = 0,
         world: int = 1,
+        groups: Sequence[int] = (),
     ) -> None:
         self.steps_per_epoch = n // (batch_size * world)
         if self.steps_per_epoch == 0:
@@ -64,6 +67,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             )
         self.n, self.batch_size, self.rng_seed, self.purpose = n, batch_size, rng_seed, purpose
         self.start_step, self.end_step, self.rank, self.world = start_step, end_step, rank, world
+        self.groups = groups if len(set(groups)) > 1 else ()
 
     def __len__(self) -> int:
         return max(0, self.end_step - self.start_step)
@@ -74,9 +78,23 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         for step in range(self.start_step, self.end_step):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                order = torch.randperm(self.n, generator=generator(self.rng_seed, self.purpose, epoch)).tolist()
+                order = self._order(generator(self.rng_seed, self.purpose, epoch))
             start = (step % self.steps_per_epoch * self.world + self.rank) * self.batch_size
             yield [(epoch, position) for position in order[start : start + self.batch_size]]
+
+    def _order(self, draws: torch.Generator) -> list[int]:
+        """Return the records of an epoch, those of a global batch next to each other."""
+        order: list[int] = torch.randperm(self.n, generator=draws).tolist()
+        if not self.groups:
+            return order
+        size, batches, rest = self.batch_size * self.world, [], []
+        for group in sorted(set(self.groups)):
+            members = [position for position in order if self.groups[position] == group]
+            whole = len(members) // size * size
+            batches += [members[start : start + size] for start in range(0, whole, size)]
+            rest += members[whole:]
+        batches += [rest[start : start + size] for start in range(0, len(rest) // size * size, size)]
+        return [position for i in torch.randperm(len(batches), generator=draws).tolist() for position in batches[i]]
 
 
 class Loader:
@@ -85,13 +103,16 @@ class Loader:
     Args:
         view: makes the crops.
         sampler: says which.
+        collate: makes a batch of some crops.
         workers: processes, at most one a CPU this process may use; 0 makes the crops in this one. The batches are the
             same.
     """
 
-    def __init__(self, view: Dataset[Any], sampler: StepSampler, workers: int) -> None:
+    def __init__(
+        self, view: Dataset[Any], sampler: StepSampler, workers: int, collate: Callable[[Sequence[Any]], Any]
+    ) -> None:
         workers = min(workers, _cpus())
-        self._loader: DataLoader[Crop] = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             view,
             batch_sampler=sampler,
             num_workers=workers,
@@ -105,7 +126,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """Yield the batches.
 
         Raises:
@@ -125,11 +146,6 @@ class Loader:
 def _cpus() -> int:
     """Number of CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def make_loader(view: Dataset[Any], sampler: StepSampler, workers: int) -> Loader:
-    """Return the batches of `sampler`; see `Loader`."""
-    return Loader(view, sampler, workers)
 
 
 def collate(crops: Sequence[Crop]) -> Batch:

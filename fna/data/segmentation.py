@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,12 +44,15 @@ class SegmentationData:
     Args:
         listing: the records and their labels.
         where: what error messages call the split.
-        on_error: ``"fail"``: bad records raise one error that lists them; ``"skip"``: they are left out.
+        on_error: ``"fail"``: bad records raise one error that lists them; ``"skip"`` or ``"fix"``: they are left out
+            (a bad mask cannot be mended).
         cache_gb: memory for decoded records, in 1e9 bytes.
 
     Attributes:
         classes: names by class id.
         colors: RGB by class id.
+        links: of joints; there are none.
+        groups: of records; there is one.
         skipped: why records were left out, a line each.
 
     Raises:
@@ -58,6 +62,8 @@ class SegmentationData:
     def __init__(self, listing: Listing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
         self.classes: tuple[str, ...] = listing.classes
         self.colors: tuple[Color, ...] = listing.colors
+        self.links: tuple[tuple[int, int], ...] = ()
+        self.groups: tuple[int, ...] = ()
         self.skipped: list[str] = []
         self._listing = listing
         self._table = _label_table(listing)
@@ -65,7 +71,7 @@ class SegmentationData:
         self._cache: dict[int, Sample] = {}  # by position
         self._digest = hashlib.sha256(repr((listing.classes, sorted(listing.labels.items()))).encode())
         self._check_all(where, cache_gb * 1e9)
-        if self.skipped and on_error != "skip":
+        if self.skipped and on_error == "fail":
             raise FnaError(_complaint(where, self.skipped, len(listing.names)))
         if not self._records:
             first = f"; the first: {self.skipped[0]}" if self.skipped else ""
@@ -155,7 +161,7 @@ class SegmentationData:
         return f"the mask has unknown labels: {', '.join(bad[:SHOWN])}{more}; known: {_ranges(known)}"
 
 
-def overlap(train: SegmentationData, val: SegmentationData) -> list[str]:
+def overlap(train: Any, val: Any) -> list[str]:
     """Return the names of images that are in both splits: scores on them say little."""
     learned = {train.name(index) for index in range(len(train))}
     return [name for name in map(val.name, range(len(val))) if name in learned]

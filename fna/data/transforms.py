@@ -19,6 +19,7 @@ from fna.errors import FnaError
 from fna.rng import generator
 
 FILL_RGB = (124, 116, 104)  # mean colour of ImageNet: nearly 0 after any seed's normalisation
+SCALE = (0.75, 2.0)  # where the configuration leaves it to us
 TRIES = 5  # crops drawn until one has a labelled pixel
 
 
@@ -44,7 +45,7 @@ class TrainView(Dataset[Crop]):
     """
 
     def __init__(self, data: SegmentationData, indices: Sequence[int], config: DataConfig, rng_seed: int) -> None:
-        low, high = config.scale
+        low, high = self.scale = config.scale or SCALE
         if not 0 < low <= high:
             raise FnaError(f"data.scale is [{low:g}, {high:g}]; expected [smallest, largest] above 0, e.g. [0.75, 2]")
         self.data = data
@@ -62,7 +63,7 @@ class TrainView(Dataset[Crop]):
         draws = generator(self.rng_seed, "augment", epoch, index)
         image_3HW, mask_HW = self.data.load(index)
         for _ in range(TRIES):
-            window = draw_window(tuple(mask_HW.shape), self.config.crop, self.config.scale, draws)
+            window = draw_window(tuple(mask_HW.shape), self.config.crop, self.scale, draws)
             crop_HW = window.cut_mask(mask_HW)
             if bool((crop_HW != IGNORE).any()):
                 break

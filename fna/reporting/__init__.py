@@ -134,6 +134,7 @@ SECTIONS = (
     Section("Alphas", ("entropy.csv",), "search", searched.alphas),
     Section("Adaptation", ("*_scores.csv",), "adapt", results.scores),
     Section("Classes", ("metrics.json",), "evaluate", results.classes),
+    Section("Curves", ("metrics.json",), "evaluate", results.curves),
     Section("Predictions", ("predictions/*_image.png",), "evaluate", results.predictions),
     Section("Remapping", ("remap.json",), "expand", searched.remapping),
     Section("Configuration", ("config.yaml",), "run", searched.configuration),

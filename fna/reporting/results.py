@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from fna import figures
 from fna.checkpoint import read_json
 from fna.reporting.parts import DASH, TIMES, TITLES, Part, Table, giga, read_optional, seed_first, signed
 
+SHOWN = 8  # lines about mended or left-out records
 PICTURE_SIZE = 640  # longest side of an embedded prediction, in pixels
-HEAD = (
-    "network", "architecture", "weights from", "params (M)", "MAdds (G)", f"MAdds {TIMES} seed", "mIoU (%)",
-    "difference", "pixel acc. (%)", "minutes", "epochs", "RNG seed"
-)  # fmt: skip
+WORDS = ("network", "architecture", "weights from")
+BESIDE = 3  # scores beside the headline in the first table; the others follow in their own
 COUNTING = (
     "MAdds are the multiply-accumulates of all convolutions and linear layers of the network, head included, plus one "
     "per output element of a biased convolution; batch norms, activations, pooling, interpolation and additions count "
@@ -32,6 +32,9 @@ def result(folder: Path) -> Part:
     rows = seed_first(metrics["rows"])
     base = rows.get("baseline")
     seed_madds = target["seed_madds"] if target else base["madds"] if base else None
+    metric, titles = metrics["metric"], metrics["titles"]
+    others = [key for key in _numbers(metrics) if key != metric]
+    beside = others[:BESIDE]
     cells = [
         (
             row["title"],
@@ -40,32 +43,57 @@ def result(folder: Path) -> Part:
             f"{row['params'] / 1e6:.3f}",
             f"{row['madds'] / 1e9:.3f}",
             f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH,
-            f"{100 * row['miou']:.2f}",
-            signed(100 * (row["miou"] - base["miou"])) if base and row is not base else DASH,
-            f"{100 * row['pixel_accuracy']:.2f}",
+            f"{100 * row[metric]:.2f}",
+            signed(100 * (row[metric] - base[metric])) if base and row is not base else DASH,
+            *(_percent(row[key]) for key in beside),
             _minutes(row, metrics["search_minutes"]),
             str(row["epochs"]),
+            f"{1000 * row['seconds_per_image']:.0f}",
             str(row["rng_seed"]),
         )
         for row in rows.values()
     ]
     caption = (
-        "Look at the difference to the fine-tuned seed, in points of mIoU; a row is one training, a point can be luck. "
-        "Minutes are those of the search, if a network needs it, + adaptation."
+        f"Look at the difference to the fine-tuned seed, in points of {titles[metric]}; a row is one training, a point "
+        "can be luck. Minutes are those of the search, if a network needs it, + adaptation. Milliseconds are those of "
+        "scoring an image on this machine, metric included."
     )
-    part = Part(tables=[Table(caption, HEAD, cells, words=3)], warnings=[str(text) for text in metrics["warnings"]])
+    head = (
+        *(*WORDS, "params (M)", "MAdds (G)", f"MAdds {TIMES} seed", f"{titles[metric]} (%)", "difference"),
+        *(f"{titles[key]} (%)" for key in beside),
+        *("minutes", "epochs", "ms/image", "RNG seed"),
+    )
+    part = Part(
+        tables=[Table(caption, head, cells, words=len(WORDS))], warnings=[str(text) for text in metrics["warnings"]]
+    )
+    if len(others) > BESIDE:
+        cells = [(row["title"], *(_percent(row[key]) for key in others)) for row in rows.values()]
+        part.tables.append(Table("All other scores, in %.", ("network", *(titles[key] for key in others)), cells))
     if "adapted" in rows:
-        part.tiles = _tiles(rows["adapted"], base, seed_madds, metrics["search_minutes"])
+        part.tiles = _tiles(rows["adapted"], base, seed_madds, metrics)
     if target:
         part.tiles.append(_budget_tile(target["madds"], target["budget"]))
     size = target.get("size_hw") if target else None
     part.notes.append(
         COUNTING + (f" Counted at {size[0]} {TIMES} {size[1]} pixels (height {TIMES} width)." if size else "")
     )
+    part.notes += dict.fromkeys(note for row in rows.values() for note in row.get("notes", ()))
     if data := metrics.get("data"):
-        skipped = f"; {len(data['skipped'])} left out as unreadable" if data["skipped"] else ""
-        part.notes.append(f"{data['train']} images to train on, {data['val']} to score on{skipped}.")
+        part.notes.append(f"{data['train']} records to train on, {data['val']} to score on.")
+        part.notes += data["skipped"][:SHOWN]
+        if len(data["skipped"]) > SHOWN:
+            part.notes.append(f"... and {len(data['skipped']) - SHOWN} more lines of the kind in metrics.json.")
     return part
+
+
+def _numbers(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the scores that are one number (or None) in every row, in the order of their titles."""
+    rows = metrics["rows"].values()
+    return [key for key in metrics["titles"] if all(key in row and not isinstance(row[key], Mapping) for row in rows)]
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.2f}"
 
 
 def _minutes(row: Mapping[str, Any], search_minutes: float | None) -> str:
@@ -74,13 +102,14 @@ def _minutes(row: Mapping[str, Any], search_minutes: float | None) -> str:
 
 
 def _tiles(
-    row: Mapping[str, Any], base: Mapping[str, Any] | None, seed_madds: int | None, search_minutes: float | None
+    row: Mapping[str, Any], base: Mapping[str, Any] | None, seed_madds: int | None, metrics: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-    score, params = 100 * row["miou"], row["params"]
-    against = f"{signed(score - 100 * base['miou'], 1)} points vs the seed" if base else row["title"]
+    metric, search_minutes = metrics["metric"], metrics["search_minutes"]
+    score, params = 100 * row[metric], row["params"]
+    against = f"{signed(score - 100 * base[metric], 1)} points vs the seed" if base else row["title"]
     minutes = row["minutes"] + (search_minutes or 0)
     return [
-        ("mIoU", f"{score:.1f} %", against),
+        (metrics["titles"][metric], f"{score:.1f} %", against),
         (
             "MAdds",
             f"{row['madds'] / 1e9:.2f} G",
@@ -99,34 +128,72 @@ def _budget_tile(madds: int, budget: int | None) -> tuple[str, str, str]:
 
 
 def classes(folder: Path) -> Part:
-    """Make the table of IoU by class."""
-    rows = seed_first(read_json(folder / "metrics.json")["rows"])
+    """Make the tables of scores by class, or by joint."""
+    metrics = read_json(folder / "metrics.json")
+    rows, part = seed_first(metrics["rows"]), Part()
     compared = all(name in rows for name in TITLES)
-    cells = []
-    for name in next(iter(rows.values()))["iou"]:
-        values = [row["iou"].get(name) for row in rows.values()]
-        texts = [DASH if value is None else f"{100 * value:.1f}" for value in values]
-        if compared:
-            texts.insert(2, DASH if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
-        cells.append((name, *texts))
-    titles = [row["title"] for row in rows.values()]
-    titles[2:2] = ["difference"] * compared
-    caption = "IoU in %; a dash: the class is absent. Look at the rare classes: a few objects there move the mean."
-    return Part(tables=[Table(caption, ("class", *titles), cells)])
+    heads = [row["title"] for row in rows.values()]
+    heads[2:2] = ["difference"] * compared
+    for key, title in metrics["titles"].items():
+        if not all(isinstance(row.get(key), Mapping) for row in rows.values()):
+            continue
+        cells = []
+        for name in next(iter(rows.values()))[key]:
+            values = [row[key].get(name) for row in rows.values()]
+            texts = [DASH if value is None else f"{100 * value:.1f}" for value in values]
+            if compared:
+                texts.insert(2, DASH if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
+            cells.append((name, *texts))
+        caption = (
+            f"{title} in %; a dash: absent from the truth. Look at the rare ones: a few objects there move the mean."
+        )
+        part.tables.append(Table(caption, (title, *heads), cells))
+    return part
+
+
+def curves(folder: Path) -> Part:
+    """Draw the curves and the confusion that came with the scores."""
+    rows, part = seed_first(read_json(folder / "metrics.json")["rows"]), Part()
+    shown = {name: rows[name] for name in TITLES if name in rows} or rows
+    drawn = {title: curve for row in shown.values() for title, curve in row.get("curves", {}).items()}
+    for title, curve in drawn.items():
+        panels = {
+            row["title"]: {
+                name: (np.array(xs, float), np.array(ys, float))
+                for name, (xs, ys) in row["curves"][title]["lines"].items()
+            }
+            for row in shown.values()
+            if title in row.get("curves", {})
+        }
+        part.draw(figures.draw_curves(panels, curve["x"], curve["y"]), f"{title}.")
+    for row in shown.values():
+        if confusion := row.get("confusion"):
+            figure = figures.draw_confusion(
+                np.array(confusion["counts"], float), confusion["rows"], confusion["columns"]
+            )
+            part.draw(
+                figure, f"Confusion of the {row['title']}. Look at what is missed, and at pairs that are mixed up."
+            )
+    if not part.drawings:
+        part.notes.append("This task's scores come without curves.")
+    return part
 
 
 def scores(folder: Path) -> Part:
     """Draw the validation scores of all adaptations."""
-    part, curves = Part(), {}
+    part, lines, metric = Part(), {}, ""
     for path in sorted(folder.glob("*_scores.csv")):
         log = part.read_columns(path)
-        curves[path.name.removesuffix("_scores.csv")] = log["epoch"], log["miou"]
-    metrics = read_optional(folder / "metrics.json") or {"rows": {}}
+        metric = next(column for column in log if column not in ("epoch", "minutes"))
+        lines[path.name.removesuffix("_scores.csv")] = log["epoch"], log[metric]
+    metrics = read_optional(folder / "metrics.json") or {"rows": {}, "titles": {}}
     titles = TITLES | {name: row["title"] for name, row in metrics["rows"].items()}
+    metric = metrics["titles"].get(metric, metric)
     caption = (
-        "Validation mIoU by epoch. Look at how early the remapped network leads, and whether it still does at the end."
+        f"Validation {metric} by epoch. Look at how early the remapped network leads, and whether it still does at the "
+        "end."
     )
-    part.draw(figures.draw_scores(seed_first(curves), titles), caption)
+    part.draw(figures.draw_scores(seed_first(lines), titles, metric), caption)
     return part
 
 

@@ -165,7 +165,7 @@ class SearchLoop:
             self.network,
             make_optimizer(self.model, self.config.optimizer),
             self.config.optimizer,
-            setting.task.loss,
+            setting.loss,
             setting.compute,
             self.total_steps,
             self.steps_per_epoch,
@@ -215,7 +215,7 @@ class SearchLoop:
         with frozen_weights(self.model):
             with setting.compute.autocast():
                 output = self.model(images, choice)
-                loss_sum, weight = setting.task.loss(output, batch)
+                loss_sum, weight = setting.loss(output, batch)
             task_loss, value = global_mean(loss_sum, weight, setting.compute)
             check_finite(value, "loss of the alphas", step, self.config.alpha.lr, batch)
             cost = expected_cost(self.alphas, self.costs)

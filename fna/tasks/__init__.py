@@ -6,73 +6,114 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fna.arch import A
+from fna.arch import A, Arch
 from fna.config import Config, DataConfig, TaskConfig
-from fna.network import FeatureInfo
+
+Picture = NDArray[np.uint8]  # RGB, (H, W, 3)
 
 
 class Data(Protocol):
-    """One split of a data set, validated."""
+    """One split of a data set, validated. A record is what is scored at once: an image, or a person in it.
+
+    Attributes:
+        classes: names of the classes, or of the joints.
+        colors: RGB by class.
+        links: pairs of joints that a skeleton joins; () where there are none.
+        groups: a number per record; a batch mixes groups only where it must (upright and lying images). () is one.
+        skipped: what was left out or mended, a line each.
+    """
 
     classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    groups: Sequence[int]
     skipped: list[str]
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of records."""
 
     def load(self, index: int) -> tuple[Tensor, Any]:
-        """Return the uint8 image, (3, H, W), and its truth."""
+        """Return the whole uint8 image, (3, H, W), and the record's truth in its pixels."""
 
     def name(self, index: int) -> str:
         """Return the image's file name."""
 
 
 class Scores(Protocol):
-    """A metric that accumulates over images and processes."""
+    """A metric that accumulates over records and processes."""
 
-    def update(self, predictions: Any, truths: Sequence[Any]) -> None:
-        """Add a batch."""
+    def update(self, indices: Sequence[int], predictions: Sequence[Any], truths: Sequence[Any]) -> None:
+        """Add a batch: positions in the data, and what was predicted and is true for each."""
 
     def compute(self) -> dict[str, Any]:
-        """Return the scores over all processes; each process must call it."""
+        """Return the scores over all processes; each process must call it. See `Task.titles` for the keys."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A dense vision task.
 
+    What `scores` computes is a dict ready for JSON. A number is a score in [0, 1]; a dict of numbers (or None) is that
+    score by class. Some keys are special: ``curves`` {title: {"x": label, "y": label, "lines": {name: [xs, ys]}}},
+    ``confusion`` {"rows": names of the truth, "columns": names of the prediction, "counts": numbers by row}, ``notes``
+    sentences, ``results`` a list in COCO's results format, which goes to a file of its own.
+
     Args:
         metric: name of the headline score, in [0, 1], larger is better.
+        titles: score -> how tables name it, in their order; numbers and dicts of numbers.
+        layers: the article's Table I: layers per searchable stage.
+        formats: the data formats that can serve it: name -> Reader.
         open_data: (data config, split) -> one validated split.
-        train_view: (data, indices, data config, rng seed) -> augmented crops by (epoch, position).
-        prepare: gives an Arch or SuperArch the task's output stride.
-        head: (feature info, number of classes, task config) -> the head.
-        loss: (output, batch) -> (summed loss, number of terms), both scalars.
-        predict: (model, normalised images, sizes of the truths, config) -> predictions.
-        scores: data -> an empty metric.
-        draw: (prediction or truth, data) -> uint8 RGB picture, (H, W, 3), as a numpy array.
+        train_view: (data, indices, config) -> augmented samples by (epoch, position): dicts with at least ``image``,
+            uint8 (3, H, W), and ``index``.
+        collate: samples -> batch: ``image``, uint8 (N, 3, H, W), ``index``, int64 (N,), and what `loss` needs.
+        prepare: gives an Arch or SuperArch the task's output stride and taps.
+        head: (prepared Arch, number of classes, task config) -> the head, called with the features and the image size.
+        head_start: (seed's weights, task config) -> weights of the head that the seed has already, by the head's names.
+        loss: (head's output, batch, task config) -> (summed loss, number of terms), both scalars; `engine.global_mean`
+            divides by the number over all processes.
+        image_size: (data, config) -> height, width of what the network sees of the first record, for counting.
+        view: (uint8 image, truth or what is known of it, config) -> what the network sees of a record when it is
+            scored, uint8 (3, H, W), and the frame: how to get back to the image.
+        predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
+        scores: (data, config) -> an empty metric.
+        draw: (picture, prediction or truth, data, config) -> the picture with it drawn in, or instead of it.
+        records: (prediction, image id, data) -> COCO results of a prediction, ready for JSON; [] where there are none.
     """
 
     metric: str
+    titles: Mapping[str, str]
+    layers: tuple[int, ...]
+    formats: Mapping[str, Any]
     open_data: Callable[[DataConfig, str], Any]
-    train_view: Callable[[Any, Sequence[int], DataConfig, int], Dataset[Any]]
+    train_view: Callable[[Any, Sequence[int], Config], Dataset[Any]]
+    collate: Callable[[Sequence[Any]], Any]
     prepare: Callable[[Any, TaskConfig], Any]
-    head: Callable[[Sequence[FeatureInfo], int, TaskConfig], nn.Module]
-    loss: Callable[[Any, Mapping[str, Any]], tuple[Tensor, Tensor]]
-    predict: Callable[[nn.Module, Tensor, Sequence[tuple[int, int]], Config], Any]
-    scores: Callable[[Any], Scores]
-    draw: Callable[[Any, Any], Any]
+    head: Callable[[Arch, int, TaskConfig], nn.Module]
+    head_start: Callable[[Mapping[str, Tensor], TaskConfig], dict[str, Tensor]]
+    loss: Callable[[Any, Mapping[str, Any], TaskConfig], tuple[Tensor, Tensor]]
+    image_size: Callable[[Any, Config], tuple[int, int]]
+    view: Callable[[Tensor, Any, Config], tuple[Tensor, Any]]
+    predict: Callable[[nn.Module, Tensor, Sequence[Any], Config], Sequence[Any]]
+    scores: Callable[[Any, Config], Scores]
+    draw: Callable[[Picture, Any, Any, Config], Picture]
+    records: Callable[[Any, Any, Any], list[dict[str, Any]]]
 
 
 def load_task(name: str) -> Task:
     """Return a task by name."""
+    from importlib import import_module
+
     from fna.errors import pick
-    from fna.tasks.segmentation import SEGMENTATION
 
-    return pick({"segmentation": SEGMENTATION}, name, "task")
+    where = {"segmentation": "segmentation", "detection": "detection", "pose": "pose"}
+    task: Task = import_module(f"fna.tasks.{pick(where, name, 'task')}").TASK
+    return task
 
 
-__all__ = ["A", "Data", "Scores", "Task", "load_task"]
+__all__ = ["A", "Data", "Picture", "Scores", "Task", "load_task"]

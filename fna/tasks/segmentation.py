@@ -7,17 +7,17 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fna import distributed
-from fna.arch import A, with_output_stride
+from fna.arch import A, Arch, with_output_stride
 from fna.config import Config, TaskConfig
-from fna.data import TrainView, open_data
-from fna.network import FeatureInfo
-from fna.tasks import Task
+from fna.data import FORMATS, TrainView, collate, open_data
+from fna.network import feature_info
+from fna.spaces import SEGMENTATION_LAYERS
+from fna.tasks import Picture, Task
 from fna.tasks.heads import DeepLabV3Head, DeepLabV3PlusHead
 
 IGNORE = 255  # the label of pixels without a class, in every mask we hold
@@ -28,36 +28,69 @@ def prepare(arch: A, config: TaskConfig) -> A:
     return with_output_stride(arch, config.output_stride)
 
 
-def build_head(features: Sequence[FeatureInfo], classes: int, config: TaskConfig) -> nn.Module:
+def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
     """Build the segmentation head; rates default to 6, 12, 18 at stride 16 and twice that at stride 8."""
     rates = config.rates or ((12, 24, 36) if config.output_stride == 8 else (6, 12, 18))
     kind = DeepLabV3PlusHead if config.model == "deeplabv3plus" else DeepLabV3Head
-    return kind(features, classes, channels=config.channels, rates=rates)
+    return kind(feature_info(arch), classes, channels=config.channels, rates=rates)
 
 
-def loss(logits_NCHW: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
+    """Return no weights: a classifier knows nothing of pixels."""
+    return {}
+
+
+def train_view(data: Any, indices: Sequence[int], config: Config) -> TrainView:
+    """Return the augmented crops of some images."""
+    return TrainView(data, indices, config.data, config.engine.rng_seed)
+
+
+def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
     """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
     total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
     return total, (mask != IGNORE).sum()
 
 
-def predict(model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: Config) -> Tensor:
-    """Return class ids, (N, h, w), at the size of the truth.
+def image_size(data: Any, config: Config) -> tuple[int, int]:
+    """Return the size images are scored at: ``data.eval_size``, or that of the first image."""
+    height, width = config.data.eval_size or data.load(0)[0].shape[1:]
+    return height, width
+
+
+def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[int, int]]:
+    """Return the image at the size it is scored at, and the size it has."""
+    size, own = config.data.eval_size, (image_3HW.shape[1], image_3HW.shape[2])
+    if size is None or own == tuple(size):
+        return image_3HW, own
+    return F.interpolate(image_3HW[None], size=size, mode="bilinear", antialias=True)[0], own
+
+
+def predict(
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: Config
+) -> Sequence[Tensor]:
+    """Return class ids, (h, w) each.
 
     Args:
         model: in eval mode.
         images_N3HW: normalised, at the size images are scored at.
-        sizes: (h, w) of each truth, all equal.
+        sizes: (h, w) of each image as it was.
         config: ``evaluate.mode``: the whole image at once, or windows whose probabilities are averaged.
     """
     if config.evaluate.mode == "whole":
         scores: Tensor = model(images_N3HW).float()
     else:
         scores = slide(model, images_N3HW, config.evaluate.window or config.data.crop, config.evaluate.overlap)
-    if scores.shape[2:] != tuple(sizes[0]):
-        scores = F.interpolate(scores, size=sizes[0], mode="bilinear", align_corners=False)
-    return scores.argmax(1)
+    if len(set(sizes)) > 1:
+        return [_labels(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
+    return list(_labels(scores, sizes[0]))
+
+
+def _labels(scores_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the likeliest class of every pixel of images of `size`, (N, h, w), on the CPU."""
+    if scores_NCHW.shape[2:] != tuple(size):
+        scores_NCHW = F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
+    return scores_NCHW.argmax(1).cpu()
 
 
 def slide(model: nn.Module, images_N3HW: Tensor, window: tuple[int, int], overlap: float) -> Tensor:
@@ -89,14 +122,15 @@ class SegmentationScores:
     Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, config: Config) -> None:
         self.classes: tuple[str, ...] = data.classes
         # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
         self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
 
-    def update(self, predictions: Tensor, truths: Sequence[Tensor]) -> None:
-        """Add predictions, (N, h, w), and as many masks."""
-        self.matrix.update(predictions.cpu(), torch.stack(list(truths)).long())
+    def update(self, indices: Sequence[int], predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> None:
+        """Add predictions, (h, w) each, and as many masks."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            self.matrix.update(prediction, truth.long())
 
     def compute(self) -> dict[str, Any]:
         """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
@@ -111,22 +145,35 @@ class SegmentationScores:
         }
 
 
-def draw(mask_HW: Tensor, data: Any) -> np.ndarray[Any, Any]:
+def draw(picture: Picture, mask_HW: Tensor, data: Any, config: Config) -> Picture:
     """Colour a mask of class ids; void is black."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(data.colors)] = data.colors
-    picture: np.ndarray[Any, Any] = palette[mask_HW.cpu().numpy().astype(np.uint8)]
-    return picture
+    colored: Picture = palette[mask_HW.cpu().numpy().astype(np.uint8)]
+    return colored
 
 
-SEGMENTATION = Task(
+def records(mask_HW: Tensor, image_id: Any, data: Any) -> list[dict[str, Any]]:
+    """Return nothing: a picture says it all."""
+    return []
+
+
+TASK = Task(
     metric="miou",
+    titles={"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+    layers=SEGMENTATION_LAYERS,
+    formats=FORMATS,
     open_data=open_data,
-    train_view=TrainView,
+    train_view=train_view,
+    collate=collate,
     prepare=prepare,
     head=build_head,
+    head_start=head_start,
     loss=loss,
+    image_size=image_size,
+    view=view,
     predict=predict,
     scores=SegmentationScores,
     draw=draw,
+    records=records,
 )

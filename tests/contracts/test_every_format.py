@@ -1,34 +1,52 @@
-"""What holds for every data format; `test_data.py` has the contract of what its reader returns."""
+"""What holds for every data format of every task; the tests of a task's data have the contract of what is read."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from fna.catalogue import formats
-from fna.config import DataConfig
-from fna.data import FORMATS, data_root
+from fna.config import MODELS, DataConfig
+from fna.data import data_root
+from fna.data.listing import Reader
 from fna.errors import FnaError
+from fna.tasks import load_task
 
 README = Path(__file__).parents[2] / "README.md"
+FORMATS: dict[tuple[str, str], Reader] = {
+    (task, name): reader for task in MODELS for name, reader in load_task(task).formats.items()
+}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_layout_is_told(name: str) -> None:
-    reader = FORMATS[name]
+def test_the_configuration_knows_every_format() -> None:
+    assert set(get_args(DataConfig.model_fields["format"].annotation)) == {name for _, name in FORMATS}
+
+
+@pytest.mark.parametrize(("task", "name"), FORMATS)
+def test_the_layout_is_told(task: str, name: str) -> None:
+    reader = FORMATS[task, name]
     lines = reader.layout.splitlines()
     assert callable(reader.read)
     assert lines
     assert all(line.startswith("  ") and line.strip() for line in lines), "error messages show it indented"
-    assert all("ROOT/" in line for line in lines) == reader.on_disk
-    assert {"name": name, "layout": reader.layout.rstrip()} in formats()
+    assert any("ROOT/" in line for line in lines) == reader.on_disk
+    assert {"task": task, "name": name, "layout": reader.layout.rstrip()} in formats()
     assert f"`{name}`" in README.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name, reader in FORMATS.items() if reader.on_disk])
-def test_an_empty_folder_is_answered_with_the_layout(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "name"), [key for key, reader in FORMATS.items() if reader.on_disk])
+def test_an_empty_folder_is_answered_with_the_layout(task: str, name: str, tmp_path: Path) -> None:
     config = DataConfig(format=name, root=str(tmp_path), classes=("a", "b"))
     with pytest.raises(FnaError) as error:
-        FORMATS[name].read(data_root(config, FORMATS[name]), "train", config)
-    assert FORMATS[name].layout in str(error.value)
+        FORMATS[task, name].read(data_root(config, FORMATS[task, name]), "train", config)
+    assert FORMATS[task, name].layout in str(error.value)
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_another_tasks_format_is_refused(task: str) -> None:
+    known = {name for owner, name in FORMATS if owner == task}
+    other = next(name for _, name in FORMATS if name not in known)
+    with pytest.raises(FnaError, match=other):
+        load_task(task).open_data(DataConfig(format=other, root=".", crop=(64, 64)), "train")

@@ -1,0 +1,73 @@
+"""COCO 128: a small RetinaNet learns its 64 training images by heart, which proves data, loss, decoding and metric.
+
+    python benchmarks/coco128_overfit.py DATA RUN [--epochs 150] [key.path=value ...]
+
+DATA is the folder of coco128, RUN the run folder (the same command goes on with an interrupted one). All training
+images, of all 80 classes, are scored on after the training; the aim is an AP50 of at least 0.9. The result is
+``results/coco128_overfit.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import record
+from first import result_row
+
+from fna import pipeline
+from fna.config import make_config, merge
+
+SETTINGS = {
+    "seed": {"name": "efficientnet_lite0"},
+    "task": {"model": "retinanet", "channels": 64, "anchor_scale": 2.0},
+    "data": {
+        "format": "coco",
+        "train": "train",
+        "val": "train",  # scored on what it learned from
+        "crop": [256, 320],
+        "scale": [1.0, 1.0],
+        "augment": "resize",
+        "flip": False,
+        "color_jitter": 0.0,
+        "on_error": "fix",
+    },
+    "adapt": {
+        "name": "overfit",
+        "arch": "seed",
+        "init": "seed",
+        "epochs": 150,
+        "batch_size": 4,
+        "recalibrate": 16,
+        "bn": "frozen",
+        "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0, "warmup": 50, "clip": 35.0},
+    },
+    "baseline": False,
+    "evaluate": {"batch_size": 8, "every": 50},
+    "engine": {"workers": 1},
+}
+
+
+def main(data: str, run: str, epochs: int, overrides: list[str]) -> Path:
+    """Train, score on the training images, and write the result."""
+    given = [f"data.root={json.dumps(data)}", f"adapt.epochs={epochs}", *overrides]
+    with pipeline.Run.open(run, make_config(merge(SETTINGS, given))) as job:
+        pipeline.stage(job, "expand")
+        pipeline.adapt(job)
+        metrics = pipeline.evaluate(job)
+        images = len(job.setting.train)
+    metrics["search_minutes"] = 0
+    row = result_row(metrics, "overfit", f"RetinaNet, {images} images, {epochs} epochs")
+    ratios = {"train_ap50": row["scores"]["map50"]}
+    return record.write("coco128_overfit", [row], ratios, settings=SETTINGS, overrides=overrides)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("run")
+    parser.add_argument("--epochs", type=int, default=SETTINGS["adapt"]["epochs"])
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_intermixed_args()
+    print(main(given.data, given.run, given.epochs, given.overrides))

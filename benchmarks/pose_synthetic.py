@@ -1,0 +1,59 @@
+"""Learn the joints of the synthetic street's pedestrians within the demo's time; the goal is a PCK@0.2 of 0.9.
+
+    python benchmarks/pose_synthetic.py
+
+The seed EfficientNet-Lite0 with a SimpleBaseline head, fine-tuned without a search. Nothing is read from a disk but the
+seed's weights. The result is ``results/pose_synthetic.json``.
+"""
+
+from __future__ import annotations
+
+import time
+
+import record
+
+from fna.adapt import adapt
+from fna.config import make_config
+from fna.engine import computing
+from fna.expand import network_cost
+from fna.seeds import load_seed
+from fna.training import backbone_only, open_data, put
+
+GOAL = 0.9
+CONFIG = make_config(
+    {
+        "seed": {"name": "efficientnet_lite0"},
+        "task": {"model": "simple_baseline", "channels": 64, "sigma": 1.5},
+        "data": {
+            **{"format": "synthetic", "images": 1000, "crop": [96, 96], "box_padding": 1.15},
+            **{"scale": [0.9, 1.1], "rotation": 0.0, "half_body": 0.0, "color_jitter": 0.1},
+        },
+        "adapt": {
+            **{"epochs": 30, "batch_size": 16, "recalibrate": 10},
+            "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "poly", "warmup": 50},
+        },
+        "evaluate": {"batch_size": 32, "every": 30, "decode": "dark"},
+        "engine": {"device": "cpu"},
+    }
+)
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    with computing(CONFIG.engine) as compute:
+        seed = load_seed(CONFIG.seed.name, CONFIG.seed.weights)
+        setting = open_data(CONFIG, compute, seed)
+        assert seed.state is not None
+        adapted = adapt(seed.arch, put(backbone_only(seed.state), "backbone"), CONFIG.adapt, setting)
+        cost = network_cost(seed.arch, setting, CONFIG.data.crop)
+    scores = {k: v for k, v in adapted.scores.items() if isinstance(v, float)}
+    row = {
+        "row": "fine-tuned seed",
+        "rng_seed": CONFIG.engine.rng_seed,
+        **{"metric": "PCK@0.2 torso", "score": scores["pck_torso"], "params": cost.params, "madds": cost.madds},
+        **{"minutes": adapted.minutes, "epochs": CONFIG.adapt.epochs},
+    }
+    minutes = (time.monotonic() - began) / 60
+    about = {"train": len(setting.train), "val": len(setting.val), "minutes_with_drawing": minutes}
+    joints = adapted.scores["pck_joint"]
+    path = record.write("pose_synthetic", [row], {}, **about, goal=GOAL, scores=scores, pck_joint=joints)
+    print(f"PCK@0.2 {scores['pck_torso']:.3f} (goal {GOAL}) in {minutes:.1f} minutes; {path}")

@@ -1,0 +1,129 @@
+"""COCO's json files, as detection and pose find and open them. Source: cocodataset.org/#format-data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fna.errors import FnaError, nearest
+
+YEARS = ("", "2017", "2014")  # COCO's own splits carry one
+LOOKED_AT = 32  # image names that tell a folder of images from another
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a json file with an object at its top. NaN and Infinity are read: who knows the record refuses them.
+
+    Raises:
+        FnaError: the file is missing, not UTF-8, no json (with line and column), or holds something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise FnaError(
+            f"{path} is no json: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
+        ) from error
+    except RecursionError as error:
+        raise FnaError(f"{path} is nested too deeply; expected a json of COCO's form") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, a NUL in the name, or a number of 5000 digits
+        raise FnaError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; expected json") from error
+    if not isinstance(document, dict):
+        raise FnaError(f"{path} holds a {type(document).__name__}; expected an object with 'images', 'annotations' ...")
+    return document
+
+
+def entries(document: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Return the list of objects under `key`.
+
+    Args:
+        document: of `load_json`.
+        key: ``"images"``, ``"annotations"`` or ``"categories"``.
+        path: the file, for messages.
+
+    Raises:
+        FnaError: there is no such list, or something else is in it.
+    """
+    if key not in document:
+        known = ", ".join(f"'{name[:40]}'" for name in islice(document, 10)) or "nothing"
+        raise FnaError(f"{path} has no '{key}'{nearest(key, document)}; it has {known}; expected COCO's form")
+    items = document[key]
+    if not isinstance(items, list):
+        raise FnaError(f"{path}: '{key}' is a {type(items).__name__}; expected a list of objects")
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise FnaError(f"{path}: '{key}', item {number} is a {type(item).__name__}; expected an object")
+    return items
+
+
+def annotation_file(root: Path, split: str, kind: str, layout: str) -> Path:
+    """Find the json of a split.
+
+    Args:
+        root: the data set's folder.
+        split: ``train`` or ``val``, or the path of a json file, below `root` or absolute.
+        kind: what COCO calls such files: ``"instances"`` or ``"person_keypoints"``.
+        layout: what an error message shows as expected.
+
+    Raises:
+        FnaError: there is none; the message lists the json files that are there.
+    """
+    names = [f"{kind}_{split}{year}.json" for year in YEARS] + [f"{split}{year}.json" for year in YEARS]
+    tries = [root / split, *(folder / name for name in names for folder in (root / "annotations", root))]
+    for path in tries:
+        if _is_file(path):
+            return path
+    here = _json_files(root)
+    hint = nearest(f"{kind}_{split}.json", [Path(name).name for name in here])
+    there = f"; json files here: {', '.join(here[:10])}" if here else ""
+    raise FnaError(
+        f"there is no {kind}_{split}.json below {root}{hint}{there}; name a split or a file with data.train and "
+        f"data.val; expected\n{layout}"
+    )
+
+
+def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str]) -> Path:
+    """Find the folder of a split's images: of the usual ones, that with most of the names.
+
+    Args:
+        root: the data set's folder.
+        split: as given to `annotation_file`.
+        folder: ``data.image_folder``; None: the usual ones.
+        names: file names of images; a few are looked for.
+
+    Raises:
+        FnaError: none of the folders has any of the names.
+    """
+    short = Path(split).stem.removeprefix("instances_").removeprefix("person_keypoints_")
+    splits = [f"{short}{year}" for year in YEARS]
+    below = [Path(folder)] if folder is not None else [Path("images"), Path()]
+    candidates = [base / name for base in below for name in splits] + below
+    looked_for = names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]
+    found = [sum(_is_file(root / candidate / name) for name in looked_for) for candidate in candidates]
+    if not names:
+        return root / candidates[-1]
+    if not max(found):
+        where = ", ".join(f"{candidate}/" for candidate in candidates)
+        raise FnaError(
+            f"none of the images of '{split}' ({names[0][:100]!a} ...) is below {root} in any of {where}; "
+            "type --data.image_folder PATH, their folder below data.root"
+        )
+    return root / candidates[found.index(max(found))]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # ValueError: a NUL or an odd character in the name
+        return False
+
+
+def _json_files(root: Path) -> list[str]:
+    """Return the json files a user may have meant, relative to `root`."""
+    try:
+        files = [path for folder in (root, root / "annotations") for path in folder.glob("*.json")]
+    except OSError:
+        return []
+    return sorted(path.relative_to(root).as_posix() for path in files)

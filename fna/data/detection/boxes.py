@@ -1,0 +1,132 @@
+"""Detection data: images with checked boxes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fna.data.detection.checks import Found, Truth, check_record, place, printable, summarise
+from fna.data.detection.listing import DetectionListing, mark_repeated
+from fna.data.images import Images
+from fna.data.listing import Color, palette
+from fna.errors import FnaError
+
+
+class DetectionData:
+    """Images with boxes around things; an image without boxes is a record too: nothing is there to be found.
+
+    Making one decodes all images and checks all annotations; as many images as `cache_gb` allows stay in memory.
+
+    Args:
+        listing: the records.
+        where: what messages call the split.
+        on_error: ``"fail"``: flaws raise one error that lists them; ``"fix"``: boxes are cut to their image, bad boxes
+            and images that cannot be mended left out; ``"skip"``: images with any flaw are left out.
+        cache_gb: memory for decoded images, in 1e9 bytes.
+
+    Attributes:
+        classes: names by class id.
+        colors: RGB by class id.
+        category_ids: the data set's own number of each class, as COCO's results have it.
+        links: (), boxes have no skeleton.
+        groups: a number per image: 1 = upright (higher than wide), 0 = any other.
+        skipped: what was left out or mended, a line each.
+
+    Raises:
+        FnaError: flaws (``"fail"``), or not one good image, or not one box.
+    """
+
+    def __init__(self, listing: DetectionListing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
+        self.classes: tuple[str, ...] = listing.classes
+        self.colors: tuple[Color, ...] = palette(len(listing.classes) + 1)[1:]
+        self.category_ids: tuple[int, ...] = listing.category_ids
+        self.links: tuple[tuple[int, int], ...] = ()
+        self.skipped: list[str] = []
+        self._listing = listing
+        self._records = mark_repeated(listing.records)
+        self._images = Images([record.path for record in self._records], where, cache_gb, listing.read)
+        self._truths: list[Truth] = []
+        self._positions: list[int] = []  # index -> position in the listing
+        found = self._check_all(on_error)
+        if found and on_error == "fail":
+            raise FnaError(summarise(where, found, len(self._records)))
+        if not self._truths:
+            first = f"; the first: {self.skipped[0]}" if self.skipped else ""
+            raise FnaError(f"{where} has no usable image of {len(self._records)}{first}")
+        if not any(len(truth.labels) for truth in self._truths):
+            raise FnaError(
+                f"{where}: none of the {len(self._truths)} images has a box of {', '.join(self.classes[:20])}; "
+                "is it the right annotation file?"
+            )
+        sizes = [self._images.size(position) for position in self._positions]
+        self.groups: Sequence[int] = tuple(int(height > width) for height, width in sizes)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def name(self, index: int) -> str:
+        """Return the image's file name."""
+        return self._records[self._positions[index]].name
+
+    def image_id(self, index: int) -> int:
+        """Return the number that COCO's results know the image by."""
+        return self._records[self._positions[index]].image_id
+
+    def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return a record; the image may be a view of the cache, so do not write to it.
+
+        Returns:
+            image_3HW: RGB, uint8, in channels-last memory order.
+            truth: see `truth`.
+        """
+        pixels_HW3 = self._images.load(self._positions[index])
+        return torch.from_numpy(pixels_HW3).permute(2, 0, 1), self.truth(index)
+
+    def truth(self, index: int) -> dict[str, Any]:
+        """Return what is true of an image.
+
+        Returns:
+            ``boxes`` float32 (N, 4), x0, y0, x1, y1 in pixels, ``labels`` int64 (N,), ``crowd`` and ``difficult`` bool
+            (N,), ``area`` float32 (N,) in square pixels, and ``image_id``.
+        """
+        truth = self._truths[index]
+        arrays = {key: torch.from_numpy(getattr(truth, key).copy()) for key in Truth.__dataclass_fields__}
+        return {**arrays, "image_id": self.image_id(index)}
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over classes, images (names, sizes) and boxes: other data, other text."""
+        digest = hashlib.sha256(repr((self.classes, self.category_ids)).encode())
+        for index, (position, truth) in enumerate(zip(self._positions, self._truths, strict=True)):
+            digest.update(repr((self.name(index), self.image_id(index), self._images.digest(position))).encode())
+            for key in Truth.__dataclass_fields__:
+                digest.update(getattr(truth, key).tobytes())
+        return digest.hexdigest()
+
+    def _check_all(self, on_error: str) -> list[Found]:
+        """Keep the good records and those that can be mended; return all flaws."""
+        everything: list[Found] = []
+        for flaw in self._listing.flaws:
+            found = Found("", flaw, "it is left out")
+            everything.append(found)
+            self.skipped.append(_line(found))
+        for position, record in enumerate(self._records):
+            truth, flaws = check_record(record, self._images.size(position), self._images.problems.get(position))
+            everything += flaws
+            if flaws and on_error == "skip":
+                more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
+                why = f"{flaws[0].flaw.kind}: {flaws[0].flaw.place} {flaws[0].flaw.detail}"
+                self.skipped.append(f"{printable(record.name)}: the image is left out; {why}{more}")
+                continue
+            self.skipped += map(_line, flaws)
+            if truth is not None:
+                self._truths.append(truth)
+                self._positions.append(position)
+        return everything
+
+
+def _line(found: Found) -> str:
+    return f"{place(found)} ({found.flaw.kind}): {found.mended}"

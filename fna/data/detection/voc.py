@@ -1,0 +1,160 @@
+"""Pascal VOC detection: one xml an image. Source: Everingham et al., The Pascal VOC Challenge, IJCV 2010.
+
+VOC counts pixels from 1, and its xmax and ymax are inside the box: here x0 = xmin - 1, y0 = ymin - 1, x1 = xmax, y1 =
+ymax. Files that count from 0 are read the same way: half a pixel off, which is less than anyone draws boxes to. A box
+whose xmin is its xmax (or ymin its ymax) has no area: such are slips of the mouse, not things one pixel wide.
+
+The classes are ``data.classes``; without it VOC's 20 if the train split (``data.train``) has no other names, else the
+names in the train split, sorted. So all splits agree, whichever is opened. With ``data.classes``, objects of other
+names are left alone; without, they are of an unknown class.
+
+A ``<size>`` of 0 says nothing. A document type declaration, which no VOC file has, is refused, and entities with it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+from xml.etree import ElementTree
+
+from fna.config import DataConfig
+from fna.data.detection.checks import NO_AREA, short
+from fna.data.detection.listing import (
+    BAD_FILE,
+    MISSING_FILE,
+    UNKNOWN_CLASS,
+    UNREADABLE_BOX,
+    Box,
+    DetectionListing,
+    DetectionReader,
+    Flaw,
+    Record,
+    choose_classes,
+)
+from fna.data.listing import require_dir, split_lines
+from fna.data.voc import CLASSES as WITH_BACKGROUND
+from fna.errors import FnaError, nearest
+
+CLASSES = WITH_BACKGROUND[1:]
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+LAYOUT = """\
+  ROOT/ImageSets/Main/train.txt   lines: NAME
+  ROOT/Annotations/NAME.xml
+  ROOT/JPEGImages/NAME.jpg        or any other image format; data.image_folder where it is another folder"""
+
+
+def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
+    """List a split of Pascal VOC."""
+    stems = _stems(root, split)
+    parsed = [_parse(root, stem) for stem in stems]
+    learned = parsed if config.train == split else [_parse(root, stem) for stem in _stems(root, config.train)]
+    names = sorted({_name(node) for tree in learned if not isinstance(tree, Flaw) for node in tree.findall("object")})
+    known = [name for name in names if name]
+    if config.classes is None and known and set(known) <= set(CLASSES):
+        known = list(CLASSES)
+    classes = choose_classes(known, config.classes, f"'{config.train}' of {root}")
+    find = _finder(require_dir(root / (config.image_folder or "JPEGImages"), LAYOUT))
+    records = []
+    for number, (stem, tree) in enumerate(zip(stems, parsed, strict=True), 1):
+        path = find(stem)
+        if isinstance(tree, Flaw):
+            records.append(Record(path.name, path, number, flaws=(tree,)))
+            continue
+        boxes = [_box(node, f"object {i}", classes) for i, node in enumerate(tree.findall("object"), 1)]
+        if config.classes is not None:
+            boxes = [box for box in boxes if box.flaw is None or box.flaw.kind != UNKNOWN_CLASS]
+        records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
+    return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)))
+
+
+def _stems(root: Path, split: str) -> list[str]:
+    """Return the names of a split without endings."""
+    lines = [line for _, line in split_lines(root / "ImageSets" / "Main" / f"{split}.txt", LAYOUT)]
+    return [os.path.splitext(line)[0] if line.lower().endswith((".jpg", ".jpeg", ".png")) else line for line in lines]
+
+
+def _finder(folder: Path) -> Callable[[str], Path]:
+    """Return a function from a name without ending to the image's path."""
+    files: dict[str, Path] = {}
+    for name in sorted(os.listdir(folder)):
+        files.setdefault(os.path.splitext(name)[0], folder / name)
+    return lambda stem: files.get(stem, folder / f"{stem}.jpg")
+
+
+class _Tree(ElementTree.TreeBuilder):
+    """Builds a tree of elements, and refuses what could expand or load something."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
+        raise FnaError("it has a document type declaration, which annotations do not need; delete it")
+
+
+def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
+    """Return the root element of an annotation file, or why it is none."""
+    path = root / "Annotations" / f"{stem}.xml"
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
+    except (OSError, ValueError) as error:
+        return Flaw(BAD_FILE, path.name, short(getattr(error, "strerror", None) or str(error)))
+    try:
+        parser = ElementTree.XMLParser(target=_Tree())
+        parser.feed(text)
+        tree: ElementTree.Element = parser.close()
+    except (ElementTree.ParseError, FnaError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        return Flaw(BAD_FILE, path.name, short(str(error)))
+    return tree
+
+
+def _box(node: ElementTree.Element, place: str, classes: Sequence[str]) -> Box:
+    """Return an object's box."""
+    name, bounds, difficult = _name(node), node.find("bndbox"), (node.findtext("difficult") or "0").strip()
+    texts = [None if bounds is None else bounds.findtext(side) for side in SIDES]
+    flaw = None
+    if name not in classes:
+        flaw = Flaw(UNKNOWN_CLASS, place, f"{short(name)}{nearest(name, classes)}")
+        return Box(place, None, -1, flaw=flaw)
+    sides = [_number(text) for text in texts]
+    if None in sides:
+        shown = ", ".join(f"{side} {short(text)}" for side, text in zip(SIDES, texts, strict=True))
+        flaw = Flaw(UNREADABLE_BOX, place, shown)
+    elif difficult not in ("0", "1"):
+        flaw = Flaw(UNREADABLE_BOX, place, f"difficult is {short(difficult)}; expected 0 or 1")
+    else:
+        x0, y0, x1, y1 = sides
+        if x0 == x1 or y0 == y1:
+            flaw = Flaw(NO_AREA, place, f"xmin {x0:g}, xmax {x1:g}, ymin {y0:g}, ymax {y1:g}")
+        sides[:2] = [x0 - 1, y0 - 1]  # type: ignore[operator]
+    return Box(place, tuple(sides), classes.index(name), difficult=difficult == "1", flaw=flaw)
+
+
+def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """Return the declared height and width; None where they are absent, no whole numbers, or 0."""
+    height, width = (_number(tree.findtext(f"size/{key}")) or 0 for key in ("height", "width"))
+    if height > 0 and width > 0 and math.isfinite(height) and math.isfinite(width):
+        return int(height), int(width)
+    return None
+
+
+def _name(node: ElementTree.Element) -> str:
+    return (node.findtext("name") or "").strip()
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _neighbour(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except (OSError, ValueError):
+        return " (there is no such folder)"
+
+
+FORMATS = {"voc": DetectionReader(read, LAYOUT)}

@@ -1,0 +1,136 @@
+"""COCO keypoints: a json with images, persons and the names of their joints. Source: cocodataset.org/#format-data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fna.config import DataConfig
+from fna.data.coco_json import annotation_file, entries, image_folder, load_json
+from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
+from fna.errors import FnaError
+
+LAYOUT = """\
+  ROOT/annotations/person_keypoints_SPLIT.json   or ROOT/person_keypoints_SPLIT.json, or data.train: its path;
+                                                 'train' also finds person_keypoints_train2017.json
+  ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder"""
+
+
+def read(root: Path, split: str, config: DataConfig) -> PoseListing:
+    """List the persons of a split. Crowds and objects of categories without joints are left out and counted."""
+    path = annotation_file(root, split, "person_keypoints", LAYOUT)
+    document = load_json(path)
+    joints, links, categories, notes = _joints(entries(document, "categories", path), path)
+    images, problems = _images(entries(document, "images", path))
+    seen: set[Any] = set()
+    left_out: Counter[str] = Counter()
+    records: list[Record] = []
+    used: dict[int, int] = {}  # position in `images` -> position in the listing
+    ids = {image["id"]: position for position, image in enumerate(images)}
+    for position, person in enumerate(entries(document, "annotations", path)):
+        reason = _left_out(person, categories)
+        if reason:
+            left_out[reason] += 1
+            continue
+        problem = _problem(person, f"annotation {person.get('id', position)}", ids, images, seen)
+        if problem:
+            problems.append(problem)
+            continue
+        seen.add(person["id"])
+        image = used.setdefault(ids[person["image_id"]], len(used))
+        records.append(_record(person, image))
+    chosen = [images[position] for position in used]
+    names = [image["file_name"] for image in chosen]
+    folder = image_folder(root, split, config.image_folder, names)
+    notes += [f"{reason}, left out: {number}" for reason, number in left_out.items()]
+    sizes = [_size(image) for image in chosen]
+    return PoseListing(joints, links, [folder / name for name in names], names, records, sizes, problems, notes)
+
+
+def _record(person: dict[str, Any], image: int) -> Record:
+    points, box, area = (person.get(key) for key in ("keypoints", "bbox", "area"))
+    identity = f"annotation {person['id']}"
+    return Record(image, identity, points, box, area, None, person["image_id"], person["id"])
+
+
+def _joints(
+    categories: Sequence[dict[str, Any]], path: Path
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], set[Any], list[str]]:
+    """Return the joints' names, the skeleton's links, the ids of the categories that have them, and notes."""
+    posed = [category for category in categories if category.get("keypoints")]
+    if not posed:
+        raise FnaError(f"{path}: no category has 'keypoints', the joints' names; is it a person_keypoints file?")
+    names = posed[0]["keypoints"]
+    if not isinstance(names, list) or not all(map(is_name, names)) or len(set(names)) < len(names):
+        raise FnaError(f"{path}: the category's 'keypoints' are {ascii(names)[:100]}; expected different names")
+    others = [category.get("name") for category in posed if category["keypoints"] != names]
+    if others:
+        raise FnaError(
+            f"{path}: category {posed[0].get('name')!r} has other joints than {', '.join(map(repr, others[:5]))}; "
+            "one network learns one set of joints: split the file"
+        )
+    skeleton = posed[0].get("skeleton") or []
+    pairs = [tuple(pair) for pair in skeleton if isinstance(pair, list) and len(pair) == 2]
+    links = tuple((a - 1, b - 1) for a, b in pairs if all(type(n) is int and 1 <= n <= len(names) for n in (a, b)))
+    wrong = len(skeleton) - len(links)
+    notes = [f"links of the skeleton that name no joint of 1 to {len(names)}, left out: {wrong}"] if wrong else []
+    return tuple(names), links, {_key(category.get("id")) for category in posed}, notes
+
+
+def _images(images: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Defect]]:
+    """Return the images that can be referred to, and what is wrong with the others."""
+    good, problems = [], []
+    seen: set[Any] = set()
+    for position, image in enumerate(images):
+        number, name = image.get("id"), image.get("file_name")
+        if not isinstance(number, int | str) or not is_name(name):
+            problems.append(
+                Defect("an image has no id or no file_name in UTF-8", f"image {position}", ascii(image)[:60])
+            )
+        elif number in seen:
+            problems.append(Defect("an image's id occurs twice", ascii(name), f"id {number}"))
+        else:
+            seen.add(number)
+            good.append(image)
+    return good, problems
+
+
+def _left_out(person: dict[str, Any], categories: set[Any]) -> str:
+    """Return what the annotation is, if no person to learn from, or ''."""
+    if _key(person.get("category_id", next(iter(categories)))) not in categories:
+        return "annotations of categories without joints"
+    if person.get("iscrowd") in (1, True):
+        return "crowds"
+    if not person.get("keypoints") and not person.get("num_keypoints"):
+        return "annotations without joints"
+    return ""
+
+
+def _problem(
+    person: dict[str, Any], who: str, ids: dict[Any, int], images: Sequence[dict[str, Any]], seen: set[Any]
+) -> Defect | None:
+    """Return what is wrong with an annotation's ids, if anything."""
+    image_id, own = person.get("image_id"), person.get("id")
+    if _key(image_id) not in ids:
+        return Defect("there is no image of that id", who, f"image_id {ascii(image_id)[:40]}")
+    who = f"{images[ids[image_id]]['file_name']}, {who}"
+    if not isinstance(own, int):
+        return Defect("the annotation's id is no whole number", who, ascii(own)[:40])
+    if own in seen:
+        return Defect("an annotation's id occurs twice", who)
+    return None
+
+
+def _key(value: Any) -> Any:
+    """Return a value that can be looked up: an id is a number or a text."""
+    return value if isinstance(value, int | str) else None
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+FORMATS = {"coco": PoseReader(read, LAYOUT)}

@@ -1,0 +1,96 @@
+"""What a reader of poses hands on: persons as the files describe them, with nothing checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from fna.config import DataConfig
+from fna.data.decoding import read_image
+from fna.data.images import Pixels, is_utf8
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something wrong.
+
+    Attributes:
+        what: the kind of mistake, the same for all that share it.
+        who: image and person.
+        detail: what was found there.
+    """
+
+    what: str
+    who: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.what}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A person as a file describes it: `points`, `box` and `area` may be anything.
+
+    Attributes:
+        image: position of the image in the listing.
+        who: what messages call the person.
+        points: K times x, y, visibility, nested or flat.
+        box: x0, y0, width, height; None: the one around the joints.
+        area: of the person in square pixels; None: the box's.
+        head: size of the head in pixels; None: the length of the segment from the neck to the top of the head.
+        image_id: of the image, as the data set has it.
+        id: of the person.
+    """
+
+    image: int
+    who: str
+    points: Any
+    box: Any = None
+    area: Any = None
+    head: float | None = None
+    image_id: int | str = 0
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class PoseListing:
+    """The persons of a split, their images not decoded.
+
+    Attributes:
+        joints: their names, in order.
+        links: pairs of joints that a skeleton joins.
+        paths: the images.
+        names: what they are called, on any machine and in any split.
+        records: the persons.
+        sizes: what the files say of the images' height and width; None: nothing. () is nothing of any.
+        problems: bad entries that are not among the records.
+        notes: what is left out by rule, a line each.
+        read: decodes an image.
+    """
+
+    joints: tuple[str, ...]
+    links: tuple[tuple[int, int], ...]
+    paths: Sequence[Path]
+    names: Sequence[str]
+    records: Sequence[Record]
+    sizes: Sequence[tuple[int, int] | None] = ()
+    problems: Sequence[Defect] = ()
+    notes: Sequence[str] = ()
+    read: Callable[[Path], Pixels] = read_image
+
+
+@dataclass(frozen=True)
+class PoseReader:
+    """A data set family: a function from (root, split, config) to a listing, and the layout expected below ROOT."""
+
+    read: Callable[[Path, str, DataConfig], PoseListing]
+    layout: str
+    on_disk: bool = True
+
+
+def is_name(value: Any) -> TypeGuard[str]:
+    """Tell whether something read from a file can name an image or a joint."""
+    return isinstance(value, str) and value != "" and is_utf8(value)

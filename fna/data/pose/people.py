@@ -1,0 +1,190 @@
+"""Persons with joints: every image is decoded and every person checked once before anything is learned from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fna.data.images import Images
+from fna.data.listing import Color
+from fna.data.pose.checks import Box, check
+from fna.data.pose.joints import head_segment, joint_colors, mirror
+from fna.data.pose.listing import Defect, PoseListing, Record
+from fna.errors import FnaError
+
+SHOWN = 10  # kinds of problems listed in an error message
+NAMED = 3  # examples of each of them
+
+
+@dataclass(frozen=True)
+class Person:
+    """A checked person; see `Record`. `points` are float32 (K, 3), `head` is nan where it is unknown or 0."""
+
+    image: int
+    points: NDArray[np.float32]
+    box: Box
+    area: float
+    head: float
+    image_id: int | str
+    id: int
+
+
+@dataclass
+class _Findings:
+    """What the checks found over all persons: defects and whether they were mended, and what the rules leave out."""
+
+    defects: list[tuple[Defect, bool]] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+
+
+class PoseData:
+    """Persons with the joints that are labelled.
+
+    Making one decodes every image with a person; as many as `cache_gb` allows stay in memory.
+
+    Args:
+        listing: the persons.
+        where: what error messages call the split.
+        on_error: ``"fail"``: bad records raise one error that lists them; ``"fix"``: they are mended where possible,
+            else left out; ``"skip"``: they are left out.
+        cache_gb: memory for decoded images, in 1e9 bytes.
+
+    Attributes:
+        classes: the joints' names.
+        colors: RGB by joint.
+        links: pairs of joints that a skeleton joins.
+        groups: (), one group: all crops are alike.
+        skipped: what was mended or left out, a line each; then, in numbers, what the rules leave out.
+
+    Raises:
+        FnaError: bad records (``"fail"``), or no usable person.
+    """
+
+    def __init__(self, listing: PoseListing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
+        self.classes = listing.joints
+        self.colors: tuple[Color, ...] = joint_colors(listing.joints)
+        self.links = listing.links
+        self.groups: Sequence[int] = ()
+        self._names = listing.names
+        self._images = Images(listing.paths, where, cache_gb, listing.read)
+        found = _Findings([(problem, False) for problem in listing.problems])
+        checked = [self._check(record, listing, on_error == "fix", found) for record in listing.records]
+        self._people = [person for person in checked if person]
+        if found.defects and on_error == "fail":
+            raise FnaError(_complaint(where, [defect for defect, _ in found.defects], len(checked)))
+        self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
+        self.skipped += [*listing.notes, *_notes(found)]
+        if not self._people:
+            first = f"; the first reason: {self.skipped[0]}" if self.skipped else ""
+            raise FnaError(f"{where} has no usable person of {len(checked)}{first}")
+
+    def __len__(self) -> int:
+        return len(self._people)
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        """For each joint, the joint a mirror puts in its place, by their names; see `joints.mirror`."""
+        return mirror(self.classes)
+
+    def name(self, index: int) -> str:
+        """Return what the image is called in the data set."""
+        return self._names[self._people[index].image]
+
+    def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return a record; the image may be a view of the cache, so do not write to it.
+
+        Returns:
+            image_3HW: RGB, uint8, in channels-last memory order: the whole image.
+            truth: ``points`` float32 (K, 3) x, y, visibility; ``box`` float32 (4,) x0, y0, width, height; ``area`` in
+                square pixels; ``head``, the head's size in pixels, nan where it is unknown or 0; ``image_id``;
+                ``id``; ``joints``, their names.
+        """
+        person = self._people[index]
+        image_3HW = torch.from_numpy(self._images.load(person.image)).permute(2, 0, 1)
+        truth = {
+            "points": torch.from_numpy(person.points.copy()),
+            "box": torch.tensor(person.box, dtype=torch.float32),
+            "area": person.area,
+            "head": person.head,
+            "image_id": person.image_id,
+            "id": person.id,
+            "joints": self.classes,
+        }
+        return image_3HW, truth
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over joints, images and persons: other data, other text."""
+        digest = hashlib.sha256(repr((self.classes, self.links)).encode())
+        for person in self._people:
+            place = f"{self._names[person.image]!a} {self._images.digest(person.image)}"
+            digest.update(f"{place} {person.box} {person.area} {person.head} {person.id}".encode())
+            digest.update(person.points.tobytes())
+        return digest.hexdigest()
+
+    def _check(self, record: Record, listing: PoseListing, fix: bool, found: _Findings) -> Person | None:
+        """Return the person, or None where it is left out; add to what is found."""
+        file = listing.names[record.image]
+        who = f"{file}, {record.who}".encode(errors="backslashreplace").decode()
+        unreadable = self._images.problems.get(record.image)
+        if unreadable is not None:
+            found.defects.append((Defect("the image cannot be read", who, unreadable), False))
+            return None
+        size = self._images.size(record.image)
+        declared = listing.sizes[record.image] if listing.sizes else None
+        if declared is not None and declared != size:
+            detail = f"{size[1]}x{size[0]} pixels, not {declared[1]}x{declared[0]}"
+            found.defects.append((Defect("the image has another size than its annotation says", who, detail), False))
+            return None
+        checked = check(record.points, record.box, record.area, listing.joints, size)
+        points = checked.points if fix or not checked.defects else None
+        found.defects += [(Defect(what, who, detail), points is not None) for what, detail in checked.defects]
+        if points is None:
+            return None
+        found.outside += [f"{file} {joint}" for joint in checked.outside]
+        if not points[:, 2].any():
+            found.unlabelled += 1
+            return None
+        head = _head(points, listing.joints) if record.head is None else record.head
+        return Person(record.image, points, checked.box, checked.area, head, record.image_id, record.id)
+
+
+def _head(points_K3: NDArray[np.float32], joints: Sequence[str]) -> float:
+    """Return the length of the segment from the neck to the top of the head in pixels, nan where unknown or 0."""
+    segment = head_segment(joints)
+    if segment is None or not points_K3[list(segment), 2].all():
+        return math.nan
+    neck, top = points_K3[segment[0], :2], points_K3[segment[1], :2]
+    return float(np.linalg.norm(top - neck)) or math.nan
+
+
+def _complaint(where: str, defects: Sequence[Defect], total: int) -> str:
+    """List the defects by kind, each with its number and a few examples."""
+    lines = []
+    for what in dict.fromkeys(defect.what for defect in defects):
+        own = [f"{defect.who}{f': {defect.detail}' * bool(defect.detail)}" for defect in defects if defect.what == what]
+        more = f"; and {len(own) - NAMED} more" if len(own) > NAMED else ""
+        lines.append(f"  {len(own)} x {what}: {'; '.join(own[:NAMED])}{more}")
+    bad = len({defect.who for defect in defects})
+    return (
+        f"{where}: {bad} of {total} persons are bad:\n" + "\n".join(lines[:SHOWN]) + "\n"
+        "mend them, or type --data.on_error fix to mend what can be and leave out the rest, or --data.on_error skip to "
+        "leave them out"
+    )
+
+
+def _notes(found: _Findings) -> Iterator[str]:
+    if found.outside:
+        more = f" and {len(found.outside) - NAMED} more" if len(found.outside) > NAMED else ""
+        examples = ", ".join(found.outside[:NAMED])
+        yield f"labelled joints outside their image, not used: {len(found.outside)}: {examples}{more}"
+    if found.unlabelled:
+        yield f"persons without a labelled joint, left out: {found.unlabelled}"

@@ -1,0 +1,98 @@
+"""Object detection: RetinaNet or SSDLite on a backbone, COCO's average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from fna.arch import A, Arch, with_taps
+from fna.config import Config, TaskConfig
+from fna.data.detection import FORMATS, DetectionView, Frame, collate, open_data, to_image, view
+from fna.network import feature_info
+from fna.spaces import DETECTION_LAYERS
+from fna.tasks import Task, retinanet, ssdlite
+from fna.tasks.box_drawing import draw_boxes
+from fna.tasks.detection_scores import METRIC, TITLES, DetectionScores, records
+
+HEAD_CHANNELS = 1280  # of SSDLite's 1x1 convolution where the seed has none
+MODELS: dict[str, ModuleType] = {"retinanet": retinanet, "ssdlite": ssdlite}
+
+
+def prepare(arch: A, config: TaskConfig) -> A:
+    """Tap the block that SSDLite reads; RetinaNet takes any backbone as it is."""
+    return with_taps(arch) if config.model == "ssdlite" else arch
+
+
+def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
+    """Build the detection head; SSDLite's first convolution has the width of that before the seed's classifier."""
+    if config.model == "ssdlite":
+        width = arch.head_channels or HEAD_CHANNELS
+        return ssdlite.SSDLiteHead(feature_info(arch), classes, width, arch.activation, arch.norm_eps)
+    return retinanet.RetinaNetHead(feature_info(arch), classes, config.channels, config.anchor_scale)
+
+
+def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
+    """Return the 1x1 convolution before the seed's classifier for SSDLite, nothing for RetinaNet."""
+    return ssdlite.head_start(seed_state) if config.model == "ssdlite" else {}
+
+
+def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of classes and boxes, and the number of positive anchors."""
+    total, number = MODELS[config.model].loss(output, batch, config)
+    return total, number
+
+
+def image_size(data: Any, config: Config) -> tuple[int, int]:
+    """Return the canvas that images are brought to: ``data.eval_size``, or the crop."""
+    return config.data.eval_size or config.data.crop
+
+
+def predict(
+    model: nn.Module, images_N3HW: Tensor, frames: Sequence[Frame], config: Config
+) -> Sequence[dict[str, Tensor]]:
+    """Return the detections of each image on the CPU, best first.
+
+    Args:
+        model: in eval mode.
+        images_N3HW: normalised views.
+        frames: how they came from their images.
+        config: ``evaluate.score_threshold``, ``nms`` and ``detections``.
+
+    Returns:
+        ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels of the image, ``scores`` (n,) in [0, 1], ``labels`` (n,).
+    """
+    size_hw = (images_N3HW.shape[2], images_N3HW.shape[3])
+    found = MODELS[config.task.model].decode(model(images_N3HW), size_hw, config)
+    return [back(detections, frame) for detections, frame in zip(found, frames, strict=True)]
+
+
+def back(detections: Mapping[str, Tensor], frame: Frame) -> dict[str, Tensor]:
+    """Bring boxes from a view to its image, on the CPU; what lies in the padding only is left out."""
+    boxes_n4, scores_n, labels_n = (detections[key].cpu() for key in ("boxes", "scores", "labels"))
+    boxes_n4 = to_image(boxes_n4.float(), frame)
+    there = (boxes_n4[:, 2:] > boxes_n4[:, :2]).all(1)
+    return {"boxes": boxes_n4[there], "scores": scores_n[there].float(), "labels": labels_n[there]}
+
+
+TASK = Task(
+    metric=METRIC,
+    titles=TITLES,
+    layers=DETECTION_LAYERS,
+    formats=FORMATS,
+    open_data=open_data,
+    train_view=DetectionView,
+    collate=collate,
+    prepare=prepare,
+    head=build_head,
+    head_start=head_start,
+    loss=loss,
+    image_size=image_size,
+    view=view,
+    predict=predict,
+    scores=DetectionScores,
+    draw=draw_boxes,
+    records=records,
+)

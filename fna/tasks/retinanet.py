@@ -1,0 +1,160 @@
+"""RetinaNet (arXiv:1708.02002) on any backbone, from torchvision's parts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
+from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from fna.config import Config, TaskConfig
+from fna.errors import FnaError
+from fna.network import FeatureInfo
+from fna.tasks.boxes import Matches, best, match, wide
+
+STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
+OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of a level's anchors / side of its smallest
+RATIOS = (0.5, 1.0, 2.0)  # height / width
+CANDIDATES = 1000  # boxes per level that non-maximum suppression sees
+
+MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+
+class RetinaNetHead(nn.Module):
+    """Feature pyramid, classification and box towers; convolutions with bias and without norm.
+
+    Args:
+        feature_info: the backbone's features; those of strides 8, 16 and 32 are read.
+        classes: number of classes.
+        channels: width of the pyramid and the towers.
+        anchor_scale: side of the smallest anchor / stride of its level.
+
+    Raises:
+        FnaError: a stride is missing, or anchors are smaller than a pixel.
+    """
+
+    def __init__(
+        self, feature_info: Sequence[FeatureInfo], classes: int, channels: int = 256, anchor_scale: float = 4.0
+    ) -> None:
+        super().__init__()
+        strides = [0 if info.tap else info.stride for info in feature_info]
+        if not set(STRIDES[:3]) <= set(strides):
+            raise FnaError(
+                f"RetinaNet reads features of strides 8, 16 and 32, the backbone has {sorted(set(strides) - {0})}; "
+                "choose an undilated network (task.output_stride 32)"
+            )
+        if min((cell[:, 2:] - cell[:, :2]).min() for cell in _generator(anchor_scale).cell_anchors) < 1:
+            raise FnaError(f"task.anchor_scale {anchor_scale} makes anchors smaller than a pixel; choose 0.5 or more")
+        self.levels = [strides.index(stride) for stride in STRIDES[:3]]
+        self.anchor_scale = anchor_scale
+        widths = [feature_info[i].channels for i in self.levels]
+        top = LastLevelP6P7(widths[-1], channels)
+        top.use_P5 = False  # torchvision reads P5 where C5 happens to have as many channels
+        self.fpn = FeaturePyramidNetwork(widths, channels, top)
+        number = len(OCTAVE) * len(RATIOS)
+        self.classification = RetinaNetClassificationHead(channels, number, classes, prior_probability=0.01)
+        self.regression = RetinaNetRegressionHead(channels, number)
+
+    def forward(self, features: Sequence[Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Return ``logits``, (N, A, classes), ``deltas``, (N, A, 4), and ``anchors``, (A, 4): x0, y0, x1, y1 in px.
+
+        Args:
+            features: one map per entry of `feature_info`.
+            size_hw: size of the image.
+        """
+        maps = list(self.fpn(OrderedDict((str(i), features[i]) for i in self.levels)).values())
+        return {
+            "logits": self.classification(maps),
+            "deltas": self.regression(maps),
+            "anchors": anchors(maps, self.anchor_scale),
+        }
+
+
+def anchors(maps: Sequence[Tensor], scale: float) -> Tensor:
+    """Return the anchors of all levels, finest first, (A, 4): x0, y0, x1, y1 in px.
+
+    Nine to a cell, centred on multiples of the level's stride. (torchvision's detector spreads the cells evenly over
+    the image instead, so that anchors move where a side is no multiple of 128.)
+
+    Args:
+        maps: a map per level of the pyramid; their sizes, device and precision are read.
+        scale: side of a level's smallest anchor / its stride.
+    """
+    generator = _generator(scale)
+    generator.set_cell_anchors(torch.promote_types(maps[0].dtype, torch.float32), maps[0].device)
+    sizes = [list(m.shape[2:]) for m in maps]
+    return torch.cat(generator.grid_anchors(sizes, [[stride, stride] for stride in STRIDES]))
+
+
+def _generator(scale: float) -> AnchorGenerator:
+    """Return a fresh generator: it keeps the device it last worked on, which is the meta device while counting."""
+    sizes = tuple(tuple(scale * stride * octave for octave in OCTAVE) for stride in STRIDES)
+    return AnchorGenerator(sizes, (RATIOS,) * len(STRIDES))
+
+
+def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    """Return the focal loss of all anchors plus the L1 loss of the positive ones, and the number of the positive.
+
+    Deviation: L1, as torchvision; the authors' release has smooth L1 with beta 0.11.
+
+    Args:
+        output: what the head gives.
+        batch: ``boxes`` in px and ``labels``, a tensor per image.
+        config: nothing is read from it.
+    """
+    logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
+    found = match(MATCHER, output["anchors"], batch)
+    distances = F.l1_loss(deltas_NA4[found.positive], CODER.encode_single(found.boxes, found.anchors), reduction="sum")
+    return _focal(logits_NAC, found) + distances, found.positive.sum()
+
+
+def _focal(logits_NAC: Tensor, found: Matches) -> Tensor:
+    """Sum up the focal loss, an image at a time: on a CPU a batch at once takes four times as long (80 classes)."""
+    classes_NA = torch.full_like(found.positive, -1, dtype=torch.int64)  # -1: background, no class
+    classes_NA[found.positive] = found.labels
+    every_class = torch.arange(logits_NAC.shape[2], device=logits_NAC.device)
+    total = logits_NAC.new_zeros(())
+    for logits_AC, classes_A, ignored_A in zip(logits_NAC, classes_NA, found.ignored, strict=True):
+        targets_AC = (classes_A[:, None] == every_class).to(logits_AC)
+        focal_AC = sigmoid_focal_loss(logits_AC, targets_AC, alpha=0.25, gamma=2.0)
+        total = total + focal_AC.sum(1).masked_fill(ignored_A, 0).sum()
+    return total
+
+
+@torch.no_grad()
+def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: Config) -> list[dict[str, Tensor]]:
+    """Return the detections of each image: ``boxes`` (n, 4) in px, ``scores`` and ``labels``, by falling score.
+
+    Args:
+        output: what the head gives.
+        size_hw: size of the images.
+        config: ``evaluate.score_threshold``, ``nms`` and ``detections``.
+    """
+    scores_NAC, deltas_NA4 = wide(output["logits"]).sigmoid(), wide(output["deltas"])
+    cells = len(OCTAVE) * len(RATIOS)
+    sizes = [cells * -(-size_hw[0] // stride) * -(-size_hw[1] // stride) for stride in STRIDES]
+    classes = scores_NAC.shape[2]
+    detections = []
+    for scores_AC, deltas_A4 in zip(scores_NAC, deltas_NA4, strict=True):
+        scores, picks, start = [], [], 0
+        for scores_aC in scores_AC.split(sizes):
+            flat = scores_aC.flatten()
+            above = (flat > config.evaluate.score_threshold).nonzero()[:, 0]
+            top = flat[above].topk(min(CANDIDATES, len(above)))
+            scores.append(top.values)
+            picks.append(above[top.indices] + start)
+            start += len(flat)
+        pick_n = torch.cat(picks)
+        anchor_n = pick_n // classes
+        boxes_n4 = CODER.decode_single(deltas_A4[anchor_n], output["anchors"][anchor_n])
+        detections.append(best(boxes_n4, torch.cat(scores), pick_n % classes, size_hw, config))
+    return detections

@@ -1,0 +1,209 @@
+"""SSDLite (arXiv:1801.04381, section 6.2; SSD: arXiv:1512.02325) on an MBConv backbone, from torchvision's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSDScoringHead
+from torchvision.ops import Conv2dNormActivation
+
+from fna.blocks import ConvNormAct
+from fna.config import Config, TaskConfig
+from fna.errors import FnaError
+from fna.network import FeatureInfo, initialise
+from fna.tasks.boxes import best, match, wide
+
+EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
+RATIOS = ([2], [2, 3], [2, 3], [2, 3], [2], [2])  # besides 1, which has two sizes: 4, 6, 6, 6, 4, 4 boxes to a cell
+SCALES = [0.1, 0.2, 0.38, 0.56, 0.74, 0.92, 1.1]  # side of a level's boxes / side of the image, as in the release
+NEGATIVES = 3  # background anchors that learn, per positive one
+CANDIDATES = 400  # boxes per class that non-maximum suppression sees
+
+MATCHER = SSDMatcher(0.5)
+CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch norm that also takes a training batch of one value per channel, which has no variance.
+
+    The last maps are 1x1 at 320x320. Such a batch is normalised with the running statistics and leaves them alone.
+    """
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the normalised map."""
+        if self.training and x_NCHW.numel() == x_NCHW.shape[1]:
+            return F.batch_norm(x_NCHW, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x_NCHW)
+
+
+NORM = partial(Norm, eps=1e-3)
+
+
+class SSDLiteHead(nn.Module):
+    """The classifier's 1x1 convolution, four smaller levels, and separable predictors of six levels in all.
+
+    Every convolution is without bias and has a batch norm, the predictors' last one too: with that, and only with
+    that, the paper's params and MAdds are met exactly.
+
+    Args:
+        feature_info: the backbone's features; the tap and the last are read.
+        classes: number of classes; the background becomes class 0 of the logits.
+        head_channels: channels of the 1x1 convolution ``last`` (see `head_start`).
+        activation: its activation, the seed's.
+        norm_eps: epsilon of its batch norm, the seed's.
+
+    Raises:
+        FnaError: no tap.
+    """
+
+    def __init__(
+        self,
+        feature_info: Sequence[FeatureInfo],
+        classes: int,
+        head_channels: int = 1280,
+        activation: str = "relu6",
+        norm_eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        taps = [i for i, info in enumerate(feature_info) if info.tap]
+        if not taps:
+            raise FnaError("SSDLite reads the expansion of a block; build the backbone from fna.arch.with_taps(arch)")
+        self.tap = taps[-1]
+        self.last = ConvNormAct(
+            feature_info[-1].channels, head_channels, 1, 1, activation, norm_eps, padding="symmetric"
+        )
+        widths = [feature_info[self.tap].channels, head_channels, *EXTRAS]
+        self.extras = nn.ModuleList(_extra(a, b) for a, b in zip(widths[1:], EXTRAS, strict=False))
+        numbers = [2 + 2 * len(ratios) for ratios in RATIOS]
+        self.classification = _predictors(widths, numbers, classes + 1)
+        self.regression = _predictors(widths, numbers, 4)
+        initialise(self.last)
+
+    def forward(self, features: Sequence[Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Return ``logits``, (N, A, 1 + classes), ``deltas``, (N, A, 4), and ``anchors``, (A, 4): x0, y0, x1, y1 in px.
+
+        Args:
+            features: one map per entry of `feature_info`.
+            size_hw: size of the image.
+        """
+        maps = [features[self.tap], self.last(features[-1])]
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        return {
+            "logits": self.classification(maps),
+            "deltas": self.regression(maps),
+            "anchors": anchors(maps, size_hw),
+        }
+
+
+def _extra(in_channels: int, out_channels: int) -> nn.Module:
+    """Build a level: 1x1 to half the channels, depthwise 3x3/2, 1x1."""
+    half = out_channels // 2
+    block = nn.Sequential(_conv(in_channels, half), _conv(half, half, 3, 2, half), _conv(half, out_channels))
+    return _quiet(block)
+
+
+def _predictors(widths: Sequence[int], numbers: Sequence[int], columns: int) -> nn.Module:
+    """Build a depthwise 3x3 and a linear 1x1 per level, whose outputs are joined to (N, A, columns)."""
+    modules = [
+        nn.Sequential(_conv(width, width, 3, 1, width), _conv(width, number * columns, act=None))
+        for width, number in zip(widths, numbers, strict=True)
+    ]
+    head: nn.Module = SSDScoringHead(_quiet(nn.ModuleList(modules)), columns)
+    return head
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    act: type[nn.Module] | None = nn.ReLU6,
+) -> nn.Module:
+    module: nn.Module = Conv2dNormActivation(
+        in_channels, out_channels, kernel, stride, groups=groups, norm_layer=NORM, activation_layer=act
+    )
+    return module
+
+
+def _quiet(module: nn.Module) -> nn.Module:
+    """Draw small weights, as the release and torchvision do."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=0.03)
+    return module
+
+
+def head_start(seed_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of ``last`` that a seed has: those of the 1x1 convolution before its classifier."""
+    start = "head."
+    return {f"last.{name.removeprefix(start)}": value for name, value in seed_state.items() if name.startswith(start)}
+
+
+def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
+    """Return the default boxes of all levels, finest first, (A, 4): x0, y0, x1, y1 in px.
+
+    Args:
+        maps: a map per level; their sizes, device and precision are read.
+        size_hw: size of the image; the boxes scale with it.
+    """
+    blank = torch.empty((), dtype=torch.promote_types(maps[0].dtype, torch.float32), device=maps[0].device)
+    images = ImageList(blank.expand(1, 3, *size_hw), [size_hw])
+    generator = DefaultBoxGenerator([list(ratios) for ratios in RATIOS], scales=SCALES)
+    with torch.device("cpu"):  # torchvision draws them there, and moves them
+        boxes: Tensor = generator(images, [blank.expand(1, 1, *m.shape[2:]) for m in maps])[0]
+    return boxes
+
+
+def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    """Return cross entropy of positives and hardest negatives plus smooth L1 of the boxes, and the positives' number.
+
+    The negatives of an image are its `NEGATIVES` most wrong background anchors per positive one, so an image without
+    boxes adds nothing (SSD, section 2.2).
+
+    Args:
+        output: what the head gives.
+        batch: ``boxes`` in px and ``labels``, a tensor per image.
+        config: nothing is read from it.
+    """
+    logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
+    found = match(MATCHER, output["anchors"], batch)
+    positive_NA = found.positive
+    targets_NA = torch.zeros_like(positive_NA, dtype=torch.int64)
+    targets_NA[positive_NA] = found.labels + 1
+    entropy_NA = F.cross_entropy(logits_NAC.flatten(0, 1), targets_NA.flatten(), reduction="none").view_as(targets_NA)
+    order_NA = entropy_NA.detach().masked_fill(positive_NA, -torch.inf).argsort(1, descending=True)
+    hard_NA = order_NA.argsort(1) < NEGATIVES * positive_NA.sum(1, keepdim=True)
+    distances = F.smooth_l1_loss(
+        deltas_NA4[positive_NA], CODER.encode_single(found.boxes, found.anchors), reduction="sum"
+    )
+    return entropy_NA[positive_NA | hard_NA].sum() + distances, positive_NA.sum()
+
+
+@torch.no_grad()
+def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: Config) -> list[dict[str, Tensor]]:
+    """Return the detections of each image: ``boxes`` (n, 4) in px, ``scores`` and ``labels``, by falling score.
+
+    Args:
+        output: what the head gives.
+        size_hw: size of the images.
+        config: ``evaluate.score_threshold``, ``nms`` and ``detections``.
+    """
+    scores_NAC = wide(output["logits"]).softmax(2)[:, :, 1:]
+    detections = []
+    for scores_AC, deltas_A4 in zip(scores_NAC, wide(output["deltas"]), strict=True):
+        top = scores_AC.topk(min(CANDIDATES, len(scores_AC)), dim=0)
+        candidate, label_n = (top.values > config.evaluate.score_threshold).nonzero(as_tuple=True)
+        anchor_n = top.indices[candidate, label_n]
+        boxes_n4 = CODER.decode_single(deltas_A4[anchor_n], output["anchors"][anchor_n])
+        detections.append(best(boxes_n4, top.values[candidate, label_n], label_n, size_hw, config))
+    return detections

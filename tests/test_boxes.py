@@ -1,0 +1,287 @@
+"""Laws that hold for RetinaNet and SSDLite alike: what the losses sum, what the heads promise, what decoding undoes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import box_iou
+
+from fna.config import Config, EvaluateConfig, TaskConfig
+from fna.errors import FnaError
+from fna.network import FeatureInfo
+from fna.tasks import retinanet, ssdlite
+from fna.tasks.boxes import match
+
+SIZE_HW, CLASSES = (128, 192), 3
+INFO = (
+    *(FeatureInfo(c, s, i) for i, (c, s) in enumerate(zip((6, 8, 12, 20), (2, 4, 8, 16), strict=True))),
+    FeatureInfo(40, 16, 4, tap=True),
+    FeatureInfo(32, 32, 4),
+)
+BOXES = [[10, 12, 40, 50], [60, 5, 190, 120], [100, 60, 118, 78], [0, 0, 192, 128], [44, 70, 92, 120.5]]
+CONFIG = Config(evaluate=EvaluateConfig(score_threshold=0.3, nms=0.6, detections=50))
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model under test."""
+
+    head: Callable[[], nn.Module]
+    loss: Callable[[Any, Any, TaskConfig], tuple[Tensor, Tensor]]
+    decode: Callable[[Any, tuple[int, int], Config], list[dict[str, Tensor]]]
+    matcher: Matcher
+    coder: BoxCoder
+    columns: int  # classes of the logits
+
+
+DETECTORS = {
+    "retinanet": Detector(
+        lambda: retinanet.RetinaNetHead(INFO, CLASSES, channels=16, anchor_scale=2.0),
+        retinanet.loss,
+        retinanet.decode,
+        retinanet.MATCHER,
+        retinanet.CODER,
+        CLASSES,
+    ),
+    "ssdlite": Detector(
+        lambda: ssdlite.SSDLiteHead(INFO, CLASSES, head_channels=48),
+        ssdlite.loss,
+        ssdlite.decode,
+        ssdlite.MATCHER,
+        ssdlite.CODER,
+        CLASSES + 1,
+    ),
+}
+
+
+@pytest.fixture(params=DETECTORS)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    torch.manual_seed(0)
+    return DETECTORS[request.param]
+
+
+def features(n: int, device: str = "cpu", size_hw: tuple[int, int] = SIZE_HW) -> list[Tensor]:
+    """Random features as a backbone gives them, channels_last."""
+    draws = torch.Generator().manual_seed(1)
+    sides = [[-(-side // info.stride) for side in size_hw] for info in INFO]
+    maps = [torch.randn(n, info.channels, *hw, generator=draws) for info, hw in zip(INFO, sides, strict=True)]
+    return [m.to(device).to(memory_format=torch.channels_last) for m in maps]
+
+
+def batch_of(*boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """A batch with these boxes by image; their classes count up."""
+    return {
+        "boxes": [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in boxes],
+        "labels": [torch.arange(len(b)) % CLASSES for b in boxes],
+    }
+
+
+def loud(detector: Detector, n: int) -> dict[str, Tensor]:
+    """Output of a fresh head with random logits and deltas."""
+    output = detector.head()(features(n), SIZE_HW)
+    draws = torch.Generator().manual_seed(2)
+    return {name: x if name == "anchors" else torch.randn(x.shape, generator=draws) for name, x in output.items()}
+
+
+def test_a_batch_is_the_sum_of_its_images(detector: Detector) -> None:
+    batch = batch_of(BOXES[:2], [], BOXES[2:], BOXES[4:])
+    output = loud(detector, 4)
+    total, count = detector.loss(output, batch, TaskConfig())
+    parts = []
+    for i in range(4):
+        one = {name: x if name == "anchors" else x[i : i + 1] for name, x in output.items()}
+        parts.append(detector.loss(one, {name: values[i : i + 1] for name, values in batch.items()}, TaskConfig()))
+    assert total.item() == pytest.approx(sum(s.item() for s, _ in parts), rel=1e-5)
+    assert int(count) == sum(int(c) for _, c in parts) > 0
+    assert int(parts[1][1]) == 0
+
+
+def test_images_without_boxes_train(detector: Detector) -> None:
+    head = detector.head()
+    total, count = detector.loss(head(features(2), SIZE_HW), batch_of([], []), TaskConfig())
+    total.backward()
+    assert int(count) == 0
+    assert total.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+BAD = {
+    "no width": [50, 20, 50, 60],
+    "no area": [50, 20, 50, 20],
+    "inside out": [80, 60, 40, 20],
+    "outside": [500, 500, 560, 560],
+    "no number": [float("nan"), 20, 40, 60],
+    "infinite": [0, 0, float("inf"), 60],
+    "huge": [-3e38, -3e38, 3e38, 3e38],
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_box_changes_nothing(detector: Detector, bad: str) -> None:
+    output = {name: x.requires_grad_(name != "anchors") for name, x in loud(detector, 2).items()}
+    good = batch_of(BOXES[:2], [])
+    mixed = {
+        "boxes": [torch.cat([good["boxes"][0], torch.tensor([BAD[bad]])]), torch.tensor([BAD[bad]])],
+        "labels": [torch.cat([good["labels"][0], torch.tensor([1])]), torch.tensor([1])],
+    }
+    expected, total = (detector.loss(output, batch, TaskConfig()) for batch in (good, mixed))
+    assert total == expected
+    gradients = torch.autograd.grad(total[0], [output["logits"], output["deltas"]])
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_a_sliver_gives_a_finite_loss(detector: Detector) -> None:
+    total, count = detector.loss(loud(detector, 1), batch_of([[20, 20, 20 + 1e-5, 60]]), TaskConfig())
+    assert total.isfinite()
+    assert int(count) > 0
+
+
+def test_every_box_is_learned_by_some_anchor(detector: Detector) -> None:
+    anchors = loud(detector, 1)["anchors"]
+    found = match(detector.matcher, anchors, batch_of(BOXES, BOXES[:1]))
+    assert found.positive.shape == (2, len(anchors))
+    assert not (found.positive & found.ignored).any()
+    assert {tuple(b) for b in found.boxes.tolist()} == {tuple(map(float, b)) for b in BOXES}
+    iou = box_iou(found.anchors, found.boxes).diagonal()
+    assert (iou > 0).all()
+    assert ((iou >= 0.5).sum() > len(BOXES)).item()
+
+
+def test_decoding_undoes_the_targets(detector: Detector) -> None:
+    """An output that meets its targets costs next to nothing, and its detections are the truth."""
+    batch = batch_of(BOXES, [], BOXES[:1])
+    output = loud(detector, 3)
+    found = match(detector.matcher, output["anchors"], batch)
+    output["deltas"] = torch.zeros_like(output["deltas"])
+    output["deltas"][found.positive] = detector.coder.encode_single(found.boxes, found.anchors)
+    first = detector.columns - CLASSES  # a background class comes first
+    output["logits"] = torch.full_like(output["logits"], -20.0)
+    output["logits"][..., 0] = 20.0 if first else -20.0
+    rows = output["logits"][found.positive]
+    rows[:, 0] = -20
+    rows[torch.arange(len(rows)), found.labels + first] = 20
+    output["logits"][found.positive] = rows
+    total, _ = detector.loss(output, batch, TaskConfig())
+    assert total.item() == pytest.approx(0, abs=1e-3)
+    detections = detector.decode(output, SIZE_HW, CONFIG)
+    for got, boxes, labels in zip(detections, batch["boxes"], batch["labels"], strict=True):
+        assert len(got["boxes"]) == len(boxes)
+        iou = box_iou(boxes, got["boxes"])
+        assert (iou.diagonal() > 0.999).all() if len(boxes) < 2 else (iou.amax(1) > 0.999).all()
+        if len(boxes):
+            assert got["labels"][iou.argmax(1)].tolist() == labels.tolist()
+
+
+def test_detections_keep_the_promises_of_the_configuration(detector: Detector) -> None:
+    output = {name: x if name == "anchors" else 3 * x for name, x in loud(detector, 2).items()}
+    config = Config(evaluate=EvaluateConfig(score_threshold=0.6, nms=0.4, detections=20))
+    for got in detector.decode(output, SIZE_HW, config):
+        boxes, scores, labels = got["boxes"], got["scores"], got["labels"]
+        assert boxes.shape == (20, 4)
+        assert labels.dtype == torch.int64
+        assert (labels.min() >= 0).item()
+        assert (labels.max() < CLASSES).item()
+        assert (scores > 0.6).all()
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([192, 128, 192, 128])).all()
+        overlap = box_iou(boxes, boxes).fill_diagonal_(0)
+        assert (overlap[labels[:, None] == labels] <= 0.4).all()
+
+
+def test_gradients_reach_every_parameter(detector: Detector) -> None:
+    head = detector.head()
+    boxes = [*BOXES, [0, 0, 96, 64], [96, 64, 192, 128], [30, 30, 60, 56]]
+    total, count = detector.loss(head(features(6), SIZE_HW), batch_of(*[boxes] * 6), TaskConfig())
+    (total / count).backward()
+    dead = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_twenty_steps_lower_the_loss(detector: Detector) -> None:
+    head, maps, batch = detector.head(), features(4), batch_of(BOXES[:3], BOXES[2:], [], BOXES[3:])
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    losses = []
+    for _ in range(20):
+        total, count = detector.loss(head(maps, SIZE_HW), batch, TaskConfig())
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+        losses.append(float(total.detach() / count))
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_counting_on_the_meta_device_leaves_the_head_usable(detector: Detector) -> None:
+    head = detector.head().eval()
+    before = head(features(1), SIZE_HW)
+    with torch.device("meta"):
+        shapes = detector.head()(features(1, "meta"), SIZE_HW)
+    state = {name: x.to("meta") for name, x in head.state_dict().items()}
+    on_meta = torch.func.functional_call(head, state, (features(1, "meta"), SIZE_HW))
+    after = head(features(1), SIZE_HW)
+    for name, x in before.items():
+        assert torch.equal(x, after[name])
+        assert on_meta[name].device.type == shapes[name].device.type == "meta"
+        assert on_meta[name].shape == shapes[name].shape == x.shape
+
+
+def test_bfloat16_gives_nearly_the_same_loss(detector: Detector) -> None:
+    head, batch = detector.head().eval(), batch_of(BOXES[:3], [])
+    exact, _ = detector.loss(head(features(2), SIZE_HW), batch, TaskConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head([m.bfloat16() for m in features(2)], SIZE_HW)
+        total, _ = detector.loss(output, batch, TaskConfig())
+    assert output["logits"].dtype == torch.bfloat16
+    assert output["anchors"].dtype == total.dtype == torch.float32
+    assert total.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in detector.decode(output, SIZE_HW, CONFIG))
+
+
+def test_float64_passes_through(detector: Detector) -> None:
+    output = detector.head().double()([m.double() for m in features(2)], SIZE_HW)
+    total, _ = detector.loss(output, batch_of(BOXES, []), TaskConfig())
+    assert total.dtype == output["anchors"].dtype == torch.float64
+
+
+def test_heads_export(detector: Detector) -> None:
+    head, maps = detector.head().eval(), features(1)
+    program = torch.export.export(head, (maps, SIZE_HW))
+    output: Mapping[str, Tensor] = program.module()(maps, SIZE_HW)
+    for name, x in head(maps, SIZE_HW).items():
+        assert torch.allclose(output[name], x, atol=1e-5)
+
+
+@pytest.mark.parametrize("size_hw", [(96, 160), (75, 101), (33, 40)])
+def test_any_size_of_image(detector: Detector, size_hw: tuple[int, int]) -> None:
+    head = detector.head().eval()
+    output = head(features(1, size_hw=size_hw), size_hw)
+    assert output["logits"].shape == (1, len(output["anchors"]), detector.columns)
+    assert output["deltas"].shape == (1, len(output["anchors"]), 4)
+    assert (output["anchors"][:, 2:] > output["anchors"][:, :2]).all()
+    assert len(detector.decode(output, size_hw, CONFIG)) == 1
+
+
+def test_maps_stay_channels_last(detector: Detector) -> None:
+    head = detector.head().to(memory_format=torch.channels_last)
+    seen: dict[str, Tensor] = {}
+    for name, part in head.named_modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
+    head(features(2), SIZE_HW)
+    assert len(seen) > 10
+    assert [n for n, x in seen.items() if not x.is_contiguous(memory_format=torch.channels_last)] == []
+
+
+def test_missing_features_are_named() -> None:
+    with pytest.raises(FnaError, match=r"strides 8, 16 and 32, the backbone has \[2, 4, 8, 16\]"):
+        retinanet.RetinaNetHead(INFO[:5], CLASSES)
+    with pytest.raises(FnaError, match="with_taps"):
+        ssdlite.SSDLiteHead(INFO[:4], CLASSES)
+    with pytest.raises(FnaError, match=r"anchor_scale 0.1 makes anchors smaller than a pixel; choose 0.5 or more"):
+        retinanet.RetinaNetHead(INFO, CLASSES, anchor_scale=0.1)

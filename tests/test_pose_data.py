@@ -1,0 +1,573 @@
+"""Pose data: what the readers find, what they refuse or mend, and what names of joints tell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fna.config import DataConfig
+from fna.data.pose import FORMATS, PoseData, mpii_mat, open_data
+from fna.data.pose.joints import head_segment, joint_colors, lower_body, mirror, side
+from fna.errors import FnaError
+
+H, W = 60, 80
+JOINTS = ("left_hip", "right_hip", "neck", "head_top")
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def save(path: Path, size_hw: tuple[int, int] = (H, W)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size_hw, 3), len(path.stem), np.uint8)).save(path)
+
+
+def person(number: int, image: int = 1, **changes: Any) -> dict[str, Any]:
+    points = [10, 20, 2, 30, 20, 2, 20, 15, 1, 20, 5, 2]
+    values = {"id": number, "image_id": image, "category_id": 1, "iscrowd": 0, "keypoints": points}
+    return {**values, "bbox": [5, 2, 40, 50], "area": 900.0, **changes}
+
+
+def make_coco(root: Path, *people: Any, **changes: Any) -> DataConfig:
+    images = [{"id": i, "file_name": f"{i}.png", "height": H, "width": W} for i in (1, 2)]
+    category = {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": [[1, 2], [3, 4]]}
+    document = {"images": images, "annotations": list(people), "categories": [category], **changes}
+    for i in (1, 2):
+        save(root / "images" / f"{i}.png")
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / "person_keypoints_train.json").write_text(json.dumps(document))
+    return DataConfig(format="coco", root=str(root))
+
+
+def make_mpii(root: Path, **changes: Any) -> DataConfig:
+    save(root / "images" / "a.png")
+    joints = [[float(10 + i), float(20 + i)] for i in range(16)]
+    entry = {"image": "a.png", "joints": joints, "joints_vis": [1] * 15 + [0], "center": [30.5, 20.5], "scale": 0.2}
+    (root / "annot").mkdir(exist_ok=True)
+    (root / "annot" / "train.json").write_text(json.dumps([{**entry, **changes}]))
+    return DataConfig(format="mpii", root=str(root))
+
+
+def make_deeplabcut(root: Path, several: bool = False, parts: int = 1, frames: int = 10) -> DataConfig:
+    """Write two videos; frame 3 of each has no label, the left ear of frame 4 neither."""
+    names = ("left_ear", "right_ear", "tail")
+    for video in ("v1", "v2"):
+        head = [["scorer"], ["individuals"], ["bodyparts"], ["coords"]]
+        animals = ("m1", "m2", "single") if several else ("",)
+        for animal in animals:
+            for joint in ("corner",) if animal == "single" else names:
+                for axis in "xy":
+                    for row, text in zip(head, ("me", animal, joint, axis), strict=True):
+                        row.append(text)
+        rows = [[*row[:1], *[""] * (parts - 1), *row[1:]] for row in head if several or row[0] != "individuals"]
+        for i in range(frames):
+            save(root / "labeled-data" / video / f"img{i:02d}.png")
+            path = ["labeled-data", video, f"img{i:02d}.png"]
+            cells = [f"{10.5 + n}" for n in range(len(rows[0]) - parts)]
+            cells = ["" if i == 3 or (i == 4 and n < 2) else cell for n, cell in enumerate(cells)]
+            rows.append([*(path if parts == 3 else ["\\".join(path)]), *cells])
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        (root / "labeled-data" / video / "CollectedData_me.csv").write_text(text.getvalue())
+    return DataConfig(format="deeplabcut", root=str(root))
+
+
+def points_of(data: PoseData, index: int = 0) -> list[list[float]]:
+    points: list[list[float]] = data.load(index)[1]["points"].tolist()
+    return points
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+MAKERS: dict[str, Callable[[Path], DataConfig]] = {
+    "coco": lambda root: make_coco(root, person(1), person(2, 2), person(3, 2)),
+    "mpii": make_mpii,
+    "deeplabcut": make_deeplabcut,
+    "synthetic": lambda root: DataConfig(format="synthetic", images=4),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_every_format_keeps_the_contract_of_a_split(tmp_path: Path, name: str) -> None:
+    config = MAKERS[name](tmp_path)
+    data = open_data(config, "train")
+    joints = len(data.classes)
+    assert len(data) > 0
+    assert data.groups == ()
+    assert len(set(data.classes)) == len(data.colors) == len(data.pairs) == joints
+    assert all(0 <= a < joints and 0 <= b < joints for a, b in data.links)
+    for index in range(len(data)):
+        image, truth = data.load(index)
+        assert image.dtype == torch.uint8
+        assert image.shape[0] == 3
+        assert image.permute(1, 2, 0).is_contiguous()
+        assert (truth["points"].dtype, tuple(truth["points"].shape)) == (torch.float32, (joints, 3))
+        assert (truth["box"].dtype, tuple(truth["box"].shape)) == (torch.float32, (4,))
+        assert set(truth["points"][:, 2].tolist()) <= {0, 1, 2}
+        assert not truth["points"][truth["points"][:, 2] == 0].any()
+        assert truth["points"][:, 2].any()
+        assert truth["box"][2:].min() > 0
+        assert truth["area"] > 0
+        assert truth["head"] > 0 or math.isnan(truth["head"])
+        assert data.name(index).endswith(".png")
+    assert data.fingerprint() == open_data(config, "train").fingerprint()
+
+
+@pytest.mark.parametrize("name", ["coco", "mpii", "deeplabcut"])
+def test_a_missing_root_or_split_shows_the_layout(tmp_path: Path, name: str) -> None:
+    config = MAKERS[name](tmp_path / "data")
+    for broken, split in ((config.model_copy(update={"root": None}), "train"), (config, "trainn")):
+        with pytest.raises(FnaError) as error:
+            open_data(broken, split)
+        assert FORMATS[name].layout in str(error.value)
+
+
+def test_an_unknown_format_names_those_of_poses() -> None:
+    with pytest.raises(FnaError, match=r"unknown data format of poses 'voc'.*coco, deeplabcut, mpii, synthetic"):
+        open_data(DataConfig(format="voc"), "train")
+
+
+def test_coco_persons_as_they_are_written(tmp_path: Path) -> None:
+    data = open_data(make_coco(tmp_path, person(7, 2, area=None)), "train")
+    _, truth = data.load(0)
+    assert points_of(data) == [[10, 20, 2], [30, 20, 2], [20, 15, 1], [20, 5, 2]]
+    assert truth["box"].tolist() == [5, 2, 40, 50]
+    assert (truth["area"], truth["head"], truth["image_id"], truth["id"]) == (2000, 10, 2, 7)
+    assert (data.name(0), data.classes, data.links) == ("2.png", JOINTS, ((0, 1), (2, 3)))
+
+
+def test_coco_leaves_out_and_counts(tmp_path: Path) -> None:
+    nothing = person(3, keypoints=[0] * 12)
+    people = (person(1), person(2, iscrowd=1, keypoints=[]), nothing, person(4, category_id=9), person(5, keypoints=[]))
+    data = open_data(make_coco(tmp_path, *people), "train")
+    assert len(data) == 1
+    assert data.skipped == [
+        "crowds, left out: 1",
+        "annotations of categories without joints, left out: 1",
+        "annotations without joints, left out: 1",
+        "persons without a labelled joint, left out: 1",
+    ]
+
+
+def test_a_joint_outside_the_image_is_counted_and_no_failure(tmp_path: Path) -> None:
+    outside = person(1, keypoints=[10, 20, 2, W + 1.2, 20, 2, W, 15, 1, 20, -1, 2])
+    data = open_data(make_coco(tmp_path, outside), "train")
+    assert points_of(data) == [[10, 20, 2], [0, 0, 0], [W, 15, 1], [20, -1, 2]]
+    assert data.skipped == ["labelled joints outside their image, not used: 1: 1.png right_hip"]
+
+
+def test_mpii_counts_from_one_and_takes_its_box_from_centre_and_scale(tmp_path: Path) -> None:
+    _, truth = (data := open_data(make_mpii(tmp_path), "train")).load(0)
+    assert points_of(data)[0] == [9, 19, 2]
+    assert points_of(data)[15] == [0, 0, 0]
+    # In HRNet the centre is 30.5 - 1, 20.5 + 15 * 0.2 - 1, of pixel centres; our boxes count from their rims.
+    np.testing.assert_allclose(truth["box"], [30 - 20, 23 - 20, 40, 40], atol=1e-5)
+    assert truth["head"] == pytest.approx(math.sqrt(2))
+    assert (len(data.classes), truth["image_id"]) == (16, "a")
+
+
+def test_mpii_val_is_also_called_valid(tmp_path: Path) -> None:
+    config = make_mpii(tmp_path)
+    (tmp_path / "annot" / "train.json").rename(tmp_path / "annot" / "valid.json")
+    assert len(open_data(config, "val")) == 1
+
+
+def test_mpii_matlab_files(tmp_path: Path) -> None:
+    io_ = pytest.importorskip("scipy.io", reason="SciPy is not installed")
+    config = make_mpii(tmp_path)
+    io_.savemat(tmp_path / "annot" / "gt_train.mat", {"headboxes_src": np.array([[0, 0], [30, 40]], float)[..., None]})
+    assert open_data(config, "train").load(0)[1]["head"] == 30
+    (tmp_path / "annot" / "train.json").unlink()
+
+    def structs(*items: dict[str, Any]) -> Any:
+        keys = list(dict.fromkeys(key for item in items for key in item))
+        array = np.empty((1, len(items)), [(key, object) for key in keys])
+        for cell, item in zip(array[0], items, strict=True):
+            for key in keys:
+                cell[key] = item.get(key, np.zeros((0, 0)))
+        return array
+
+    points = structs({"x": 11, "y": 21, "id": 0, "is_visible": 0}, {"x": 13, "y": 24, "id": 9})
+    annotated = {"annopoints": structs({"point": points}), "scale": 0.2, "objpos": structs({"x": 30.5, "y": 20.5})}
+    people = structs({**dict(zip(("x1", "y1", "x2", "y2"), (0, 0, 3, 4), strict=True)), **annotated}, {"x1": 1})
+    images = [structs({"name": name}) for name in ("a.png", "test.png")]
+    listed = structs({"image": images[0], "annorect": people}, {"image": images[1]})
+    release = structs({"annolist": listed, "img_train": np.array([[1, 0]])})
+    io_.savemat(tmp_path / mpii_mat.NAME, {"RELEASE": release})
+    data = open_data(config, "train")
+    assert points_of(data)[0] == [10, 20, 1]
+    assert points_of(data)[9] == [12, 23, 2]
+    assert data.load(0)[1]["head"] == 3
+    assert data.skipped == ["persons without joints, left out: 1"]
+    (tmp_path / mpii_mat.NAME).write_bytes(b"nothing")
+    with pytest.raises(FnaError, match="cannot read the MATLAB file"):
+        open_data(config, "train")
+
+
+def test_mpii_matlab_without_scipy_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
+    config = make_mpii(tmp_path)
+    (tmp_path / "annot" / "train.json").unlink()
+    (tmp_path / mpii_mat.NAME).write_bytes(b"nothing")
+    with pytest.raises(FnaError, match="pip install scipy"):
+        open_data(config, "train")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("several", [False, True])
+def test_deeplabcut_both_kinds_of_projects_and_paths(tmp_path: Path, several: bool, parts: int) -> None:
+    config = make_deeplabcut(tmp_path, several, parts)
+    data = open_data(config, "v1")
+    assert data.classes == ("left_ear", "right_ear", "tail")
+    assert len(data) == 9 * (2 if several else 1)
+    assert data.skipped == ["frames without a labelled joint, left out: 1"]
+    assert points_of(data) == [[10.5, 11.5, 2], [12.5, 13.5, 2], [14.5, 15.5, 2]]
+    x0, y0, width, height = data.load(0)[1]["box"].tolist()
+    assert (x0, y0, width, height) == pytest.approx((10.6, 11.6, 4.8, 4.8))
+    assert points_of(data, 3 * (2 if several else 1))[0] == [0, 0, 0]
+    assert data.name(0) == "v1/img00.png"
+    if several:
+        assert points_of(data, 1)[0] == [16.5, 17.5, 2]
+
+
+def test_deeplabcut_shares_are_disjoint_and_complete(tmp_path: Path) -> None:
+    config = make_deeplabcut(tmp_path)
+
+    def frames(split: str) -> list[str]:
+        data = open_data(config, split)
+        return [data.load(i)[1]["image_id"] for i in range(len(data))]
+
+    assert sorted(frames("train") + frames("val")) == sorted(frames("v1,v2"))
+    assert len(frames("val")) in (2, 3, 4)
+    assert sorted(frames("0-50%") + frames("50-100%")) == sorted(frames("v1,v2"))
+
+
+def test_deeplabcut_split_files_name_frames_and_videos(tmp_path: Path) -> None:
+    config = make_deeplabcut(tmp_path)
+    (tmp_path / "some.txt").write_text("labeled-data/v1/img01.png\nv2\n")
+    assert len(open_data(config, "some")) == 10
+    (tmp_path / "some.txt").write_text("labeled-data/v1/img1.png\n")
+    with pytest.raises(FnaError, match=r"some\.txt, line 1 is 'v1/img1\.png'.*did you mean 'v1/img"):
+        open_data(config, "some")
+
+
+def test_deeplabcut_reads_labels_and_no_predictions(tmp_path: Path) -> None:
+    config = make_deeplabcut(tmp_path)
+    for file in (tmp_path / "videos" / "v1DLC_resnet50.csv", tmp_path / "labeled-data" / "v1" / "machinelabels.csv"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("scorer,net\nbodyparts,other\ncoords,x\n0,1.0\n")
+    assert len(open_data(config, "v1,v2")) == 18
+
+
+def test_deeplabcut_skeleton_is_the_projects(tmp_path: Path) -> None:
+    config = make_deeplabcut(tmp_path)
+    (tmp_path / "config.yaml").write_text("Task: x\nskeleton:\n- [tail, left_ear]\n- [tail, nobody]\n")
+    assert open_data(config, "v1").links == ((2, 0),)
+    (tmp_path / "config.yaml").write_text("skeleton: [")
+    assert "cannot read the project's config.yaml" in open_data(config, "v1").skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "scorer is missing"),
+        ("scorer,m\nbodyparts,a\ncoords,likelihood\n", "no columns x and y"),
+        ("scorer,m,m\nbodyparts,a\ncoords,x,y\n", "different lengths"),
+        ("scorer,m,m\nbodyparts,a,a\ncoords,x,x\n", "two columns of the same"),
+        ("scorer,m,m\nbodyparts,a,a\ncoords,x,y\nimg00.png,1\n", "line 4 has 2 cells"),
+        ("", "scorer is missing"),
+    ],
+)
+def test_deeplabcut_refuses_other_tables(tmp_path: Path, text: str, message: str) -> None:
+    config = make_deeplabcut(tmp_path)
+    (tmp_path / "labeled-data" / "v1" / "CollectedData_me.csv").write_text(text)
+    with pytest.raises(FnaError, match=message):
+        open_data(config, "train")
+
+
+def test_deeplabcut_text_in_place_of_a_number_is_a_defect(tmp_path: Path) -> None:
+    config = make_deeplabcut(tmp_path, frames=2)
+    file = tmp_path / "labeled-data" / "v1" / "CollectedData_me.csv"
+    file.write_text(file.read_text().replace("10.5", "oops", 1))
+    with pytest.raises(FnaError, match=r"a joint is nowhere: v1/img00\.png.*left_ear \('oops', 11\.5\)"):
+        open_data(config, "v1")
+
+
+def test_synthetic_joints_lie_in_their_boxes() -> None:
+    data = open_data(DataConfig(format="synthetic", images=12), "train")
+    inside = []
+    for index in range(len(data)):
+        truth = data.load(index)[1]
+        x0, y0, width, height = truth["box"].tolist()
+        seen = truth["points"][truth["points"][:, 2] == 2]
+        inside += [x0 - 1 <= x <= x0 + width + 1 and y0 - 1 <= y <= y0 + height + 1 for x, y, _ in seen.tolist()]
+    assert len(inside) > 50
+    assert all(inside)
+    assert data.fingerprint() != open_data(DataConfig(format="synthetic", images=12), "val").fingerprint()
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+def test_real_lspet(shared: Path) -> None:
+    config = DataConfig(format="coco", root=str(shared / "data" / "lspet"), cache_gb=0)
+    data = open_data(config, "val")
+    labelled = sum(int((data.load(i)[1]["points"][:, 2] > 0).sum()) for i in range(0, len(data), 29))
+    assert (len(data), len(data.classes), data.skipped) == (435, 14, [])
+    assert 150 < labelled <= 15 * 14
+    assert data.pairs == (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13)
+
+
+@pytest.mark.parametrize(
+    ("format_", "folder", "split", "people", "joints", "labelled"),
+    [("coco", "coco", "test_coco.json", 12, 17, 181), ("mpii", "mpii", "test_mpii", 5, 16, 76)],
+)
+def test_mmpose_fixtures(
+    shared: Path, format_: Any, folder: str, split: str, people: int, joints: int, labelled: int
+) -> None:
+    data = open_data(DataConfig(format=format_, root=str(shared / "data/mmpose/tests/data" / folder)), split)
+    truths = [data.load(i)[1] for i in range(len(data))]
+    assert (len(data), len(data.classes)) == (people, joints)
+    assert sum(int((truth["points"][:, 2] > 0).sum()) for truth in truths) == labelled
+    images = [data.load(i)[0] for i in range(len(data))]
+    for truth, image in zip(truths, images, strict=True):
+        assert (truth["points"][:, 0] < image.shape[2]).all()
+        assert (truth["points"][:, 1] < image.shape[1]).all()
+
+
+# --- bad records ------------------------------------------------------------------------------------------------------
+
+
+DEFECTS: dict[str, tuple[dict[str, Any], str, bool]] = {  # changes, message, whether it can be mended
+    "too few joints": ({"keypoints": [1, 2, 2]}, "number of joints is wrong.*3 values; expected 12", False),
+    "joints are a text": ({"keypoints": "abc"}, "number of joints is wrong", False),
+    "visibility 3": ({"keypoints": [10, 20, 3] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2.*left_hip 3", True),
+    "visibility -1": ({"keypoints": [10, 20, -1] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2", True),
+    "visibility null": ({"keypoints": [10, 20, None] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2", True),
+    "a joint at nan": ({"keypoints": [math.nan, 20, 2] + [10, 20, 2] * 3}, "joint is nowhere: .*left_hip", True),
+    "a joint without x": ({"keypoints": [None, 20, 2] + [10, 20, 2] * 3}, "joint is nowhere", True),
+    "zero box": ({"bbox": [5, 5, 0, 10]}, "the box is no box.*0 x 10 pixels", True),
+    "nan box": ({"bbox": [5, 5, math.nan, 10]}, "the box is no box", True),
+    "box of three": ({"bbox": [5, 5, 5]}, "the box is no box", True),
+    "box elsewhere": ({"bbox": [500, 5, 5, 5]}, "is outside the image of 80x60", True),
+    "giant box": ({"bbox": [0, 0, 1e9, 5]}, "pixels in an image of 80x60", True),
+    "no area": ({"area": -3}, "the area is not above 0", True),
+    "no such image": ({"image_id": 77}, "no image of that id: annotation 2: image_id 77", False),
+    "image id is a list": ({"image_id": [1]}, "no image of that id", False),
+    "id of another": ({"id": 1}, "an annotation's id occurs twice", False),
+    "id is a text": ({"id": "x"}, "id is no whole number", False),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DEFECTS))
+def test_a_defect_is_named_mended_or_skipped(tmp_path: Path, name: str) -> None:
+    changes, message, mendable = DEFECTS[name]
+    config = make_coco(tmp_path, person(1), person(2, **({"image_id": 2} | changes)))
+    with pytest.raises(FnaError, match=message) as error:
+        open_data(config, "train")
+    assert "coco 'train': 1 of" in str(error.value)
+    assert "--data.on_error fix" in str(error.value)
+    for on_error, left in (("skip", 1), ("fix", 1 + mendable)):
+        data = open_data(config.model_copy(update={"on_error": on_error}), "train")
+        assert len(data) == left
+        assert data.skipped[0].endswith("mended" if left == 2 else "left out")
+
+
+def test_a_mended_person_has_what_is_left(tmp_path: Path) -> None:
+    bad = person(1, keypoints=[10, 20, 5, math.inf, 20, 2, 20, 15, 0, 30, 40, 1], bbox=None, area=0)
+    config = make_coco(tmp_path, bad).model_copy(update={"on_error": "fix"})
+    truth = open_data(config, "train").load(0)[1]
+    assert truth["points"].tolist() == [[10, 20, 2], [0, 0, 0], [0, 0, 0], [30, 40, 1]]
+    assert truth["box"].tolist() == pytest.approx([8.5, 18.5, 24, 24])
+    assert truth["area"] == pytest.approx(24 * 24)
+
+
+def test_images_that_are_missing_broken_or_of_another_size(tmp_path: Path) -> None:
+    config = make_coco(tmp_path, person(1), person(2, 2), person(3, 2))
+    (tmp_path / "images" / "2.png").unlink()
+    with pytest.raises(
+        FnaError, match=r"2 of 3 persons are bad:\n  2 x the image cannot be read: 2\.png, annotation 2"
+    ):
+        open_data(config, "train")
+    save(tmp_path / "images" / "2.png", (H, W + 1))
+    with pytest.raises(FnaError, match=r"another size than its annotation says.*81x60 pixels, not 80x60"):
+        open_data(config, "train")
+    assert len(open_data(config.model_copy(update={"on_error": "skip"}), "train")) == 1
+
+
+def test_an_image_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": name} for name in ("1.png", "2.png")]
+    config = make_coco(tmp_path, person(1), images=images)
+    with pytest.raises(FnaError, match=r"an image's id occurs twice: '2\.png': id 1"):
+        open_data(config, "train")
+
+
+def test_all_defects_come_in_one_error_by_kind(tmp_path: Path) -> None:
+    people = [person(i, bbox=[0, 0, 0, 0]) for i in range(1, 7)] + [person(7, keypoints=[1])]
+    with pytest.raises(FnaError) as error:
+        open_data(make_coco(tmp_path, *people), "train")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "coco 'train': 7 of 7 persons are bad:"
+    assert lines[1].startswith("  6 x the box is no box: 1.png, annotation 1: 0 x 0 pixels; ")
+    assert lines[1].endswith("and 3 more")
+    assert lines[2].startswith("  1 x the number of joints is wrong: 1.png, annotation 7")
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FnaError, match="no usable person of 1; the first reason: persons without a labelled joint"):
+        open_data(make_coco(tmp_path, person(1, keypoints=[0] * 12)), "train")
+    with pytest.raises(FnaError, match="no usable person of 0"):
+        open_data(make_coco(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([{"id": 1, "name": "person"}], "no category has 'keypoints'"),
+        ([{"id": 1, "keypoints": ["a", "a"]}], "expected different names"),
+        ([{"id": 1, "keypoints": ["a"]}, {"id": 2, "name": "dog", "keypoints": ["b"]}], "other joints than 'dog'"),
+        ([], "no category has 'keypoints'"),
+    ],
+)
+def test_coco_categories_must_say_what_the_joints_are(tmp_path: Path, categories: Any, message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        open_data(make_coco(tmp_path, person(1), categories=categories), "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"joints": [[1, 2]] * 15}, "number of joints is wrong"),
+        ({"joints_vis": [1] * 3}, "number of joints is wrong"),
+        ({"joints_vis": [7] * 16}, "visibility is not 0, 1 or 2"),
+        ({"joints": None}, "number of joints is wrong"),
+        ({"scale": 0}, "the box is no box.*0 x 0 pixels"),
+        ({"scale": 10**400}, "the box is no box"),
+        ({"center": "here"}, "the box is no box"),
+        ({"image": None}, "a person has no image"),
+    ],
+)
+def test_mpii_defects(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        open_data(make_mpii(tmp_path, **changes), "train")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "1.png", "x", "\ud800", "a\0b"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "x", "bbox"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@FUZZ
+@given(key=st.sampled_from(sorted(person(1))), value=JSON, fix=st.sampled_from(["fix", "fail"]))
+def test_coco_fuzz_of_a_person(tmp_path: Path, key: str, value: Any, fix: Any) -> None:
+    config = make_coco(tmp_path, person(1), person(2, **{key: value})).model_copy(update={"on_error": fix})
+    try:
+        data = open_data(config, "train")
+    except FnaError:
+        return
+    assert all(torch.isfinite(data.load(i)[1]["points"]).all() for i in range(len(data)))
+    assert all(torch.isfinite(data.load(i)[1]["box"]).all() for i in range(len(data)))
+
+
+@FUZZ
+@given(key=st.sampled_from(["images", "annotations", "categories"]), value=JSON)
+def test_coco_fuzz_of_the_file(tmp_path: Path, key: str, value: Any) -> None:
+    config = make_coco(tmp_path, person(1), **{key: value if isinstance(value, list) else [value, {"id": value}]})
+    with pytest.raises(FnaError) as error:
+        open_data(config, "train")
+    assert str(error.value).encode()
+
+
+@FUZZ
+@given(key=st.sampled_from(["image", "joints", "joints_vis", "center", "scale", "head", "hidden"]), value=JSON)
+def test_mpii_fuzz(tmp_path: Path, key: str, value: Any) -> None:
+    try:
+        data = open_data(make_mpii(tmp_path, **{key: value}).model_copy(update={"on_error": "fix"}), "train")
+    except FnaError:
+        return
+    assert len(data) == 1
+
+
+@FUZZ
+@given(text=st.text(max_size=60) | st.binary(max_size=60), at=st.integers(0, 700))
+def test_deeplabcut_fuzz(tmp_path: Path, text: str | bytes, at: int) -> None:
+    config = make_deeplabcut(tmp_path, frames=3).model_copy(update={"on_error": "fix"})
+    file = tmp_path / "labeled-data" / "v1" / "CollectedData_me.csv"
+    content, new = file.read_bytes(), text.encode(errors="replace") if isinstance(text, str) else text
+    file.write_bytes(content[:at] + new + content[at + len(new) :])
+    try:
+        data = open_data(config, "0-100%")
+    except FnaError:
+        return
+    assert len(data) >= 3
+
+
+# --- names of joints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "swap"),
+    [
+        (("left_eye", "nose", "right_eye"), (2, 1, 0)),
+        (("l_eye", "r_eye", "L_Hip", "R_Hip"), (1, 0, 3, 2)),
+        (("EyeLeft", "EyeRight"), (1, 0)),
+        (("earL", "earR", "tail"), (1, 0, 2)),
+        (("leftear", "rightear", "upright"), (1, 0, 2)),
+        (("lank", "rank", "root", "lip"), (1, 0, 2, 3)),
+        (("L-Ankle", "r-ankle"), (1, 0)),
+        (("L1A", "R1A", "L2A", "R2A"), (1, 0, 3, 2)),
+        (("snout", "tail base"), (0, 1)),
+        (("Left shoulder", "Right shoulder"), (1, 0)),
+    ],
+)
+def test_a_mirror_swaps_left_and_right(names: tuple[str, ...], swap: tuple[int, ...]) -> None:
+    assert mirror(names) == swap
+
+
+def test_a_side_without_a_partner_is_refused_unless_told() -> None:
+    names = ("left_eye", "nose", "rigth_eye")
+    with pytest.raises(FnaError, match=r"no partner 'right_eye' \(did you mean 'rigth_eye'\?\).*--task\.joint_pairs"):
+        mirror(names)
+    assert mirror(names, [("left_eye", "rigth_eye")]) == (2, 1, 0)
+    assert mirror(names, []) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("pairs", [[("nose", "nose")], [("a", "b"), ("b", "c")], [("a", "x")]])
+def test_pairs_of_the_configuration_must_make_sense(pairs: list[tuple[str, str]]) -> None:
+    with pytest.raises(FnaError, match=r"task\.joint_pairs"):
+        mirror(("a", "b", "c", "nose"), pairs)
+
+
+@given(st.lists(st.text("lrLRefightw_-aA1 ", min_size=1, max_size=10), unique=True, max_size=6))
+def test_a_mirror_of_a_mirror_is_the_joint_itself(names: list[str]) -> None:
+    try:
+        swap = mirror(names)
+    except FnaError:
+        return
+    assert [swap[j] for j in swap] == list(range(len(names)))
+
+
+def test_halves_heads_sides_and_colours() -> None:
+    names = ("right_ankle", "left_hip", "neck", "head_top", "L_Knees")
+    assert lower_body(names) == (True, True, False, False, True)
+    assert head_segment(names) == (2, 3)
+    assert head_segment(("nose", "neck")) is None
+    assert [side(name) for name in names] == ["right", "left", "", "", "left"]
+    colors = joint_colors(names)
+    assert len(set(colors)) == 5
+    assert [max(range(3), key=color.__getitem__) for color in colors] == [0, 1, 2, 2, 1]

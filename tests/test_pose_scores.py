@@ -1,0 +1,211 @@
+"""Pose scores: cases worked by hand, persons that cannot be measured, and pycocotools as oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from fna.config import Config
+from fna.tasks.pose_scores import COCO_SIGMAS, TITLES, PoseScores, person_score, torso
+
+JOINTS = ("left_shoulder", "right_hip", "neck", "head_top")
+Person = tuple[dict[str, Any], dict[str, Any]]  # prediction, truth
+
+
+def person(
+    truth: list[tuple[float, float, int]],
+    off: list[float],
+    *,
+    head: float = math.nan,
+    image_id: int | str = 1,
+    score: float = 0.9,
+) -> Person:
+    """A person whose joints are predicted `off` pixels too far right."""
+    points = torch.tensor(truth, dtype=torch.float32)
+    found = points.clone()
+    found[:, 0] += torch.tensor(off)
+    found[:, 2] = score
+    box = torch.tensor([0.0, 0.0, 50.0, 100.0])
+    about = {"box": box, "area": 5000.0, "head": head, "image_id": image_id, "id": 1}
+    return {"points": found, "box": box, "score": score}, {"points": points, **about}
+
+
+def scored(*people: Person, joints: tuple[str, ...] = JOINTS) -> dict[str, Any]:
+    scores = PoseScores(SimpleNamespace(classes=joints), Config())
+    for index, (prediction, truth) in enumerate(people):
+        scores.update([index], [prediction], [truth])
+    return scores.compute()
+
+
+UPRIGHT = [(10.0, 0.0, 2), (10.0, 40.0, 2), (20.0, 0.0, 2), (20.0, -10.0, 2)]  # a torso of 40 px
+
+
+def test_pckh_by_hand() -> None:
+    """Half of a head of 10 px is 5: on the border counts, beyond does not."""
+    result = scored(person(UPRIGHT, [0, 5, 5.01, -4], head=10), person(UPRIGHT, [9, 0, 0, 0], head=10))
+    assert result["pckh"] == pytest.approx(6 / 8)
+    assert result["pck"] == result["pckh"]
+    assert result["pck_joint"] == {"left_shoulder": 0.5, "right_hip": 1.0, "neck": 0.5, "head_top": 1.0}
+    assert result["notes"] == []
+
+
+def test_pck_of_the_torso_by_hand() -> None:
+    result = scored(person(UPRIGHT, [7.9, 8.1, 0, 0]))
+    assert result["pck_torso"] == pytest.approx(3 / 4)
+    assert result["pck"] == result["pck_torso"]
+    assert "pckh" not in result
+    assert result["pck_joint"] == {"left_shoulder": 1.0, "right_hip": 0.0, "neck": 1.0, "head_top": 1.0}
+
+
+def test_without_head_and_torso_the_box_is_the_measure() -> None:
+    result = scored(person([(5, 5, 2), (9, 9, 2)], [19.9, 20.1]), joints=("paw", "tail"))
+    assert result["pck"] == result["pck_box"] == 0.5
+    assert not {"pckh", "pck_torso"} & set(result)
+
+
+def test_hidden_joints_count_and_unlabelled_ones_never() -> None:
+    hidden = [UPRIGHT[0], (10.0, 40.0, 1), (0.0, 0.0, 0), UPRIGHT[3]]
+    result = scored(person(hidden, [0, 50, 50, 0], head=10))
+    assert result["pckh"] == pytest.approx(2 / 3)
+    assert result["pck_joint"] == {"left_shoulder": 1.0, "right_hip": 0.0, "neck": None, "head_top": 1.0}
+
+
+@pytest.mark.parametrize("head", [0.0, math.nan, -1.0])
+def test_a_head_without_size_divides_nothing_and_is_counted(head: float) -> None:
+    result = scored(person(UPRIGHT, [0, 0, 0, 9], head=10), person(UPRIGHT, [0, 0, 0, 9], head=head))
+    assert result["pckh"] == pytest.approx(3 / 4)
+    assert result["pck_torso"] == pytest.approx(6 / 8)
+    assert result["notes"] == ["PCKh@0.5: 1 of 2 persons have no head size"]
+
+
+def test_nobody_with_a_head_leaves_the_torso_as_headline() -> None:
+    result = scored(person(UPRIGHT, [0, 0, 0, 9], head=0))
+    assert "pckh" not in result
+    assert result["pck"] == pytest.approx(3 / 4)
+
+
+def test_pelvis_and_thorax_have_no_vote_in_pckh() -> None:
+    joints = ("pelvis", "thorax", "neck", "head_top")
+    result = scored(person([(0, 0, 2), (1, 1, 2), (2, 2, 2), (3, 3, 2)], [99, 99, 0, 99], head=10), joints=joints)
+    assert result["pckh"] == 0.5
+    assert result["pck_joint"]["pelvis"] == 0.0
+
+
+def test_the_torso_is_a_diagonal() -> None:
+    joints = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+    points = np.array([[0, 0, 2], [3, 0, 2], [0, 4, 2], [30, 40, 2]], float)
+    assert torso(points, joints) == 50
+    points[3, 2] = 0
+    assert torso(points, joints) == 5
+    points[2, 2] = 0
+    assert math.isnan(torso(points, joints))
+
+
+def test_a_prediction_that_is_no_number_is_not_found() -> None:
+    result = scored(person(UPRIGHT, [math.nan, math.inf, 0, 0], head=10))
+    assert result["pckh"] == 0.5
+
+
+def test_nobody_scores_zero() -> None:
+    result = scored()
+    assert result["pck"] == 0.0
+    assert result["results"] == []
+
+
+def test_curves_rise_to_the_score_at_the_threshold() -> None:
+    joints = ("left_knee", "right_knee", "neck", "head_top")
+    result = scored(person(UPRIGHT, [1, 4, 0, 6], head=10), joints=joints)
+    (title, curve), *_ = result["curves"].items()
+    assert title == "PCKh"
+    assert set(curve["lines"]) == {"mean", "knee", "neck", "head_top"}
+    thresholds, values = curve["lines"]["mean"]
+    assert (thresholds[0], thresholds[-1]) == (0, 0.5)
+    assert values[-1] == result["pckh"] == 0.75
+    assert all(np.diff(values) >= 0)
+    assert curve["lines"]["knee"][1][thresholds.index(0.2)] == 0.5
+
+
+def test_persons_come_in_any_order_and_once() -> None:
+    people = [person(UPRIGHT, [i, 0, 9, 0], head=10, image_id=f"im{i}") for i in range(3)]
+    forth, back = (PoseScores(SimpleNamespace(classes=JOINTS), Config()) for _ in range(2))
+    for order, scores in (((0, 1, 2), forth), ((2, 0, 1, 2), back)):
+        for i in order:
+            scores.update([i], [people[i][0]], [people[i][1]])
+    assert forth.compute() == back.compute()
+
+
+def test_scores_are_ready_for_json_and_tables() -> None:
+    result = scored(person(UPRIGHT, [0, 0, 0, 0], head=10, image_id="a"))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result) <= set(TITLES) | {"notes", "curves", "results"}
+    assert result["results"][0]["image_id"] == "a"
+    assert len(result["results"][0]["keypoints"]) == 12
+
+
+def test_a_persons_score_is_the_mean_of_the_sure_joints() -> None:
+    assert person_score(np.array([0.1, 0.4, 0.8])) == pytest.approx(0.6)
+    assert person_score(np.array([0.1, -0.4])) == 0
+    assert person_score(np.array([1.4])) == 1
+
+
+# --- COCO -------------------------------------------------------------------------------------------------------------
+
+
+def crowd_of(n: int) -> list[Person]:
+    rng = np.random.default_rng(0)
+    people = []
+    for i in range(n):
+        points = np.concatenate([rng.uniform(10, 100, (17, 2)), rng.integers(0, 3, (17, 1))], 1)
+        off = rng.normal(0, 8 * rng.random(), 17)
+        truth = [(float(x), float(y), int(v)) for x, y, v in points]
+        people.append(person(truth, off.tolist(), image_id=f"im{i // 2}", score=float(rng.uniform(0.3, 1))))
+    return people
+
+
+def test_oks_ap_is_that_of_pycocotools() -> None:
+    people = crowd_of(40)
+    result = scored(*people, joints=tuple(COCO_SIGMAS))
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": i} for i in range(20)],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {
+                **{"id": i + 1, "image_id": i // 2, "category_id": 1, "iscrowd": 0, "area": 5000.0},
+                **{"bbox": [0, 0, 50, 100], "keypoints": t["points"].flatten().tolist()},
+                "num_keypoints": int((t["points"][:, 2] > 0).sum()),
+            }
+            for i, (_, t) in enumerate(people)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found = truth.loadRes([{**row, "image_id": int(row["image_id"][2:])} for row in result["results"]])
+        oracle = COCOeval(truth, found, "keypoints")
+        oracle.params.kpt_oks_sigmas = np.array(list(COCO_SIGMAS.values()))
+        oracle.evaluate()
+        oracle.accumulate()
+        oracle.summarize()
+    assert 0.05 < result["ap"] < 0.95
+    names = ("ap", "ap50", "ap75", "ar")
+    assert [result[name] for name in names] == pytest.approx([oracle.stats[i] for i in (0, 1, 2, 5)], abs=1e-9)
+
+
+def test_coco_sigmas_are_pycocotools() -> None:
+    assert list(COCO_SIGMAS.values()) == pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist())
+
+
+def test_perfect_poses_have_an_ap_of_one() -> None:
+    truth = [(float(10 + i), float(3 * i), 2) for i in range(17)]
+    assert scored(person(truth, [0.0] * 17), joints=tuple(COCO_SIGMAS))["ap"] == pytest.approx(1)
+    assert "ap" not in scored(person(truth[:4], [0.0] * 4))

@@ -1,0 +1,113 @@
+"""Pose in miniature: figures of three coloured dots in COCO's format, and a seed of few layers that reaches stride 32.
+
+Under torchrun, or alone:
+tiny_pose.py IMAGES OUT [key=value ...]   search, adapt and score; write what came out to OUT/RANK-of-SIZE.pt
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny import STAGES, Double, adapt_tiny, search_tiny
+
+from fna.arch import Arch, Block, Stem
+from fna.config import Config, make_config, merge
+from fna.engine import computing
+from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
+from fna.training import Setting, open_data
+
+SIDE = 72  # of an image in pixels
+JOINTS = {"left_dot": (230, 40, 40), "right_dot": (40, 40, 230), "nose": (40, 220, 40)}
+RADIUS = 5
+DEEPER = (*STAGES, (32, 32, 2, 3, 1))  # in, out, stride, expansion, layers
+
+
+def write_figures(root: Path, train: int = 16, val: int = 6) -> Path:
+    """Write a data set of format ``coco``: a figure an image; now and then a dot is not drawn and not labelled."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for split, number in (("train", train), ("val", val)):
+        images, annotations = [], []
+        for i in range(number):
+            image_HW3 = rng.normal(120, 10, (SIDE, SIDE, 3))
+            middle, across = rng.uniform(24, SIDE - 24, 2), rng.uniform(14, 18)
+            places = middle + np.array([(across, 10), (-across, 10), (0, -14)]) + rng.normal(0, 1, (3, 2))
+            points = []
+            for k, ((x, y), color) in enumerate(zip(places, JOINTS.values(), strict=True)):
+                labelled = (i + k) % 7 > 0
+                if labelled:
+                    image_HW3[(columns - x) ** 2 + (rows - y) ** 2 <= RADIUS**2] = color
+                points += [x, y, 2] if labelled else [0, 0, 0]
+            name, number_of = f"{split}{i}.png", {"id": i + 1, "image_id": i + 1, "category_id": 1}
+            Image.fromarray(image_HW3.clip(0, 255).astype(np.uint8)).save(root / "images" / name)
+            images.append({"id": i + 1, "file_name": name, "width": SIDE, "height": SIDE})
+            box = [float(middle[0]) - 22, float(middle[1]) - 20, 44.0, 38.0]
+            annotations.append({**number_of, "keypoints": points, "num_keypoints": 3, "bbox": box, "area": 1600.0})
+        category = {"id": 1, "name": "figure", "keypoints": list(JOINTS), "skeleton": [[1, 3], [2, 3]]}
+        document = {"images": images, "annotations": annotations, "categories": [category]}
+        (root / f"person_keypoints_{split}.json").write_text(json.dumps(document))
+    return root
+
+
+def pose_config(root: Path, *overrides: str) -> Config:
+    """Return the configuration of a run on `root`: 8 iterations of search, 8 of adaptation."""
+    optimizer = {"name": "adamw", "lr": 0.003, "weight_decay": 1e-4, "warmup": 2}
+    data: dict[str, Any] = {
+        "seed": {"name": "mobilenet_v2_035", "weights": None},
+        "task": {"model": "simple_baseline", "channels": 16, "sigma": 1.0},
+        "data": {
+            **{"format": "coco", "root": str(root), "crop": [64, 64], "scale": [0.9, 1.1]},
+            **{"rotation": 20.0, "half_body": 0.0, "color_jitter": 0.1},
+        },
+        "space": {"kernels": [3, 5], "expansions": [3], "layers": [2, 2, 1, 1]},
+        "search": {"epochs": 2, "alpha_start": 1, "batch_size": 2, "optimizer": optimizer, "alpha": {"lr": 0.02}},
+        "adapt": {"epochs": 2, "batch_size": 4, "recalibrate": 2, "optimizer": optimizer},
+        "baseline": False,
+        "evaluate": {"every": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0},
+    }
+    return make_config(merge(data, overrides))
+
+
+def deeper_seed() -> Seed:
+    """Return a seed without weights whose last stage has stride 32."""
+    stages = tuple(
+        tuple(
+            Block("mbconv", before if n == 0 else after, after, stride=stride if n == 0 else 1, expansion=expansion)
+            for n in range(layers)
+        )
+        for before, after, stride, expansion, layers in DEEPER
+    )
+    return Seed("deeper", Arch(Stem(8), stages), None, IMAGENET_MEAN, IMAGENET_STD, "drawn", "", None)
+
+
+@contextmanager
+def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
+    """Open a setting on the deeper seed, under torchrun among the other processes."""
+    with computing(config.engine) as compute:
+        yield open_data(config, Double(**vars(compute)) if double else compute, deeper_seed())
+
+
+def train(images: Path, out: Path, overrides: list[str]) -> None:
+    """Search, adapt and score in float64; other processes than the first get a folder of their own."""
+    with opened(pose_config(images, *overrides), double=True) as setting:
+        world = setting.compute.world
+        folder = out / f"{world.rank}-of-{world.size}"
+        searched = search_tiny(setting, folder)
+        adapted = adapt_tiny(setting, folder)
+        results = {"searched": searched.state, "alphas": searched.alphas, "adapted": adapted.state}
+        torch.save({**results, "scores": adapted.scores}, out / f"{world.rank}-of-{world.size}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
