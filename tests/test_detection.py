@@ -21,6 +21,7 @@ from fna import pipeline
 from fna.arch import Arch
 from fna.checkpoint import read_json
 from fna.config import Config, load_config
+from fna.errors import FnaError
 from fna.evaluate import evaluate
 from fna.logs import read_log
 from fna.network import Classifier
@@ -173,6 +174,14 @@ def test_two_processes_equal_one(squares: Path, tmp_path: Path) -> None:
         assert part["scores"] == whole["scores"]
         for ours, theirs in zip(part["alphas"], whole["alphas"], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
+    root = write_squares(tmp_path)
+    path = next(root.rglob("instances_val.json"))
+    path.write_text(path.read_text().replace('"name": "', '"name": "other '))
+    with pytest.raises(FnaError, match=r"the splits name different classes: '\w+' in 'train' is 'other \w+' in 'val'"):
+        opened(detection_config(root)).__enter__()
 
 
 # --- a whole run ------------------------------------------------------------------------------------------------------
