@@ -22,6 +22,11 @@ ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
 
 
+def _whole(*numbers: object) -> bool:
+    """Tell whether all are whole numbers of at least 1; JSON may hold anything."""
+    return all(type(number) is int and number >= 1 for number in numbers)
+
+
 @dataclass(frozen=True)
 class Block:
     """One layer of a stage.
@@ -49,8 +54,9 @@ class Block:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise FnaError(f"unknown block kind '{self.kind}'{nearest(self.kind, KINDS)}; known: {', '.join(KINDS)}")
-        if self.kernel % 2 == 0 or min(self.in_channels, self.out_channels, self.stride, self.dilation) < 1:
-            raise FnaError(f"impossible block {self}: kernels are odd, channels, stride and dilation at least 1")
+        numbers = (self.in_channels, self.out_channels, self.kernel, self.stride, self.dilation, self.groups)
+        if not _whole(*numbers, self.hidden_channels) or self.kernel % 2 == 0:
+            raise FnaError(f"impossible block {self}: kernels are odd, channels and the like whole and at least 1")
         if self.kind == "skip" and (self.in_channels != self.out_channels or self.stride != 1):
             raise FnaError(f"impossible block {self}: a skip keeps its channels and has stride 1")
         if self.hidden_channels % self.groups or (self.in_channels % self.groups and self.kind == "basic"):
@@ -90,6 +96,10 @@ class Stem:
     stride: int = 2
     max_pool: bool = False
 
+    def __post_init__(self) -> None:
+        if not _whole(self.out_channels, self.kernel, self.stride) or self.kernel % 2 == 0:
+            raise FnaError(f"impossible stem {self}: kernels are odd, all numbers whole and at least 1")
+
 
 @dataclass(frozen=True)
 class Arch:
@@ -125,6 +135,10 @@ class Arch:
         ):
             if value not in known:
                 raise FnaError(f"unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}")
+        if not self.stages or not all(self.stages):
+            raise FnaError("an architecture has at least one stage, and each stage at least one layer")
+        if not _whole(self.head_channels + 1, self.num_classes + 1) or not 0 <= self.norm_eps < 1:
+            raise FnaError("head_channels and num_classes are whole numbers from 0, norm_eps one from 0 to 1")
         channels = self.stem.out_channels
         for (stage, layer), block in self.layers():
             if block.in_channels != channels:
@@ -344,8 +358,12 @@ def _from_json(cls: Any, data: Any) -> Any:
             values["stages"] = tuple(tuple(_from_json(Block, b) for b in stage) for stage in values["stages"])
             values["taps"] = tuple(values.get("taps", ()))
         return cls(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FnaError(f"not a valid {cls.__name__}: {error}") from error
+
+
+# What reading text as Python's literals, and numbers from them, can raise.
+MISREAD = (ArithmeticError, AttributeError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError)
 
 
 def to_net_config(arch: Arch) -> str:
@@ -387,7 +405,7 @@ def from_net_config(text: str) -> Arch:
                         )
                     )
             stages.append(tuple(blocks))
-        except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+        except MISREAD as error:
             raise FnaError(
                 f"net_config stage {number} is '{line.strip()[:60]}'; expected [[in, out], ['k3_e6', 'skip'], stride]"
             ) from error
@@ -409,6 +427,8 @@ def load_arch(path: str | Path) -> Arch:
         data = json.loads(text)
     except ValueError:
         return from_net_config(text)
+    except RecursionError as error:
+        raise FnaError(f"cannot read the architecture file {path}: it is nested too deeply") from error
     if isinstance(data, dict) and isinstance(data.get("net_config"), str):
         return from_net_config(data["net_config"])
     return Arch.from_json(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -52,7 +53,8 @@ def count(
         str | None, typer.Option(metavar="seg|det|pose", help="Measure the search space of this task instead.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Classes (no background) or joints.  [default: article's]")
+        int | None,
+        typer.Option(metavar="N", min=1, max=100_000, help="Classes (no background) or joints.  [default: article's]"),
     ] = None,
     size: Annotated[
         str | None,
@@ -173,22 +175,16 @@ def remap(
 
     The rules are settings, e.g. --remap.width l1 (fna list strategies).
     """
-    from fna.arch import SuperArch
+    from fna.arch import Arch
     from fna.config import make_config, merge
-    from fna.counting import make_plan, named_space
-    from fna.transfer import find_network, find_weights, report_rows, write_remapped
+    from fna.transfer import find_weights, fit_to_source, report_rows, write_remapped
 
     settings = _allowed("remap", ctx.obj or ())
     config = make_config(merge({}, settings), "fna remap")
     src, state = find_weights(source, weights, rng_seed)
-    if target.startswith("space:"):
-        task = target.removeprefix("space:")
-        seed = src.seed if isinstance(src, SuperArch) else src
-        dst: Any = named_space(
-            seed, task, make_plan(space=task, settings=[s for s in settings if s.startswith("space.")])
-        )
-    else:
-        dst = find_network(target)
+    wanted = _destination(target, src, [s for s in settings if s.startswith("space.")])
+    dst = fit_to_source(wanted, src, state)
+    left_out = isinstance(dst, Arch) and dst.num_classes + dst.head_channels < wanted.num_classes + wanted.head_channels
     from fna.remap import Strategy, summarise
     from fna.remap import remap as remap_weights
 
@@ -197,15 +193,38 @@ def remap(
     files = write_remapped(out, dst, done.state, done.report, summary) if out else {}
     rows = report_rows(done.report)
     if as_json:
-        return show_json({**summary, "files": files, **({"rows": rows} if detail else {})})
+        return show_json({**summary, "tail_left_out": left_out, "files": files, **({"rows": rows} if detail else {})})
     if detail:
         shown = [{key: f"{v:.1%}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
         show_table(table(shown, f"{source} to {target}, by tensor"))
     rules = [{"rule": rule, **where} for rule, where in summary["rules"].items()]
     show_table(table(rules, f"{source} to {target}, by rule"))
     print(f"{summary['copied']:.1%} copied, {summary['new']:.1%} new; {summary['dropped']:.1%} of the source dropped")
+    if left_out:
+        print("the destination's head and classifier are left out: the source has none that fit")
     for name, file in files.items():
         print(f"{name}: {file}")
+
+
+def _destination(target: str, src: Any, settings: Sequence[str]) -> Any:
+    """Return the network that ``--to`` names; a space grows from the source's seed.
+
+    Args:
+        target: a seed, a file or ``space:TASK``.
+        src: the source's architecture.
+        settings: those of ``space``, which nothing but a space can take.
+    """
+    from fna.arch import SuperArch
+    from fna.counting import make_plan, named_space
+    from fna.transfer import find_network
+
+    if target.startswith("space:"):
+        task = target.removeprefix("space:")
+        seed = src.seed if isinstance(src, SuperArch) else src
+        return named_space(seed, task, make_plan(space=task, settings=settings))
+    if settings:
+        raise FnaError(f"--{settings[0].partition('=')[0]} needs a search space; give one with --to space:seg|det|pose")
+    return find_network(target)
 
 
 def _allowed(command: str, settings: Sequence[str]) -> Sequence[str]:
@@ -222,6 +241,6 @@ def _allowed(command: str, settings: Sequence[str]) -> Sequence[str]:
 
 def _size_hw(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise FnaError(f"--size is '{text}'; expected HEIGHTxWIDTH in pixels, e.g. --size 1024x2048")
+    if not all(re.fullmatch(r"\d{1,5}", side) and int(side) for side in (height, width)):
+        raise FnaError(f"--size is '{text}'; expected HEIGHTxWIDTH in pixels, at most 99999, e.g. --size 1024x2048")
     return int(height), int(width)

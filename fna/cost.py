@@ -216,6 +216,7 @@ def module_cost(module: nn.Module, *inputs: Any, rule: str = "paper") -> Cost:
     """
     import torch
     from torch import Tensor, nn
+    from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
     if rule not in RULES:
@@ -237,11 +238,16 @@ def module_cost(module: nn.Module, *inputs: Any, rule: str = "paper") -> Cost:
 
     counted = [part for part in module.modules() if isinstance(part, _ConvNd | nn.Linear)]
     hooks = [part.register_forward_hook(count) for part in counted]
+    learning = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
     state = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     try:
+        for norm in learning:
+            norm.training = False  # it refuses to learn from a single pixel
         with torch.no_grad():
             torch.func.functional_call(module, state, inputs)
     finally:
+        for norm in learning:
+            norm.training = True
         for hook in hooks:
             hook.remove()
     return Cost(sum(parameter.numel() for parameter in module.parameters()), madds)

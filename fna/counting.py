@@ -64,7 +64,7 @@ class Plan:
         """Return `arch` with the output stride and the taps that the model needs."""
         if self.model == BARE:
             own = (arch.seed if isinstance(arch, SuperArch) else arch).output_stride
-            return with_output_stride(arch, self.output_stride or own)
+            return with_output_stride(arch, own if self.output_stride is None else self.output_stride)
         from fna.tasks import load_task
 
         prepared: A = load_task(self.config.task.name).prepare(arch, self.config.task)
@@ -122,7 +122,7 @@ def make_plan(
 
     model = model or SPACES[column(space) if space else "seg"]
     task: dict[str, Any] = {} if model == BARE else {"model": model}
-    if output_stride and model != BARE:
+    if output_stride is not None and model != BARE:
         task["output_stride"] = output_stride
     config = make_config(merge({"task": task}, settings), "fna count")
     if model != BARE:

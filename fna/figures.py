@@ -292,7 +292,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, tuple[Series, Series]]], x: st
     """Draw curves beside each other, a panel per network, all with the same axes.
 
     Args:
-        panels: title of the panel -> name of the curve -> xs, ys.
+        panels: title of the panel -> name of the curve -> xs, ys; one called ``mean`` stands out.
         x: what the xs are.
         y: what the ys are.
     """
@@ -304,7 +304,8 @@ def draw_curves(panels: Mapping[str, Mapping[str, tuple[Series, Series]]], x: st
         axes.set_title(title, size=9)
         axes.set_xlabel(x)
         for name, (xs, ys) in lines.items():
-            axes.plot(xs, ys, color=hues[names.index(name)], linewidth=1.4, label=name)
+            color, width = (INK, 2.4) if name == "mean" else (hues[names.index(name)], 1.2)
+            axes.plot(xs, ys, color=color, linewidth=width, label=name)
     axes_P[0].set_ylabel(y)
     if len(names) <= NAMED_CURVES:
         handles, labels = axes_P[0].get_legend_handles_labels()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from fna.checkpoint import read_json, write_bytes, write_json
 from fna.data.decoding import read_image
+from fna.data.pose.checks import check_box
 from fna.errors import FnaError
 from fna.progress import bar
 from fna.training import Setting
@@ -74,18 +76,21 @@ def read_boxes(path: Path, images: Sequence[Path]) -> dict[str, list[Any]]:
     """Return the boxes of a COCO json, or of a list of detections, by file name: x0, y0, width, height in pixels.
 
     Args:
-        path: annotations with ``images``, or detections with a ``file_name`` or an ``image_id`` that is a file's stem.
+        path: annotations with ``images``, or detections with a ``file_name`` or an ``image_id`` that is a file's stem;
+            of stems that are numbers, zeros in front do not matter (COCO's 785 is 000000000785.jpg).
         images: the images they are for.
 
     Raises:
         FnaError: the file is no such json, or has no box for any of `images`.
     """
     data = read_json(path)
-    rows = data.get("annotations", ()) if isinstance(data, dict) else data
-    files = {row.get("id"): row.get("file_name") for row in data.get("images", ())} if isinstance(data, dict) else {}
-    names = {p.stem: p.name for p in images} | {p.name: p.name for p in images}
+    numbers = {str(int(p.stem)): p.name for p in images if p.stem.isdecimal()}
+    names = numbers | {p.stem: p.name for p in images} | {p.name: p.name for p in images}
     boxes: dict[str, list[Any]] = {}
     try:
+        rows = data.get("annotations", ()) if isinstance(data, dict) else data
+        listed = data.get("images", ()) if isinstance(data, dict) else ()
+        files = {row.get("id"): row.get("file_name") for row in listed}
         for row in rows:
             key = row.get("file_name") or files.get(row.get("image_id")) or str(row.get("image_id"))
             name = names.get(Path(key).name)
@@ -94,7 +99,7 @@ def read_boxes(path: Path, images: Sequence[Path]) -> dict[str, list[Any]]:
                 if len(box) != 4 or not box.isfinite().all() or bool((box[2:] <= 0).any()):
                     raise ValueError(f"the box {row['bbox']} of {name} is not [x, y, width, height]")
                 boxes.setdefault(name, []).append({"box": box})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FnaError(f"--boxes {path} is no COCO json: {error}; expected a list of objects with 'bbox'") from error
     if not boxes:
         raise FnaError(f"--boxes {path} has no box for any image, such as {images[0].name}; check its file names")
@@ -115,33 +120,66 @@ def write_predictions(
         boxes: records of an image, by its name: an image without any is one record.
 
     Raises:
-        FnaError: an image cannot be read.
+        FnaError: an image cannot be read, or a box is not in its image.
     """
     out.mkdir(parents=True, exist_ok=True)
     model.eval()
     task, labels, config = setting.task, setting.val, setting.config
+    image_ids, pictures = number_images(paths), name_pictures(paths)
     results: list[dict[str, Any]] = []
     with bar(len(paths), "predict") as progress:
-        for number, path in enumerate(paths, start=1):
+        for path in paths:
             pixels = read_image(path)
             picture, image = pixels, torch.from_numpy(pixels).permute(2, 0, 1)
-            image_id = int(path.stem) if path.stem.isdecimal() else number
+            _refuse_strange_boxes(boxes.get(path.name, ()), path.name, (pixels.shape[0], pixels.shape[1]))
             for record in boxes.get(path.name, ({},)):
                 view, frame = task.view(image, {**record, "joints": labels.classes}, config)
                 x = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
                 with setting.compute.autocast():
                     prediction = task.predict(model, x, [frame], config)[0]
                 picture = task.draw(picture, prediction, labels, config)
-                results += [{"file_name": path.name, **row} for row in task.records(prediction, image_id, labels)]
-            write_bytes(out / f"{path.stem}.png", png(picture))
+                if task.records is not None:
+                    rows = task.records(prediction, image_ids[path], labels)
+                    results += [{"file_name": path.name, **row} for row in rows]
+            write_bytes(out / pictures[path], png(picture))
             progress.advance()
-    if results:
+    if task.records is not None:
         write_json(out / "results.json", results)
     return {
         "out": str(out),
-        "files": [f"{path.stem}.png" for path in paths] + ["results.json"] * bool(results),
+        "files": [*pictures.values()] + ["results.json"] * (task.records is not None),
         "colors": dict(zip(labels.classes, labels.colors, strict=True)),
     }
+
+
+def number_images(paths: Sequence[Path]) -> dict[Path, int]:
+    """Return a number per image: those the names hold, as COCO's do, or 1, 2, ... where they do not tell all apart.
+
+    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")]).values())
+    [139, 285]
+    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")]).values())
+    [1, 2]
+    """
+    if all(path.stem.isdecimal() for path in paths) and len({int(path.stem) for path in paths}) == len(paths):
+        return {path: int(path.stem) for path in paths}
+    return {path: number for number, path in enumerate(paths, start=1)}
+
+
+def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of each image's picture: its own, as PNG; in full where two differ in their endings only.
+
+    >>> list(name_pictures([Path("a.jpg"), Path("b.jpg"), Path("b.png")]).values())
+    ['a.png', 'b.jpg.png', 'b.png.png']
+    """
+    stems = Counter(path.stem for path in paths)
+    return {path: f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}
+
+
+def _refuse_strange_boxes(records: Sequence[Any], name: str, size_hw: tuple[int, int]) -> None:
+    for record in records:
+        reason = check_box(record["box"].tolist(), size_hw)
+        if isinstance(reason, str):
+            raise FnaError(f"--boxes: a box of {name} cannot be a person's: {reason}")
 
 
 def png(picture_HW3: np.ndarray[Any, Any]) -> bytes:

@@ -98,7 +98,7 @@ def remap(
             report.append(row)
     tail = tail_shapes(dst) if isinstance(dst, Arch) else {}
     if tail.keys() & src_state.keys():
-        check_tensors(src_state, tail, "or set head_channels and num_classes of the destination to 0")
+        check_tensors(src_state, tail, "give the destination none: head_channels and num_classes 0")
         for name in tail:
             state[name] = src_state[name].detach().clone()
             report.append(Row(name, name, "copy", state[name].numel(), 0, 0))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from fna.remap import Row
 
-PRETRAINED, RANDOM = "pretrained", ("random", "null")
+RANDOM = ("random", "null")
 
 
 def find_network(network: str) -> Arch | SuperArch:
@@ -33,13 +35,12 @@ def find_network(network: str) -> Arch | SuperArch:
     """
     from fna.seeds import load_seed
 
-    path = Path(network)
-    if path.is_dir():
+    path = Path(os.path.expanduser(network))
+    if os.path.isdir(path):
         raise FnaError(f"{network} is a folder; name a file in it, such as {path / 'target.json'}")
-    if not path.is_file() and path.suffix in (".json", ".txt"):
+    if not os.path.isfile(path) and path.suffix in (".json", ".txt"):
         raise FnaError(f"there is no file {network}; give an architecture's file or a name of: fna list seeds")
-    space = _read_space(path) if path.is_file() else None
-    return space or load_seed(network, weights=None).arch
+    return _read_space(path) or load_seed(network, weights=None).arch
 
 
 def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch | SuperArch, dict[str, Tensor]]:
@@ -57,6 +58,7 @@ def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch
     from fna.network import Backbone
     from fna.rng import seeded
     from fna.seeds import load_seed
+    from fna.seeds.finding import PRETRAINED, existing
     from fna.supernet import SuperBackbone
 
     arch = find_network(network)
@@ -68,8 +70,8 @@ def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch
         seed = load_seed(network, weights or PRETRAINED)
         assert seed.state is not None, "a seed with weights has a state"
         return seed.arch, seed.state
-    file = Path(network).with_suffix(".safetensors") if weights in (None, PRETRAINED) else Path(weights or "")
-    state = read_state(file.expanduser())
+    beside = Path(os.path.expanduser(network)).with_suffix(".safetensors")
+    state = read_state(beside if weights in (None, PRETRAINED) else existing(weights))
     backbone = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
     return arch, backbone or state  # of a task's network the head stays behind
 
@@ -86,6 +88,30 @@ def _read_space(path: Path) -> SuperArch | None:
         return SuperArch.from_json(data)
     except FnaError as error:
         raise FnaError(f"{path}: {error}") from error
+
+
+def fit_to_source(dst: Arch | SuperArch, src: Arch | SuperArch, state: Mapping[str, Tensor]) -> Arch | SuperArch:
+    """Return a destination that computes with the source's weights what the source does.
+
+    Activation, batch-norm epsilon and padding are the source's (net_config text says nothing of them, another seed's
+    may differ). Head and classifier are left out unless the weights hold such ones: they are copied or absent.
+
+    Args:
+        dst: the destination of a remapping.
+        src: the source.
+        state: the source's weights.
+    """
+    from fna.units import tail_shapes
+
+    seed = src.seed if isinstance(src, SuperArch) else src
+    if isinstance(dst, SuperArch):
+        return replace(dst, seed=_computing_as(dst.seed, seed))
+    fits = all(name in state and tuple(state[name].shape) == shape for name, shape in tail_shapes(dst).items())
+    return _computing_as(dst if fits else replace(dst, head_channels=0, num_classes=0), seed)
+
+
+def _computing_as(arch: Arch, seed: Arch) -> Arch:
+    return replace(arch, activation=seed.activation, norm_eps=seed.norm_eps, padding=seed.padding)
 
 
 def report_rows(report: Sequence[Row]) -> list[dict[str, Any]]:

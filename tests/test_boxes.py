@@ -16,7 +16,7 @@ from fna.config import Config, EvaluateConfig, TaskConfig
 from fna.errors import FnaError
 from fna.network import FeatureInfo
 from fna.tasks import retinanet, ssdlite
-from fna.tasks.boxes import match
+from fna.tasks.boxes import guard_narrow, match
 
 SIZE_HW, CLASSES = (128, 192), 3
 INFO = (
@@ -285,3 +285,36 @@ def test_missing_features_are_named() -> None:
         ssdlite.SSDLiteHead(INFO[:4], CLASSES)
     with pytest.raises(FnaError, match=r"anchor_scale 0.1 makes anchors smaller than a pixel; choose 0.5 or more"):
         retinanet.RetinaNetHead(INFO, CLASSES, anchor_scale=0.1)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("size_hw", [(96, 32), (64, 64), (256, 128)])
+def test_narrow_maps_have_the_right_gradients_in_bfloat16(name: str, size_hw: tuple[int, int]) -> None:
+    """torch leaves some gradients of strided convolutions unwritten there: see `guard_narrow`."""
+    torch.manual_seed(0)
+    head = DETECTORS[name].head()
+    strided = {
+        n: p
+        for n, p in head.named_parameters()
+        if any(part in n for part in ("extra_blocks", "extras")) and p.ndim == 4
+    }
+    features = [torch.randn(2, info.channels, *(-(-side // info.stride) for side in size_hw)) for info in INFO]
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = head.eval()(features, size_hw)
+        total = sum((output[key].float() ** 2).sum() for key in ("logits", "deltas"))
+        gradients.append(torch.autograd.grad(total, list(strided.values())))
+    assert strided
+    for exact, rough in zip(*gradients, strict=True):
+        assert rough.isfinite().all()
+        assert (exact - rough).norm() <= 0.1 * exact.norm() + 1e-6
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (5, 1), (4, 2), (1, 6)])
+def test_guarded_convolutions_compute_the_same(size_hw: tuple[int, int]) -> None:
+    conv = nn.Conv2d(3, 4, 3, 2, 1)
+    x = torch.randn(2, 3, *size_hw)
+    plain = conv(x)
+    guard_narrow(conv)
+    torch.testing.assert_close(conv(x), plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from fna import cli
-from fna.arch import Arch, SuperArch
+from fna.arch import Arch, SuperArch, to_net_config
 from fna.checkpoint import read_state, write_state
 from fna.cost import total_cost
 from fna.counting import count_network, make_plan
@@ -20,7 +21,7 @@ from fna.remap import remap, summarise
 from fna.seeds import collect, load_seed
 from fna.spaces import DETECTION_LAYERS, task_space
 from fna.supernet import SuperBackbone
-from fna.transfer import find_network, find_weights
+from fna.transfer import find_network, find_weights, fit_to_source
 
 SMALL = "[[8, 8], ['k3_e1'], 1]|[[8, 16], ['k3_e3', 'k3_e3'], 2]|[[16, 24], ['k5_e3'], 2]"
 LARGE = "[[8, 8], ['k3_e1'], 1]|[[8, 16], ['k5_e6', 'skip', 'k3_e3'], 2]|[[16, 24], ['k3_e3', 'k5_e3'], 2]"
@@ -179,6 +180,28 @@ def load_state(arch: Arch) -> dict[str, torch.Tensor]:
     return dict(Classifier(arch).state_dict())
 
 
+def test_remap_leaves_out_a_classifier_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    write_state(Path("mine.safetensors"), load_state(collect()["mobilenet_v2_035"].arch))
+    command = "remap --from mobilenet_v2_035 --weights mine.safetensors --to mobilenet_v2_140 --out out"
+    assert answer(command, capsys)["tail_left_out"] is True
+    arch = find_network("out/arch.json")
+    assert isinstance(arch, Arch)
+    assert (arch.head_channels, arch.num_classes) == (0, 0)
+    assert read_state(Path("out/arch.safetensors")).keys() == Backbone(arch).state_dict().keys()
+    assert answer("remap --from out/arch.json --to out/arch.json", capsys)["tail_left_out"] is False
+
+
+def test_remap_keeps_what_the_source_computes_with(capsys: pytest.CaptureFixture[str]) -> None:
+    source = collect()["efficientnet_lite0"].arch
+    Path("lite.txt").write_text(to_net_config(source))
+    assert answer("remap --from efficientnet_lite0 --weights random --to lite.txt --out out", capsys)["copied"] == 1
+    assert find_network("out/arch.json") == replace(source, head_channels=0, num_classes=0)
+    for network in (task_space(source, DETECTION_LAYERS), load_seed("mobilenet_v2", None).arch):
+        fitted = fit_to_source(network, replace(source, activation="relu"), {})
+        seed = fitted.seed if isinstance(fitted, SuperArch) else fitted
+        assert (seed.activation, seed.norm_eps, seed.padding) == ("relu", source.norm_eps, source.padding)
+
+
 def test_remap_takes_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert "growth preserve" in answer(RANDOM, capsys)["rules"]
     assert "growth zero" in answer(f"{RANDOM} --remap.growth zero", capsys)["rules"]
@@ -210,7 +233,17 @@ def test_remap_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         ("count mobilenet_v2 --search.epochs 5", "fna count takes no setting '--search.epochs', only those of task"),
         ("count mobilenet_v2 --space seg --space.layers [1]", "space.layers has 1 numbers"),
         ("count resnet18 --space det --space.cells [k4g1]", "expected a cell such as k5g2"),
+        ("count mobilenet_v2 --size 999999x9", "expected HEIGHTxWIDTH in pixels, at most 99999"),
+        ("count mobilenet_v2 --output-stride 0", "'task.output_stride' is 0"),
+        ("count mobilenet_v2 --model none --output-stride 0", "output stride 0 is not possible"),
+        ("count mobilenet_v2 --classes 99999999999999999999", "'--classes'"),
+        ("count " + "a" * 5000, "unknown seed 'aaa"),
+        ("count timm/mnasnet_b1", "a former name of timm's; use timm/mnasnet_100"),
+        ("count deep.json", "deep.json: it is nested too deeply"),
+        ("count huge.json", "huge.json: impossible stem"),
         ("remap --from small.txt", "'--to'"),
+        ("remap --from small.txt --to large.txt --weights random --space.kernels [3]", "--space.kernels needs a"),
+        ("remap --from space.json --to large.txt --weights ~nouser/x.pt", "cannot read the weights ~nouser/x.pt"),
         ("remap --from small.txt --to large.txt", "weights of the seed small.txt are not beside it"),
         ("remap --from small.txt --to large.txt --weights absent.pt", "cannot read the weights absent.pt"),
         ("remap --from small.txt --to large.txt --weights random --remap.width frist", "did you mean 'first'?"),
@@ -223,6 +256,10 @@ def test_one_message_for_a_mistake(command: str, message: str, capsys: pytest.Ca
     Path("list.json").write_text("[1, 2]")
     Path("wrong.json").write_text('{"stemm": {}}')
     Path("broken.json").write_text('{"seed": {}, "stages": 3}')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("huge.json").write_text('{"stem": {"out_channels": 1e999}, "stages": []}')
+    seed = load_seed("mobilenet_v2_035", None).arch
+    Path("space.json").write_text(json.dumps(task_space(seed, DETECTION_LAYERS).to_json()))
     assert cli.main(command.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -157,6 +157,14 @@ def test_transposed_convolutions_by_both_rules() -> None:
     assert 2 * exact.madds == flops.get_total_flops()
 
 
+def test_heads_are_counted_where_a_map_is_a_single_pixel() -> None:
+    assert total_cost(count_network(MOBILENET_V2, make_plan("ssdlite", size_hw=(32, 32)))).params == 4_322_988
+    norm = nn.BatchNorm2d(4)
+    assert module_cost(norm, torch.empty(1, 4, 1, 1, device="meta")) == Cost(8, 0)
+    assert norm.training
+    assert int(norm.num_batches_tracked or 0) == 0
+
+
 @pytest.mark.parametrize("name", collect())
 def test_specs_and_torch_agree_on_every_seed(name: str) -> None:
     arch = collect()[name].arch

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from test_distributed import close, end, start, torchrun
 from tiny import adapt_tiny, search_tiny
-from tiny_detection import HEIGHT, NAMES, WIDTH, detection_config, opened, write_squares
+from tiny_deeper import opened
+from tiny_detection import HEIGHT, NAMES, WIDTH, detection_config, write_squares
 from torch import Tensor
 
 from fna import pipeline
@@ -130,6 +131,13 @@ def test_weak_boxes_are_not_drawn_and_truth_always_is() -> None:
     truth = {key: weak[key] for key in ("boxes", "labels")} | {"crowd": torch.tensor([True])}
     assert (TASK.draw(picture, truth, LABELS, config()) != picture).any()
     assert (TASK.draw(picture, boxes(), LABELS, config()) == picture).all()
+
+
+@pytest.mark.parametrize("y0", [0.4, 0.7, 60.3])
+def test_fractions_of_a_pixel_cut_no_letters_off(y0: float) -> None:
+    picture = np.full((100, 100, 3), 90, np.uint8)
+    drawn, rounded = (TASK.draw(picture, boxes([10.0, y, 60, 90]), LABELS, config()) for y in (y0, float(round(y0))))
+    assert (drawn == 255).all(2).sum() == (rounded == 255).all(2).sum() > 0
 
 
 @pytest.mark.parametrize("size", [(12, 12), (8, 300), (300, 8)])

@@ -285,6 +285,10 @@ def test_coco_defects_are_named_mended_or_left_out(tmp_path: Path, defect: str) 
     assert skipped.skipped
 
 
+def test_ids_that_are_texts_are_shown_in_quotes(tmp_path: Path) -> None:
+    assert "image_id '31'" in failure(make_coco(tmp_path, spoilt("annotations", 0, image_id="31")))
+
+
 def test_a_box_with_the_id_and_place_of_another_is_dropped(tmp_path: Path) -> None:
     document = coco_json(4)
     document["annotations"].append(dict(document["annotations"][0]))
@@ -449,6 +453,7 @@ def test_yolo_polygons_become_their_boxes(tmp_path: Path) -> None:
         ("0 0.5 0.5 0 0.1", rules.NO_AREA),
         ("0 0.5 0.5 -0.1 0.1", rules.NEGATIVE),
         ("0 nan 0.5 0.1 0.1", rules.NOT_FINITE),
+        ("0 0.1 0.1 0.5 nan 0.4 0.6", rules.NOT_FINITE),
         ("0 5 0.5 0.1 0.1", rules.OUTSIDE),
         ("0 1 0.5 0.5 0.1", rules.REACHING_OUT),
         ("2 0.5 0.5 0.1 0.1", kinds.UNKNOWN_CLASS),

@@ -226,6 +226,14 @@ def test_a_table_comes_before_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 RECORD = {"arch": TOPPED.to_json()}
 DILATED = {"arch": with_output_stride(load_seed("mobilenet_v2", None).arch, 16).to_json()}
+BASIC = {"kind": "basic", "in_channels": 8, "out_channels": 8}
+
+
+def of_block(**changes: object) -> dict[str, object]:
+    """A record of a network of one block."""
+    return {"arch": {"stem": {"out_channels": 8}, "stages": [[BASIC | changes]]}}
+
+
 BAD_FILES: dict[str, tuple[object, str]] = {
     "not an arch": ({"arch": 3}, "expected a Arch as a JSON object"),
     "unknown key": ({"arch": {"stemm": {}}}, "unknown key 'stemm'"),
@@ -237,6 +245,12 @@ BAD_FILES: dict[str, tuple[object, str]] = {
     "mean": ({**RECORD, "mean": [0.5, 0.5]}, "'mean' is [0.5, 0.5], expected three numbers"),
     "mean of text": ({**RECORD, "mean": "abc"}, "'mean' is 'abc', expected three numbers"),
     "std": ({**RECORD, "std": [0.5, 0.0, 0.5]}, "'std' is [0.5, 0.0, 0.5], expected numbers above 0"),
+    "no groups": (of_block(groups=0), "impossible block"),
+    "channels of text": ({"arch": {"stem": {"out_channels": "8"}, "stages": [[BASIC]]}}, "impossible stem"),
+    "fractions of channels": (of_block(out_channels=8.5), "impossible block"),
+    "no stages": ({"arch": {"stem": {"out_channels": 8}, "stages": []}}, "at least one stage"),
+    "an empty stage": ({"arch": {"stem": {"out_channels": 8}, "stages": [[BASIC], []]}}, "each stage at least one"),
+    "infinity": (of_block(kind="mbconv", expansion=float("inf")), "not a valid Block"),
     "std of nan": ({**RECORD, "std": [0.5, float("nan"), 0.5]}, "expected three numbers"),
 }
 
@@ -251,7 +265,11 @@ def test_bad_files_are_refused(case: str, tmp_path: Path) -> None:
     assert "bad.json" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[[1, 2], 3]", b"k3_e6", b"\x89PNG\r\n"])
+ALIEN = [b"", b"{", b"\xff\xfe", b"[[1, 2], 3]", b"k3_e6", b"\x89PNG\r\n", b"[[8, 8], ['k3_e1e999'], 1]"]
+ALIEN += [b"[" * 100_000, b"-" * 100_000 + b"1"]  # nested too deeply
+
+
+@pytest.mark.parametrize("content", ALIEN, ids=range(len(ALIEN)))
 def test_alien_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "alien.json"
     path.write_bytes(content)

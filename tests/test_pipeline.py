@@ -123,6 +123,14 @@ def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]
         pipeline.predict(path, tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('[{"file_name": "a.png", "bbox": [1, 2, 30, 40]}]')
+    with pytest.raises(FnaError, match="--boxes are of persons, for pose; this run is of segmentation"):
+        pipeline.predict(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -11,7 +11,8 @@ import pytest
 import torch
 from test_distributed import torchrun
 from tiny import adapt_tiny, search_tiny
-from tiny_pose import JOINTS, opened, pose_config, write_figures
+from tiny_deeper import opened
+from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
 from fna.config import Config, make_config
@@ -136,6 +137,7 @@ def test_sizes_that_do_not_fit_are_named(settings: dict[str, Any], message: str)
 def test_coco_results() -> None:
     prediction = {"points": torch.tensor([[1.0, 2.0, 0.5], [3.0, 4.0, 0.25]]), "box": torch.zeros(4), "score": 0.5}
     expected = {"image_id": 7, "category_id": 1, "keypoints": [1.0, 2.0, 0.5, 3.0, 4.0, 0.25], "score": 0.5}
+    assert TASK.records is not None
     assert TASK.records(prediction, 7, LABELS) == [expected]
 
 

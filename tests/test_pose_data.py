@@ -124,6 +124,12 @@ def test_every_format_keeps_the_contract_of_a_split(tmp_path: Path, name: str) -
     assert data.fingerprint() == open_data(config, "train").fingerprint()
 
 
+@pytest.mark.parametrize("skeleton", [None, 3, "12", {"1": 2}, [[1, 9], 2]])
+def test_a_coco_skeleton_that_is_none_draws_no_links(tmp_path: Path, skeleton: Any) -> None:
+    category = {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": skeleton}
+    assert open_data(make_coco(tmp_path, person(1), categories=[category]), "train").links == ()
+
+
 @pytest.mark.parametrize("name", ["coco", "mpii", "deeplabcut"])
 def test_a_missing_root_or_split_shows_the_layout(tmp_path: Path, name: str) -> None:
     config = MAKERS[name](tmp_path / "data")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pose import JOINTS, opened, pose_config, write_figures
+from tiny_deeper import opened
+from tiny_pose import JOINTS, pose_config, write_figures
 
 from fna.checkpoint import read_json
 from fna.errors import FnaError
@@ -43,6 +44,13 @@ def test_boxes_find_their_images(tmp_path: Path, content: Any) -> None:
     }
 
 
+def test_numbers_find_the_files_of_coco(tmp_path: Path) -> None:
+    """COCO's results call 000000000785.jpg 785."""
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"image_id": 785, "category_id": 1, "bbox": BOX, "score": 0.9}]))
+    assert set(read_boxes(path, [Path("000000000785.jpg"), Path("a.jpg")])) == {"000000000785.jpg"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -50,6 +58,10 @@ def test_boxes_find_their_images(tmp_path: Path, content: Any) -> None:
         ([{"file_name": "a.jpg", "bbox": [1, 2, 0, 4]}], r"a.jpg is not \[x, y, width, height\]"),
         ([{"file_name": "a.jpg", "bbox": [1, 2, "x", 4]}], "is no COCO json"),
         (["a.jpg"], "is no COCO json"),
+        (3, "is no COCO json"),
+        ({"images": [1], "annotations": []}, "is no COCO json"),
+        ({"images": [{"id": [1], "file_name": "a.jpg"}]}, "is no COCO json"),
+        ([{"file_name": "a.jpg", "bbox": [1, 2, 10**400, 4]}], "is no COCO json"),
         ([{"file_name": "b.jpg", "bbox": BOX}], "has no box for any image, such as a.jpg"),
         ({}, "has no box for any image"),
     ],
@@ -72,6 +84,16 @@ def test_each_box_is_a_person_and_an_image_without_one_is_one(tmp_path: Path) ->
     assert told["files"] == [f"{path.stem}.png" for path in paths[:2]] + ["results.json"]
     assert [row["file_name"] for row in results] == [paths[0].name, paths[0].name, paths[1].name]
     assert all(len(row["keypoints"]) == 3 * len(JOINTS) for row in results)
+
+
+@pytest.mark.parametrize("box", [[0.0, 0.0, 1e30, 1e30], [500.0, 0.0, 20.0, 20.0], [-9e5, 0.0, 1e6, 40.0]])
+def test_boxes_that_are_not_in_the_image_are_refused(tmp_path: Path, box: list[float]) -> None:
+    root = write_figures(tmp_path / "data")
+    with opened(pose_config(root)) as setting:
+        model = setting.compute.place(setting.build(setting.seed.arch))
+        path = find_images(root / "images")[0]
+        with pytest.raises(FnaError, match=f"a box of {path.name} cannot be a person's"):
+            write_predictions(model, setting, [path], tmp_path / "out", {path.name: [{"box": torch.tensor(box)}]})
 
 
 def test_labels_survive_json() -> None:

@@ -1,4 +1,4 @@
-"""Pose in miniature: figures of three coloured dots in COCO's format, and a seed of few layers that reaches stride 32.
+"""Pose in miniature: figures of three coloured dots in COCO's format.
 
 Under torchrun, or alone:
 tiny_pose.py IMAGES OUT [key=value ...]   search, adapt and score; write what came out to OUT/RANK-of-SIZE.pt
@@ -7,27 +7,18 @@ tiny_pose.py IMAGES OUT [key=value ...]   search, adapt and score; write what ca
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from tiny import STAGES, Double, adapt_tiny, search_tiny
+from tiny_deeper import train_and_save
 
-from fna.arch import Arch, Block, Stem
 from fna.config import Config, make_config, merge
-from fna.engine import computing
-from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
-from fna.training import Setting, open_data
 
 SIDE = 72  # of an image in pixels
 JOINTS = {"left_dot": (230, 40, 40), "right_dot": (40, 40, 230), "nose": (40, 220, 40)}
 RADIUS = 5
-DEEPER = (*STAGES, (32, 32, 2, 3, 1))  # in, out, stride, expansion, layers
 
 
 def write_figures(root: Path, train: int = 16, val: int = 6) -> Path:
@@ -78,36 +69,5 @@ def pose_config(root: Path, *overrides: str) -> Config:
     return make_config(merge(data, overrides))
 
 
-def deeper_seed() -> Seed:
-    """Return a seed without weights whose last stage has stride 32."""
-    stages = tuple(
-        tuple(
-            Block("mbconv", before if n == 0 else after, after, stride=stride if n == 0 else 1, expansion=expansion)
-            for n in range(layers)
-        )
-        for before, after, stride, expansion, layers in DEEPER
-    )
-    return Seed("deeper", Arch(Stem(8), stages), None, IMAGENET_MEAN, IMAGENET_STD, "drawn", "", None)
-
-
-@contextmanager
-def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
-    """Open a setting on the deeper seed, under torchrun among the other processes."""
-    with computing(config.engine) as compute:
-        yield open_data(config, Double(**vars(compute)) if double else compute, deeper_seed())
-
-
-def train(images: Path, out: Path, overrides: list[str]) -> None:
-    """Search, adapt and score in float64; other processes than the first get a folder of their own."""
-    with opened(pose_config(images, *overrides), double=True) as setting:
-        world = setting.compute.world
-        folder = out / f"{world.rank}-of-{world.size}"
-        searched = search_tiny(setting, folder)
-        adapted = adapt_tiny(setting, folder)
-        results = {"searched": searched.state, "alphas": searched.alphas, "adapted": adapted.state}
-        torch.save({**results, "scores": adapted.scores}, out / f"{world.rank}-of-{world.size}.pt")
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    train_and_save(pose_config)

@@ -165,7 +165,10 @@ def curves(folder: Path) -> Part:
             for row in shown.values()
             if title in row.get("curves", {})
         }
-        part.draw(figures.draw_curves(panels, curve["x"], curve["y"]), f"{title}.")
+        part.draw(
+            figures.draw_curves(panels, curve["x"], curve["y"]),
+            f"{title}. Look for the curves that lie apart from the others.",
+        )
     for row in shown.values():
         if confusion := row.get("confusion"):
             figure = figures.draw_confusion(

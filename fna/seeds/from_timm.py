@@ -30,12 +30,14 @@ def timm_variant(name: str, tables: Iterable[Variant]) -> Variant:
     """
     import timm
     import torch
-    from timm.models import get_pretrained_cfg, is_model_in_modules
+    from timm.models import get_deprecated_models, get_pretrained_cfg, is_model_in_modules
 
     model_name, _, tag = name.removeprefix(PREFIX).partition(".")
     if not timm.is_model(model_name):
         close = nearest(model_name, [known for file in FILES for known in timm.list_models(module=file)])
         raise FnaError(f"timm has no model '{model_name}'{close}; timm.list_models() has all their names")
+    if model_name in (former := get_deprecated_models()):
+        raise FnaError(f"'{name}' is a former name of timm's; use {PREFIX}{former[model_name]}")
     tags = [known.partition(".")[2] for known in timm.list_models(f"{model_name}.*", pretrained=True)]
     if tag and tag not in tags:
         raise FnaError(

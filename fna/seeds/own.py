@@ -62,7 +62,7 @@ def read_own(path: Path) -> OwnSeed:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # text, or no readable file: `load_arch` will say so
+    except (OSError, ValueError, RecursionError):  # text, or no readable file: `load_arch` will say so
         data = None
     record: Mapping[str, Any] = data if isinstance(data, dict) else {}
     try:

@@ -83,7 +83,8 @@ class Task:
         predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
         scores: (data, config) -> an empty metric.
         draw: (picture, prediction or truth, data, config) -> the picture with it drawn in, or instead of it.
-        records: (prediction, image id, data) -> COCO results of a prediction, ready for JSON; [] where there are none.
+        records: (prediction, image id, data) -> COCO results of a prediction, ready for JSON; None: the
+            task has no such format.
     """
 
     metric: str
@@ -102,7 +103,7 @@ class Task:
     predict: Callable[[nn.Module, Tensor, Sequence[Any], Config], Sequence[Any]]
     scores: Callable[[Any, Config], Scores]
     draw: Callable[[Picture, Any, Any, Config], Picture]
-    records: Callable[[Any, Any, Any], list[dict[str, Any]]]
+    records: Callable[[Any, Any, Any], list[dict[str, Any]]] | None = None
 
 
 def load_task(name: str) -> Task:

@@ -77,8 +77,9 @@ def _write(
     """
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     wide, tall = right - left + 2, bottom - top + 2
-    x = min(max(corner[0], 0), max(size[0] - wide, 0))
-    y = corner[1] - tall if corner[1] >= tall else min(max(corner[1], 0), max(size[1] - tall, 0))
+    x0, y0 = map(round, corner)  # Pillow cuts letters off at fractions of a pixel
+    x = min(max(x0, 0), max(size[0] - wide, 0))
+    y = y0 - tall if y0 >= tall else min(max(y0, 0), max(size[1] - tall, 0))
     canvas.rectangle((x, y, x + wide - 1, y + tall - 1), fill=color)
     red, green, blue = color
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601

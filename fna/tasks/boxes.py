@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
@@ -99,3 +100,23 @@ def best(
 def wide(x: Tensor) -> Tensor:
     """Return `x` in float32, or as it is where that is more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def guard_narrow(module: nn.Module) -> None:
+    """Make the strided 3x3 convolutions of a module safe for maps one pixel wide.
+
+    In bfloat16 on a CPU the weight's gradient of such a convolution holds memory that nobody wrote (torch 2.14). The
+    second column that is added is what the padding has there, so nothing else changes.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) and part.stride == (2, 2):
+            part.register_forward_pre_hook(_widen)
+
+
+def _widen(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    (x_NCHW,) = inputs
+    if x_NCHW.shape[3] > 1:
+        return inputs
+    last = x_NCHW.is_contiguous(memory_format=torch.channels_last)
+    wider_NCHW = F.pad(x_NCHW, (0, 1))
+    return (wider_NCHW.contiguous(memory_format=torch.channels_last) if last else wider_NCHW,)

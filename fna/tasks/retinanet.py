@@ -18,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from fna.config import Config, TaskConfig
 from fna.errors import FnaError
 from fna.network import FeatureInfo
-from fna.tasks.boxes import Matches, best, match, wide
+from fna.tasks.boxes import Matches, best, guard_narrow, match, wide
 
 STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
 OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of a level's anchors / side of its smallest
@@ -58,6 +58,7 @@ class RetinaNetHead(nn.Module):
         self.anchor_scale = anchor_scale
         widths = [feature_info[i].channels for i in self.levels]
         top = LastLevelP6P7(widths[-1], channels)
+        guard_narrow(top)
         top.use_P5 = False  # torchvision reads P5 where C5 happens to have as many channels
         self.fpn = FeaturePyramidNetwork(widths, channels, top)
         number = len(OCTAVE) * len(RATIOS)

@@ -153,11 +153,6 @@ def draw(picture: Picture, mask_HW: Tensor, data: Any, config: Config) -> Pictur
     return colored
 
 
-def records(mask_HW: Tensor, image_id: Any, data: Any) -> list[dict[str, Any]]:
-    """Return nothing: a picture says it all."""
-    return []
-
-
 TASK = Task(
     metric="miou",
     titles={"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
@@ -175,5 +170,4 @@ TASK = Task(
     predict=predict,
     scores=SegmentationScores,
     draw=draw,
-    records=records,
 )

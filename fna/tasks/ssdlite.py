@@ -19,7 +19,7 @@ from fna.blocks import ConvNormAct
 from fna.config import Config, TaskConfig
 from fna.errors import FnaError
 from fna.network import FeatureInfo, initialise
-from fna.tasks.boxes import best, match, wide
+from fna.tasks.boxes import best, guard_narrow, match, wide
 
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
 RATIOS = ([2], [2, 3], [2, 3], [2, 3], [2], [2])  # besides 1, which has two sizes: 4, 6, 6, 6, 4, 4 boxes to a cell
@@ -82,6 +82,7 @@ class SSDLiteHead(nn.Module):
         )
         widths = [feature_info[self.tap].channels, head_channels, *EXTRAS]
         self.extras = nn.ModuleList(_extra(a, b) for a, b in zip(widths[1:], EXTRAS, strict=False))
+        guard_narrow(self.extras)
         numbers = [2 + 2 * len(ratios) for ratios in RATIOS]
         self.classification = _predictors(widths, numbers, classes + 1)
         self.regression = _predictors(widths, numbers, 4)

@@ -79,7 +79,7 @@ def _boxes(
         place = f"annotation {own}" if own is not None else f"annotation at position {number}"
         image = _whole(item.get("image_id"))
         if image is None or image not in images:
-            homeless.append(Flaw(NO_IMAGE, place, f"image_id {short(item.get('image_id'))}"))
+            homeless.append(Flaw(NO_IMAGE, place, f"image_id {_shown(item.get('image_id'))}"))
             continue
         category = _whole(item.get("category_id"))
         name = categories.get(category) if category is not None else None
@@ -106,7 +106,7 @@ def _box(item: Mapping[str, Any], place: str, label: int) -> Box:
         with suppress(OverflowError):  # the checks will name it as it is
             corners = (x0, y0, x0 + width, y0 + height)
     if label < 0:
-        flaw = Flaw(UNKNOWN_CLASS, place, f"category_id {short(item.get('category_id'))} is not in 'categories'")
+        flaw = Flaw(UNKNOWN_CLASS, place, f"category_id {_shown(item.get('category_id'))} is not in 'categories'")
     elif crowd not in (0, 1):
         flaw = Flaw(UNREADABLE_BOX, place, f"iscrowd is {short(crowd)}; expected 0 or 1")
     return Box(place, corners, label, crowd == 1, False, item.get("area"), flaw)
@@ -122,7 +122,7 @@ def _records(images: Sequence[Mapping[str, Any]], folder: Path, boxes: Mapping[i
         flaws = []
         if own is None:
             flaws.append(
-                Flaw(BAD_IMAGE, f"image at position {number}", f"id {short(image.get('id'))} is no whole number")
+                Flaw(BAD_IMAGE, f"image at position {number}", f"id {_shown(image.get('id'))} is no whole number")
             )
         elif len(files[own]) > 1:
             flaws.append(Flaw(BAD_IMAGE, f"image at position {number}", f"other images have its id {own}, too"))
@@ -141,6 +141,11 @@ def _id(item: Mapping[str, Any]) -> int | None:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def _shown(value: Any) -> str:
+    """Return an id as written; one in quotes keeps them, or '7' would look like the 7 that is known."""
+    return short(repr(value) if isinstance(value, str) else value)
 
 
 def _is_name(value: Any) -> bool:

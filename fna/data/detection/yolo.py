@@ -7,6 +7,7 @@ has no boxes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -171,7 +172,8 @@ def _box(line: str, place: str, names: Sequence[str], classes: Sequence[str]) ->
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     elif len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = values[::2], values[1::2]
-        corners = (min(xs), min(ys), max(xs), max(ys))
+        finite = all(map(math.isfinite, values))  # min and max pass over a NaN
+        corners = (min(xs), min(ys), max(xs), max(ys)) if finite else (math.nan,) * 4
     else:
         return _bad(place, UNREADABLE_BOX, f"{len(values) + 1} numbers; expected 5: class x y width height")
     return Box(place, corners, classes.index(name))

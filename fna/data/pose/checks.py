@@ -63,7 +63,7 @@ def check(points: Any, box: Any, area: Any, joints: Sequence[str], size_hw: tupl
         elif seen:
             row[:] = *place, seen
     outside = list(_unlabel_outside(points_K3, joints, size_hw))
-    bounds = None if box is None else _box(box, size_hw)
+    bounds = None if box is None else check_box(box, size_hw)
     if isinstance(bounds, str):
         defects.append(("the box is no box", bounds))
     good = bounds if isinstance(bounds, tuple) else box_around(points_K3, size_hw)
@@ -72,6 +72,26 @@ def check(points: Any, box: Any, area: Any, joints: Sequence[str], size_hw: tupl
         defects.append(("the area is not above 0", _short(area)))
         size = good[2] * good[3]
     return Checked(points_K3, good, size, defects, outside)
+
+
+def check_box(box: Any, size_hw: tuple[int, int]) -> Box | str:
+    """Return a box, or why it is none.
+
+    Args:
+        box: x0, y0, width, height, or anything.
+        size_hw: height, width of the image.
+    """
+    values = [number(value) for value in box] if isinstance(box, list | tuple) else []
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        return f"{_short(box)}; expected [x0, y0, width, height]"
+    x0, y0, width, height = values
+    if width <= 0 or height <= 0 or max(width, height) < 1:
+        return f"{width:g} x {height:g} pixels"
+    if x0 >= size_hw[1] or y0 >= size_hw[0] or x0 + width <= 0 or y0 + height <= 0:
+        return f"{_short(values)} is outside the image of {size_hw[1]}x{size_hw[0]} pixels"
+    if max(width, height) > LARGEST * max(size_hw):
+        return f"{width:g} x {height:g} pixels in an image of {size_hw[1]}x{size_hw[0]}"
+    return (x0, y0, width, height)
 
 
 def number(value: Any) -> float:
@@ -106,21 +126,6 @@ def _table(points: Any, count: int) -> list[Any] | str:
     if any(isinstance(value, list | tuple | dict) for value in points) or len(points) != 3 * count:
         return f"{len(points)} values; expected {3 * count}, x, y, visibility of {count} joints"
     return [points[start : start + 3] for start in range(0, 3 * count, 3)]
-
-
-def _box(box: Any, size_hw: tuple[int, int]) -> Box | str:
-    """Return the box, or why it is none."""
-    values = [number(value) for value in box] if isinstance(box, list | tuple) else []
-    if len(values) != 4 or not all(map(math.isfinite, values)):
-        return f"{_short(box)}; expected [x0, y0, width, height]"
-    x0, y0, width, height = values
-    if width <= 0 or height <= 0 or max(width, height) < 1:
-        return f"{width:g} x {height:g} pixels"
-    if x0 >= size_hw[1] or y0 >= size_hw[0] or x0 + width <= 0 or y0 + height <= 0:
-        return f"{_short(values)} is outside the image of {size_hw[1]}x{size_hw[0]} pixels"
-    if max(width, height) > LARGEST * max(size_hw):
-        return f"{width:g} x {height:g} pixels in an image of {size_hw[1]}x{size_hw[0]}"
-    return (x0, y0, width, height)
 
 
 def _unlabel_outside(points_K3: NDArray[np.float32], joints: Sequence[str], size_hw: tuple[int, int]) -> Iterator[str]:

@@ -71,7 +71,8 @@ def _joints(
             f"{path}: category {posed[0].get('name')!r} has other joints than {', '.join(map(repr, others[:5]))}; "
             "one network learns one set of joints: split the file"
         )
-    skeleton = posed[0].get("skeleton") or []
+    skeleton = posed[0].get("skeleton")
+    skeleton = skeleton if isinstance(skeleton, list) else []
     pairs = [tuple(pair) for pair in skeleton if isinstance(pair, list) and len(pair) == 2]
     links = tuple((a - 1, b - 1) for a, b in pairs if all(type(n) is int and 1 <= n <= len(names) for n in (a, b)))
     wrong = len(skeleton) - len(links)

@@ -79,13 +79,14 @@ class PoseData:
         found = _Findings([(problem, False) for problem in listing.problems])
         checked = [self._check(record, listing, on_error == "fix", found) for record in listing.records]
         self._people = [person for person in checked if person]
+        total = len(checked) + len(listing.problems)
         if found.defects and on_error == "fail":
-            raise FnaError(_complaint(where, [defect for defect, _ in found.defects], len(checked)))
+            raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
         self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
         self.skipped += [*listing.notes, *_notes(found)]
         if not self._people:
             first = f"; the first reason: {self.skipped[0]}" if self.skipped else ""
-            raise FnaError(f"{where} has no usable person of {len(checked)}{first}")
+            raise FnaError(f"{where} has no usable person of {total}{first}")
 
     def __len__(self) -> int:
         return len(self._people)
