@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fna.adapt import adapt as adapt_weights
-from fna.arch import Arch, load_arch
+from fna.arch import Arch
 from fna.checkpoint import read_json
 from fna.config import AdaptConfig, Config
 from fna.cost import space_cost
@@ -21,6 +21,7 @@ from fna.errors import FnaError, nearest
 from fna.evaluate import evaluate as score
 from fna.expand import expand as expand_seed
 from fna.expand import network_cost, remap_model, seed_state
+from fna.net_config import load_arch
 from fna.network import Model
 from fna.predict import Labels, find_images, png, read_boxes, write_predictions
 from fna.progress import say

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from fna import cli
-from fna.arch import Arch, SuperArch, to_net_config
+from fna.arch import Arch, SuperArch
 from fna.checkpoint import read_state, write_state
 from fna.cost import total_cost
 from fna.counting import count_network, make_plan
+from fna.net_config import to_net_config
 from fna.network import Backbone
 from fna.remap import remap, summarise
 from fna.seeds import collect, load_seed

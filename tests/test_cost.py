@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.arch import Arch, Block, Stem, from_net_config, levels, with_output_stride
+from fna.arch import Arch, Block, Stem, levels, with_output_stride
 from fna.config import make_config
 from fna.cost import (
     RULES,
@@ -30,6 +30,7 @@ from fna.cost import (
 )
 from fna.counting import Plan, count_network, count_space, make_plan, named_space
 from fna.errors import FnaError
+from fna.net_config import from_net_config
 from fna.network import Backbone, Classifier
 from fna.seeds import collect
 from fna.spaces import SEGMENTATION_LAYERS, task_space

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fna.arch import from_net_config, with_output_stride
+from fna.arch import with_output_stride
 from fna.cost import Cost, model_cost
 from fna.errors import FnaError
+from fna.net_config import from_net_config
 from fna.network import FeatureInfo, feature_info
 from fna.tasks.heads import RATES, DeepLabV3Head, DeepLabV3PlusHead, ImagePooling
 

@@ -18,7 +18,7 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch checkpoint strict_yaml distributed depthwise",
-    "config folder logs tables blocks spaces cost",
+    "config net_config folder logs tables blocks spaces cost",
     "network derive",
     "units",
     "mapping",
@@ -73,6 +73,7 @@ def test_no_torch_at_import() -> None:
     modules = [
         "errors",
         "arch",
+        "net_config",
         "checkpoint",
         "config",
         "folder",

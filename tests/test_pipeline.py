@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from fna import pipeline
-from fna.arch import Arch, SuperArch, to_net_config
+from fna.arch import Arch, SuperArch
 from fna.checkpoint import read_json
 from fna.config import Config, load_config
 from fna.cost import cost_table, path_cost
 from fna.errors import FnaError
+from fna.net_config import to_net_config
 from fna.runs import Run
 
 TINY = (

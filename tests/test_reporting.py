@@ -21,9 +21,10 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from fna import figures
-from fna.arch import SuperArch, from_net_config, with_output_stride
+from fna.arch import SuperArch, with_output_stride
 from fna.config import dump_yaml, make_config
 from fna.errors import FnaError
+from fna.net_config import from_net_config
 from fna.reporting import SECTIONS, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
 from fna.spaces import make_space

@@ -15,9 +15,10 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from fna.arch import Arch, Block, Stem, from_net_config
+from fna.arch import Arch, Block, Stem
 from fna.config import Config, EvaluateConfig, TaskConfig
 from fna.cost import model_cost
+from fna.net_config import from_net_config
 from fna.network import FeatureInfo, feature_info
 from fna.tasks.retinanet import OCTAVE, RATIOS, STRIDES, RetinaNetHead, anchors, decode, loss
 

@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from fna import catalogue
-from fna.arch import Arch, Stem, from_net_config
+from fna.arch import Arch, Stem
 from fna.checkpoint import read_state
 from fna.errors import FnaError
+from fna.net_config import from_net_config
 from fna.network import Classifier
 from fna.seeds import Seed, collect, convert, load_seed
 from fna.seeds.variant import Row, mbconv_stages, timm_modules

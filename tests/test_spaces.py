@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fna.arch import Arch, Block, Stem, from_net_config, with_output_stride, with_taps
+from fna.arch import Arch, Block, Stem, with_output_stride, with_taps
 from fna.errors import FnaError
+from fna.net_config import from_net_config
 from fna.seeds import collect
 from fna.spaces import (
     CELLS,

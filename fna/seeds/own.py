@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fna.arch import Arch, load_arch
+from fna.arch import Arch
 from fna.checkpoint import read_state
 from fna.errors import FnaError
+from fna.net_config import load_arch
 from fna.seeds.converting import convert, with_top_of, without_prefix
 from fna.seeds.finding import PRETRAINED, existing
 from fna.seeds.variant import (
