@@ -351,6 +351,7 @@ def predict(
     with Run.open(folder) as job:
         if boxes and job.config.task.name != "pose":
             raise FnaError(f"--boxes are of persons, for pose; this run is of {job.config.task.name}: leave it out")
-        labels = Labels.from_json(job.read_json(f"{name}.json", f"adapt:{name}")["labels"])
+        record = job.read_json(f"{name}.json", f"adapt:{name}")
+        labels = Labels.from_json(record.get("labels", record))
         setting = Setting(job.config, job.compute, load_task(job.config.task.name), job.seed, labels, labels)
         return write_predictions(load_network(job, setting, name), setting, paths, Path(out), found)

@@ -48,10 +48,19 @@ class Labels:
 
     @classmethod
     def from_json(cls, record: Any) -> Labels:
-        """Return what `to_json` wrote."""
-        colors, links = record["colors"], record["links"]
-        pairs = tuple((a, b) for a, b in links)
-        return cls(tuple(colors), tuple((r, g, b) for r, g, b in colors.values()), pairs, tuple(record["category_ids"]))
+        """Return what `to_json` wrote; older runs have the colours alone.
+
+        Raises:
+            FnaError: it is no such record.
+        """
+        try:
+            colors, pairs = record["colors"], tuple((a, b) for a, b in record.get("links", ()))
+            ids = tuple(record.get("category_ids", ()))
+            return cls(tuple(colors), tuple((r, g, b) for r, g, b in colors.values()), pairs, ids)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FnaError(
+                f"the run's record of its classes is damaged ({error}); adapt again in a new folder"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return them ready for JSON."""

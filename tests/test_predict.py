@@ -99,3 +99,13 @@ def test_boxes_that_are_not_in_the_image_are_refused(tmp_path: Path, box: list[f
 def test_labels_survive_json() -> None:
     labels = Labels(("a", "b"), ((1, 2, 3), (4, 5, 6)), ((0, 1),), (3, 7))
     assert Labels.from_json(json.loads(json.dumps(labels.to_json()))) == labels
+
+
+def test_labels_of_an_older_run_are_its_colours() -> None:
+    assert Labels.from_json({"colors": {"a": [1, 2, 3]}, "madds": 7}) == Labels(("a",), ((1, 2, 3),))
+
+
+@pytest.mark.parametrize("record", [{}, {"colors": {"a": [1, 2]}}, {"colors": {"a": [1, 2, 3]}, "links": [3]}])
+def test_damaged_labels_are_named(record: dict[str, Any]) -> None:
+    with pytest.raises(FnaError, match="record of its classes is damaged"):
+        Labels.from_json(record)
