@@ -62,14 +62,14 @@ def tiny_config(root: Path, *overrides: str) -> Config:
     return make_config(merge(data, overrides))
 
 
-def tiny_seed() -> Seed:
-    """Return a seed of six layers without weights."""
+def tiny_seed(table: tuple[tuple[int, ...], ...] = STAGES) -> Seed:
+    """Return a seed of few layers without weights, six unless told."""
     stages = tuple(
         tuple(
             Block("mbconv", before if n == 0 else after, after, stride=stride if n == 0 else 1, expansion=expansion)
             for n in range(layers)
         )
-        for before, after, stride, expansion, layers in STAGES
+        for before, after, stride, expansion, layers in table
     )
     return Seed("tiny", Arch(Stem(8), stages), None, IMAGENET_MEAN, IMAGENET_STD, "drawn", "", None)
 
@@ -85,10 +85,10 @@ class Double(Compute):
 
 
 @contextmanager
-def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
+def opened(config: Config, *, double: bool = False, table: tuple[tuple[int, ...], ...] = STAGES) -> Iterator[Setting]:
     """Open a setting on the tiny seed, under torchrun among the other processes."""
     with computing(config.engine) as compute:
-        yield open_data(config, Double(**vars(compute)) if double else compute, tiny_seed())
+        yield open_data(config, Double(**vars(compute)) if double else compute, tiny_seed(table))
 
 
 def search_tiny(setting: Setting, folder: Path) -> Searched:

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import tiny
 import torch
-from tiny import STAGES, Double, adapt_tiny, search_tiny
+from tiny import STAGES, adapt_tiny, search_tiny
 
-from fna.arch import Arch, Block, Stem
 from fna.config import Config
-from fna.engine import computing
-from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
-from fna.training import Setting, open_data
 
 DEEPER = (*STAGES, (32, 32, 2, 3, 1))  # in, out, stride, expansion, layers
 
 
-def deeper_seed() -> Seed:
-    """Return a seed of few layers without weights, whose last stage has stride 32."""
-    stages = tuple(
-        tuple(
-            Block("mbconv", before if n == 0 else after, after, stride=stride if n == 0 else 1, expansion=expansion)
-            for n in range(layers)
-        )
-        for before, after, stride, expansion, layers in DEEPER
-    )
-    return Seed("deeper", Arch(Stem(8), stages), None, IMAGENET_MEAN, IMAGENET_STD, "drawn", "", None)
-
-
-@contextmanager
-def opened(config: Config, *, double: bool = False) -> Iterator[Setting]:
-    """Open a setting on the deeper seed, under torchrun among the other processes."""
-    with computing(config.engine) as compute:
-        yield open_data(config, Double(**vars(compute)) if double else compute, deeper_seed())
+opened = partial(tiny.opened, table=DEEPER)  # a setting on the deeper seed
 
 
 def train_and_save(configure: Callable[..., Config]) -> None:

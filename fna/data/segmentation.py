@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fna.data.images import is_utf8
 from fna.data.listing import IGNORE, Color, Listing
 from fna.errors import FnaError
 from fna.progress import bar
@@ -107,7 +108,7 @@ class SegmentationData:
             for position, outcome in enumerate(self._decoded()):
                 progress.advance()
                 name = names[position]
-                if not _is_utf8(name):
+                if not is_utf8(name):
                     self.skipped.append(f"{name!r}: the file's name is not UTF-8; rename it")
                 elif name in seen:
                     self.skipped.append(f"{name}: listed twice")
@@ -182,14 +183,6 @@ def _complaint(where: str, problems: list[str], total: int) -> str:
         f"{where}: {len(problems)} of {total} records are bad:\n{lines}{more}\n"
         "mend them, or type --data.on_error skip to leave them out"
     )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes of a file name that Python could not decode
-        return False
-    return True
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -110,10 +110,11 @@ def load_task(name: str) -> Task:
     """Return a task by name."""
     from importlib import import_module
 
+    from fna.config import MODELS
     from fna.errors import pick
 
-    where = {"segmentation": "segmentation", "detection": "detection", "pose": "pose"}
-    task: Task = import_module(f"fna.tasks.{pick(where, name, 'task')}").TASK
+    pick(MODELS, name, "task")
+    task: Task = import_module(f"fna.tasks.{name}").TASK
     return task
 
 

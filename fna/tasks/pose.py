@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fna.arch import A, Arch, with_output_stride
 from fna.config import Config, DataConfig, TaskConfig
@@ -40,11 +39,6 @@ def open_data(config: DataConfig, split: str) -> pose_data.PoseData:
             "leave data.eval_size out"
         )
     return pose_data.open_data(config, split)
-
-
-def train_view(data: Any, indices: Sequence[int], config: Config) -> Dataset[Any]:
-    """Return the augmented crops of some persons."""
-    return pose_data.PoseView(data, indices, config)
 
 
 def prepare(arch: A, config: TaskConfig) -> A:
@@ -110,7 +104,7 @@ TASK = Task(
     layers=DETECTION_LAYERS,
     formats=pose_data.FORMATS,
     open_data=open_data,
-    train_view=train_view,
+    train_view=pose_data.PoseView,
     collate=pose_data.collate,
     prepare=prepare,
     head=build_head,
