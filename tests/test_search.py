@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -315,7 +317,7 @@ def test_mixtures_are_functions_of_the_step(loop: SearchLoop) -> None:
     assert len(set(drawn)) > 1
 
 
-def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoop) -> None:
+def test_alpha_gradient_is_that_of_the_log_of_the_loss_and_the_penalty(loop: SearchLoop) -> None:
     """The gradient with frozen weights equals autograd's with nothing frozen, on a copy."""
     loop.config = loop.config.model_copy(update={"estimator": "full"})
     loop.budget = Budget(float(sum(map(max, loop.table))), 0.05, 2.0, multiplier=0.3)
@@ -324,7 +326,7 @@ def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoo
     model, alphas = copy.deepcopy(loop.model), [a.detach().clone().requires_grad_() for a in loop.alphas]
     penalty = loop.budget.penalty(expected_cost(alphas, loop.costs))
     loss_sum, pixels = loop.setting.loss(model(images_N3HW, ESTIMATORS["full"](alphas, generator(0))), batch)
-    expected = torch.autograd.grad(loss_sum / pixels + penalty, [alphas[i] for i in loop.arch.searchable])
+    expected = torch.autograd.grad((loss_sum / pixels).log() + penalty, [alphas[i] for i in loop.arch.searchable])
     value = loop.alpha_step(6)
     assert value == pytest.approx((loss_sum / pixels).item(), rel=1e-5)
     for i, grad in zip(loop.arch.searchable, expected, strict=True):
@@ -332,6 +334,38 @@ def test_alpha_gradient_is_that_of_the_task_loss_and_the_penalty(loop: SearchLoo
     with torch.no_grad():
         ratio = expected_cost(loop.alphas, loop.costs).item() / loop.budget.target
     assert loop.budget.multiplier == pytest.approx(0.3 + 0.05 * math.log10(ratio))
+
+
+@pytest.mark.parametrize("budget", [True, False])
+def test_under_a_budget_the_unit_of_the_loss_does_not_matter(loop: SearchLoop, budget: bool) -> None:
+    """Heatmaps have losses near 0.001, cross entropies near 1; against a fixed lambda (Eq. 8) that does matter."""
+    loop.budget = Budget(float(sum(map(max, loop.table))), 0.05, 2.0) if budget else None
+    loop.config = loop.config.model_copy(update={"lambda_": 0.1})
+    loop.alpha_batches = itertools.repeat(next(loop.alpha_batches))
+    setting = loop.setting
+    gradients = []
+    for unit in (1.0, 1e-3):
+        task = dataclasses.replace(setting.task, loss=in_units(setting.task.loss, unit))
+        loop.setting = dataclasses.replace(setting, task=task)
+        start = [a.detach().clone() for a in loop.alphas]
+        loop.alpha_step(6)
+        gradients.append(torch.cat([a.grad for a in loop.alphas if a.grad is not None]))
+        with torch.no_grad():
+            for alpha, value in zip(loop.alphas, start, strict=True):
+                alpha.copy_(value)
+        if loop.budget:
+            loop.budget.multiplier = 0.0
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-6) == budget
+
+
+def in_units(loss: Callable[..., tuple[Tensor, Tensor]], unit: float) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same loss in another unit."""
+
+    def scaled(*args: Any) -> tuple[Tensor, Tensor]:
+        total, number = loss(*args)
+        return unit * total, number
+
+    return scaled
 
 
 @pytest.mark.parametrize("loop", [["search.bn=frozen"]], indirect=True)

@@ -23,6 +23,7 @@ from fna.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
 from fna.training import Setting, State, cpu_state, load_weights
 
 Alphas = list[Tensor]
+TINY = 1e-12  # loss below which its relative change means nothing
 
 
 def objective(task_loss: Tensor, cost: Tensor, weight: float) -> Tensor:
@@ -46,6 +47,10 @@ class Budget:
     network is too dear and falls, below zero if need be, while it is too cheap. So neither all-skip nor all-largest is
     an attractor. It needs time: where the task's gradient is steep against `rate` and `weight`, a short search ends
     off the budget; `collapse` reports that, and the derivation keeps to the budget all the same.
+
+    It is weighed against the relative change of the task's loss (the gradient of its logarithm). So one `rate` and
+    `weight` serve every task, be its loss a cross entropy near 1 or the squared error of heatmaps near 0.001, beside
+    which a penalty of fixed size would drown what the candidates are worth.
 
     Args:
         target: searchable MAdds to hold.
@@ -220,7 +225,7 @@ class SearchLoop:
             check_finite(value, "loss of the alphas", step, self.config.alpha.lr, batch)
             cost = expected_cost(self.alphas, self.costs)
             if self.budget:
-                total = task_loss + self.budget.penalty(cost)
+                total = task_loss / max(value, TINY) + self.budget.penalty(cost)
             else:
                 total = objective(task_loss, (cost - self.fixed) / 1e9, self.config.lambda_)
             self.alpha_optimizer.zero_grad(set_to_none=True)
