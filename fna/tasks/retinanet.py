@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from fna.config import Config, TaskConfig
 from fna.errors import FnaError
-from fna.network import FeatureInfo
+from fna.network import FeatureInfo, initialise
 from fna.tasks.boxes import Matches, best, guard_narrow, match, wide
 
 STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
@@ -64,6 +64,7 @@ class RetinaNetHead(nn.Module):
         number = len(OCTAVE) * len(RATIOS)
         self.classification = RetinaNetClassificationHead(channels, number, classes, prior_probability=0.01)
         self.regression = RetinaNetRegressionHead(channels, number)
+        self._initialise()
 
     def forward(self, features: Sequence[Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
         """Return ``logits``, (N, A, classes), ``deltas``, (N, A, 4), and ``anchors``, (A, 4): x0, y0, x1, y1 in px.
@@ -78,6 +79,19 @@ class RetinaNetHead(nn.Module):
             "deltas": self.regression(maps),
             "anchors": anchors(maps, self.anchor_scale),
         }
+
+    def _initialise(self) -> None:
+        """Draw the towers so that their input's scale reaches the predictors, and quiet predictors.
+
+        Training starts at the prior of 0.01 for every score, however large the backbone's features are.
+
+        Deviation: torchvision and the authors' release draw every weight with standard deviation 0.01. A tower of four
+        such convolutions passes on 1 % of its input's scale with 256 channels, and less than 0.1 % with 64.
+        """
+        towers = (self.classification.conv, self.regression.conv)
+        for tower, predictor in zip(towers, (self.classification.cls_logits, self.regression.bbox_reg), strict=True):
+            initialise(tower)
+            nn.init.normal_(predictor.weight, std=0.001)
 
 
 def anchors(maps: Sequence[Tensor], scale: float) -> Tensor:
