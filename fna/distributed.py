@@ -166,12 +166,15 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
 
 
 def share_statistics(model: nn.Module, cuda: bool) -> nn.Module:
-    """Turn every batch norm into one that shares its statistics over processes (timm's conversion on CUDA)."""
+    """Turn every batch norm into one that shares its statistics over processes (timm's conversion on CUDA).
+
+    That holds for those of subclasses, too, which take batches of a single value: all processes together have more.
+    """
     if cuda:
         converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = SyncBatchNormCPU
     return model
 

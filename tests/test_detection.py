@@ -168,10 +168,14 @@ def test_a_tiny_run_learns(squares: Path, tmp_path: Path, model: str) -> None:
     assert 0 <= adapted.scores["map"] <= 1
 
 
-def test_two_processes_equal_one(squares: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "search_batch", "adapt_batch"), [("retinanet", 1, 2), ("ssdlite", 2, 2)])
+def test_two_processes_equal_one(
+    squares: Path, tmp_path: Path, model: str, search_batch: int, adapt_batch: int
+) -> None:
     errors = tmp_path / "errors.txt"
-    two = start(torchrun("--", SCRIPT, squares, tmp_path, "search.batch_size=1", "adapt.batch_size=2"), errors)
-    doubled = ["search.batch_size=2", "adapt.batch_size=4"]
+    halves = [f"search.batch_size={search_batch}", f"adapt.batch_size={adapt_batch}", f"task.model={model}"]
+    two = start(torchrun("--", SCRIPT, squares, tmp_path, *halves), errors)
+    doubled = [f"search.batch_size={2 * search_batch}", f"adapt.batch_size={2 * adapt_batch}", f"task.model={model}"]
     one = start([sys.executable, str(SCRIPT), str(squares), str(tmp_path), *doubled], errors)
     assert [end(one), end(two)] == [0, 0], errors.read_text()
     whole = torch.load(tmp_path / "0-of-1.pt")
