@@ -23,7 +23,8 @@ from fna.expand import expand as expand_seed
 from fna.expand import network_cost, remap_model, seed_state
 from fna.net_config import load_arch
 from fna.network import Model
-from fna.predict import Labels, find_images, png, read_boxes, write_predictions
+from fna.person_boxes import read_boxes
+from fna.predict import Labels, find_images, png, write_predictions
 from fna.progress import say
 from fna.remap import summarise
 from fna.reporting import write_report
@@ -347,7 +348,7 @@ def predict(
         FnaError: the network is not adapted yet, the folder has no image, or a file cannot be read.
     """
     paths = find_images(Path(images))
-    found = read_boxes(Path(boxes), paths) if boxes else {}
+    found = read_boxes(Path(boxes), paths) if boxes else None
     with Run.open(folder) as job:
         if boxes and job.config.task.name != "pose":
             raise FnaError(f"--boxes are of persons, for pose; this run is of {job.config.task.name}: leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fna.checkpoint import read_json, write_bytes, write_json
+from fna.checkpoint import write_bytes, write_json
 from fna.data.decoding import read_image
+from fna.data.images import Pixels
 from fna.data.pose.checks import check_box
 from fna.errors import FnaError
-from fna.progress import bar
+from fna.person_boxes import PersonBoxes
+from fna.progress import bar, say
 from fna.training import Setting
 
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+NAMED = 5  # unreadable images that an error names
 
 
 @dataclass(frozen=True)
@@ -73,105 +77,117 @@ def find_images(folder: Path) -> list[Path]:
     """Return the images of a folder in order.
 
     Raises:
-        FnaError: there is none.
+        FnaError: it is no folder, or has none.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    if not folder.is_dir():
+        what = "is a file; give its folder" if folder.exists() else "does not exist"
+        raise FnaError(f"--images {folder} {what}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not paths:
         raise FnaError(f"no image ({' '.join(IMAGE_ENDINGS)}) in --images {folder}")
     return paths
 
 
-def read_boxes(path: Path, images: Sequence[Path]) -> dict[str, list[Any]]:
-    """Return the boxes of a COCO json, or of a list of detections, by file name: x0, y0, width, height in pixels.
-
-    Args:
-        path: annotations with ``images``, or detections with a ``file_name`` or an ``image_id`` that is a file's stem;
-            of stems that are numbers, zeros in front do not matter (COCO's 785 is 000000000785.jpg).
-        images: the images they are for.
-
-    Raises:
-        FnaError: the file is no such json, or has no box for any of `images`.
-    """
-    data = read_json(path)
-    numbers = {str(int(p.stem)): p.name for p in images if p.stem.isdecimal()}
-    names = numbers | {p.stem: p.name for p in images} | {p.name: p.name for p in images}
-    boxes: dict[str, list[Any]] = {}
-    try:
-        rows = data.get("annotations", ()) if isinstance(data, dict) else data
-        listed = data.get("images", ()) if isinstance(data, dict) else ()
-        files = {row.get("id"): row.get("file_name") for row in listed}
-        for row in rows:
-            key = row.get("file_name") or files.get(row.get("image_id")) or str(row.get("image_id"))
-            name = names.get(Path(key).name)
-            if name:
-                box = torch.tensor([float(value) for value in row["bbox"]])
-                if len(box) != 4 or not box.isfinite().all() or bool((box[2:] <= 0).any()):
-                    raise ValueError(f"the box {row['bbox']} of {name} is not [x, y, width, height]")
-                boxes.setdefault(name, []).append({"box": box})
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise FnaError(f"--boxes {path} is no COCO json: {error}; expected a list of objects with 'bbox'") from error
-    if not boxes:
-        raise FnaError(f"--boxes {path} has no box for any image, such as {images[0].name}; check its file names")
-    return boxes
-
-
 @torch.no_grad()
 def write_predictions(
-    model: nn.Module, setting: Setting, paths: Sequence[Path], out: Path, boxes: Mapping[str, Sequence[Any]]
+    model: nn.Module, setting: Setting, paths: Sequence[Path], out: Path, boxes: PersonBoxes | None
 ) -> dict[str, Any]:
     """Write a picture of each prediction to `out`, and results.json where the task has COCO results.
+
+    An image that cannot be read does not keep the others from being written.
 
     Args:
         model: a task's network with its weights, placed.
         setting: task and hardware; its data may be mere `Labels`.
         paths: images.
         out: folder of the pictures, made if missing.
-        boxes: records of an image, by its name: an image without any is one record.
+        boxes: where the persons are; None: an image is one record.
 
     Raises:
-        FnaError: an image cannot be read, or a box is not in its image.
+        FnaError: `out` holds the images themselves; or, once all else is written, images cannot be read, or a box is
+            not in its image.
     """
+    if any(out.resolve() == path.parent.resolve() for path in paths):
+        raise FnaError(f"--out {out} holds the images themselves, which would be overwritten; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     model.eval()
-    task, labels, config = setting.task, setting.val, setting.config
-    image_ids, pictures = number_images(paths), name_pictures(paths)
+    task, labels = setting.task, setting.val
+    image_ids, names = number_images(paths, boxes.image_ids if boxes else {}), name_pictures(paths)
     results: list[dict[str, Any]] = []
+    problems: list[str] = []
     with bar(len(paths), "predict") as progress:
         for path in paths:
-            pixels = read_image(path)
-            picture, image = pixels, torch.from_numpy(pixels).permute(2, 0, 1)
-            _refuse_strange_boxes(boxes.get(path.name, ()), path.name, (pixels.shape[0], pixels.shape[1]))
-            for record in boxes.get(path.name, ({},)):
-                view, frame = task.view(image, {**record, "joints": labels.classes}, config)
-                x = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
-                with setting.compute.autocast():
-                    prediction = task.predict(model, x, [frame], config)[0]
-                picture = task.draw(picture, prediction, labels, config)
-                if task.records is not None:
-                    rows = task.records(prediction, image_ids[path], labels)
-                    results += [{"file_name": path.name, **row} for row in rows]
-            write_bytes(out / pictures[path], png(picture))
+            try:
+                image_HW3 = read_image(path)
+                records = boxes.records.get(path.name, []) if boxes else [{}]
+                _refuse_strange_boxes(records, path.name, (image_HW3.shape[0], image_HW3.shape[1]))
+            except FnaError as error:
+                problems.append(str(error))
+            else:
+                picture_HW3, rows = _label(model, setting, image_HW3, records, image_ids[path])
+                write_bytes(out / names[path], png(picture_HW3))
+                results += [{"file_name": path.name, **row} for row in rows]
             progress.advance()
     if task.records is not None:
         write_json(out / "results.json", results)
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise FnaError(
+            f"{len(problems)} of {len(paths)} images were left out, the others are in {out}: "
+            f"{'; '.join(problems[:NAMED])}{more}"
+        )
+    if boxes:
+        empty = sum(path.name not in boxes.records for path in paths)
+        say(f"--boxes: {empty} of {len(paths)} images have no person, {boxes.left_out} boxes are no single person")
     return {
         "out": str(out),
-        "files": [*pictures.values()] + ["results.json"] * (task.records is not None),
+        "files": [*names.values()] + ["results.json"] * (task.records is not None),
         "colors": dict(zip(labels.classes, labels.colors, strict=True)),
     }
 
 
-def number_images(paths: Sequence[Path]) -> dict[Path, int]:
-    """Return a number per image: those the names hold, as COCO's do, or 1, 2, ... where they do not tell all apart.
+def _label(
+    model: nn.Module, setting: Setting, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: int
+) -> tuple[Pixels, list[dict[str, Any]]]:
+    """Return the picture of an image's predictions, and their COCO results.
 
-    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")]).values())
-    [139, 285]
-    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")]).values())
-    [1, 2]
+    The score of a detected person is that of its box times that of its joints (SimpleBaseline, arXiv:1804.06208).
     """
-    if all(path.stem.isdecimal() for path in paths) and len({int(path.stem) for path in paths}) == len(paths):
-        return {path: int(path.stem) for path in paths}
-    return {path: number for number, path in enumerate(paths, start=1)}
+    task, labels, config = setting.task, setting.val, setting.config
+    picture_HW3, image_3HW = image_HW3, torch.from_numpy(image_HW3).permute(2, 0, 1)
+    results: list[dict[str, Any]] = []
+    for record in records:
+        view, frame = task.view(image_3HW, {**record, "joints": labels.classes}, config)
+        x = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
+        with setting.compute.autocast():
+            prediction = task.predict(model, x, [frame], config)[0]
+        picture_HW3 = task.draw(picture_HW3, prediction, labels, config)
+        for row in task.records(prediction, image_id, labels) if task.records is not None else ():
+            results.append({**row, "score": round(row["score"] * record.get("score", 1), 6)})
+    return picture_HW3, results
+
+
+def number_images(paths: Sequence[Path], known: Mapping[str, int]) -> dict[Path, int]:
+    """Return a number per image: those known, else those the names hold, as COCO's do, or 1, 2, ... if these fail.
+
+    Args:
+        paths: the images.
+        known: numbers of some of them, by file name.
+
+    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")], {}).values())
+    [139, 285]
+    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")], {}).values())
+    [1, 2]
+    >>> list(number_images([Path("a.jpg"), Path("b.jpg"), Path("c.jpg")], {"b.jpg": 1}).values())
+    [2, 1, 3]
+    """
+    others = [path for path in paths if path.name not in known]
+    numbers = {path.name: int(path.stem) for path in others if path.stem.isdecimal()}
+    taken = set(known.values())
+    if len(taken.union(numbers.values())) < len(known) + len(others):  # some have no number, or two have the same
+        free = (number for number in itertools.count(1) if number not in taken)
+        numbers = {path.name: next(free) for path in others}
+    return {path: {**numbers, **known}[path.name] for path in paths}
 
 
 def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:
@@ -186,9 +202,9 @@ def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _refuse_strange_boxes(records: Sequence[Any], name: str, size_hw: tuple[int, int]) -> None:
     for record in records:
-        reason = check_box(record["box"].tolist(), size_hw)
+        reason = check_box(record["box"].tolist(), size_hw) if "box" in record else None
         if isinstance(reason, str):
-            raise FnaError(f"--boxes: a box of {name} cannot be a person's: {reason}")
+            raise FnaError(f"a box of {name} cannot be a person's: {reason}; correct --boxes")
 
 
 def png(picture_HW3: np.ndarray[Any, Any]) -> bytes:

@@ -23,7 +23,7 @@ ORDER = (
     "units",
     "mapping",
     "remap supernet seeds data",
-    "tasks",
+    "tasks person_boxes",
     "engine",
     "training",
     "evaluate expand",

@@ -120,7 +120,7 @@ def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]
     (tmp_path / "broken.png").write_bytes(b"<html>")
     with pytest.raises(FnaError, match=r"broken\.png"):
         pipeline.predict(path, tmp_path, tmp_path / "out")
-    with pytest.raises(FnaError, match="no image"):
+    with pytest.raises(FnaError, match="nowhere does not exist"):
         pipeline.predict(path, tmp_path / "nowhere", tmp_path / "out")
 
 

@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 
 from fna.checkpoint import read_json
 from fna.errors import FnaError
-from fna.predict import Labels, find_images, read_boxes, write_predictions
+from fna.person_boxes import PersonBoxes, read_boxes
+from fna.predict import Labels, find_images, write_predictions
 
 IMAGES = [Path("photos/a.jpg"), Path("photos/17.png")]
 BOX = [1.0, 2.0, 30.0, 40.0]
 
 
-def boxes_of(tmp_path: Path, content: Any) -> dict[str, list[Any]]:
+def boxes_of(tmp_path: Path, content: Any) -> PersonBoxes:
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
     return read_boxes(path, IMAGES)
@@ -38,7 +40,7 @@ def boxes_of(tmp_path: Path, content: Any) -> dict[str, list[Any]]:
 )
 def test_boxes_find_their_images(tmp_path: Path, content: Any) -> None:
     found = boxes_of(tmp_path, content)
-    assert {name: [record["box"].tolist() for record in records] for name, records in found.items()} == {
+    assert {name: [record["box"].tolist() for record in records] for name, records in found.records.items()} == {
         "a.jpg": [BOX],
         "17.png": [BOX],
     }
@@ -48,7 +50,26 @@ def test_numbers_find_the_files_of_coco(tmp_path: Path) -> None:
     """COCO's results call 000000000785.jpg 785."""
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps([{"image_id": 785, "category_id": 1, "bbox": BOX, "score": 0.9}]))
-    assert set(read_boxes(path, [Path("000000000785.jpg"), Path("a.jpg")])) == {"000000000785.jpg"}
+    found = read_boxes(path, [Path("000000000785.jpg"), Path("a.jpg")])
+    assert set(found.records) == {"000000000785.jpg"}
+    assert found.image_ids == {"000000000785.jpg": 785}
+
+
+def test_only_single_persons_count(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": 17, "bbox": BOX, "category_id": 4, "score": 0.5},
+        {"image_id": 17, "bbox": BOX, "category_id": 1},
+        {"image_id": 17, "bbox": BOX, "category_id": 4, "iscrowd": 1},
+    ]
+    categories = [{"id": 1, "name": "car"}, {"id": 4, "name": "Person"}]
+    named = boxes_of(tmp_path, {"annotations": rows, "categories": categories})
+    assert [record["score"] for record in named.records["17.png"]] == [0.5]
+    assert named.left_out == 2
+    unnamed = boxes_of(tmp_path, rows)
+    assert [record["score"] for record in unnamed.records["17.png"]] == [1]
+    assert len(boxes_of(tmp_path, rows[:1]).records["17.png"]) == 1, "the only category there is"
+    with pytest.raises(FnaError, match=r"has no person in any image, such as a.jpg .1 boxes are crowds"):
+        boxes_of(tmp_path, rows[2:])
 
 
 @pytest.mark.parametrize(
@@ -62,8 +83,10 @@ def test_numbers_find_the_files_of_coco(tmp_path: Path) -> None:
         ({"images": [1], "annotations": []}, "is no COCO json"),
         ({"images": [{"id": [1], "file_name": "a.jpg"}]}, "is no COCO json"),
         ([{"file_name": "a.jpg", "bbox": [1, 2, 10**400, 4]}], "is no COCO json"),
-        ([{"file_name": "b.jpg", "bbox": BOX}], "has no box for any image, such as a.jpg"),
-        ({}, "has no box for any image"),
+        ([{"file_name": "a.jpg", "bbox": "1234"}], r"a.jpg is not \[x, y, width, height\]"),
+        ([{"file_name": "a.jpg", "bbox": BOX, "score": "high"}], "the score high of a box of a.jpg is not between"),
+        ([{"file_name": "b.jpg", "bbox": BOX}], "has no person in any image, such as a.jpg"),
+        ({}, "has no person in any image"),
     ],
 )
 def test_a_file_without_boxes_is_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -71,19 +94,28 @@ def test_a_file_without_boxes_is_refused(tmp_path: Path, content: Any, message: 
         boxes_of(tmp_path, content)
 
 
-def test_each_box_is_a_person_and_an_image_without_one_is_one(tmp_path: Path) -> None:
+def test_each_box_is_a_person(tmp_path: Path) -> None:
+    """An image without a box has nobody, and nothing is invented there; without boxes an image is a person."""
     root = write_figures(tmp_path / "data")
     with opened(pose_config(root)) as setting:
         model = setting.compute.place(setting.build(setting.seed.arch))
-        paths = find_images(
-            next(path for path in (root / "images", root / "images" / "val") if any(path.glob("*.png")))
+        paths = image_paths(root)[:2]
+        box = torch.tensor(BOX)
+        boxes = PersonBoxes(
+            {paths[0].name: [{"box": box, "score": 1.0}, {"box": box, "score": 0.5}]}, {paths[0].name: 77}
         )
-        boxes = {paths[0].name: [{"box": torch.tensor(BOX)}] * 2}
-        told = write_predictions(model, setting, paths[:2], tmp_path / "out", boxes)
+        told = write_predictions(model, setting, paths, tmp_path / "out", boxes)
+        write_predictions(model, setting, paths, tmp_path / "whole", None)
     results = read_json(tmp_path / "out" / "results.json")
-    assert told["files"] == [f"{path.stem}.png" for path in paths[:2]] + ["results.json"]
-    assert [row["file_name"] for row in results] == [paths[0].name, paths[0].name, paths[1].name]
+    assert told["files"] == [f"{path.stem}.png" for path in paths] + ["results.json"]
+    assert [(row["file_name"], row["image_id"]) for row in results] == [(paths[0].name, 77)] * 2
     assert all(len(row["keypoints"]) == 3 * len(JOINTS) for row in results)
+    assert results[1]["score"] == pytest.approx(results[0]["score"] / 2, abs=1e-6)
+    untouched, pictured = (
+        Image.open(path).convert("RGB") for path in (paths[1], tmp_path / "out" / f"{paths[1].stem}.png")
+    )
+    assert untouched.tobytes() == pictured.tobytes()
+    assert [row["file_name"] for row in read_json(tmp_path / "whole" / "results.json")] == [path.name for path in paths]
 
 
 @pytest.mark.parametrize("box", [[0.0, 0.0, 1e30, 1e30], [500.0, 0.0, 20.0, 20.0], [-9e5, 0.0, 1e6, 40.0]])
@@ -91,9 +123,48 @@ def test_boxes_that_are_not_in_the_image_are_refused(tmp_path: Path, box: list[f
     root = write_figures(tmp_path / "data")
     with opened(pose_config(root)) as setting:
         model = setting.compute.place(setting.build(setting.seed.arch))
-        path = find_images(root / "images")[0]
-        with pytest.raises(FnaError, match=f"a box of {path.name} cannot be a person's"):
-            write_predictions(model, setting, [path], tmp_path / "out", {path.name: [{"box": torch.tensor(box)}]})
+        paths = image_paths(root)[:2]
+        boxes = PersonBoxes({path.name: [{"box": torch.tensor(box), "score": 1.0}] for path in paths[:1]})
+        with pytest.raises(
+            FnaError, match=f"1 of 2 images were left out.* a box of {paths[0].name} cannot be a person's"
+        ):
+            write_predictions(model, setting, paths, tmp_path / "out", boxes)
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == sorted(
+        [f"{paths[1].stem}.png", "results.json"]
+    )
+
+
+def test_a_broken_image_does_not_keep_the_others_from_being_written(tmp_path: Path) -> None:
+    root = write_figures(tmp_path / "data")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"<html>")
+    (photos / "b.png").write_bytes(image_paths(root)[0].read_bytes())
+    (photos / "c.png").mkdir()
+    with opened(pose_config(root)) as setting:
+        model = setting.compute.place(setting.build(setting.seed.arch))
+        with pytest.raises(FnaError, match=r"1 of 2 images were left out, the others are in .*a\.png is not an image"):
+            write_predictions(model, setting, find_images(photos), tmp_path / "out", None)
+        assert [row["file_name"] for row in read_json(tmp_path / "out" / "results.json")] == ["b.png"]
+        before = (photos / "b.png").read_bytes()
+        with pytest.raises(FnaError, match="holds the images themselves, which would be overwritten"):
+            write_predictions(model, setting, find_images(photos), photos / ".", None)
+    assert (photos / "b.png").read_bytes() == before
+
+
+def test_a_folder_of_images_has_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(FnaError, match=r"a.jpg is a file; give its folder"):
+        find_images(tmp_path / "a.jpg")
+    with pytest.raises(FnaError, match="nowhere does not exist"):
+        find_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FnaError, match=r"no image .*\.tif"):
+        find_images(tmp_path / "empty")
+
+
+def image_paths(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.png"))
 
 
 def test_labels_survive_json() -> None:
