@@ -94,6 +94,13 @@ def average_(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the first one's buffers; without shared batch statistics theirs drift apart."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if dist.is_initialized():

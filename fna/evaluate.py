@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fna import distributed
 from fna.progress import bar
 from fna.training import Setting
 
@@ -35,6 +36,7 @@ def evaluate(
     """
     task, data, config, compute = setting.task, setting.val, setting.config, setting.compute
     training = model.training
+    distributed.share_buffers(model)  # all processes score one network
     model.eval()
     scores = task.scores(data, config)
     mine = range(len(data))[compute.world.rank :: compute.world.size]

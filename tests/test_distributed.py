@@ -130,6 +130,11 @@ def test_processes_stay_in_step(one: dict[str, Any], two: list[dict[str, Any]]) 
         close(two[0][key], two[1][key], 0)
 
 
+def test_processes_score_one_network_where_each_has_statistics_of_its_own(two: list[dict[str, Any]]) -> None:
+    close(two[0]["own norms adapted"], two[1]["own norms adapted"], 0)
+    assert two[0]["own norms scores"] == two[1]["own norms scores"]
+
+
 def test_only_the_first_process_writes(out: Path) -> None:
     written = {path.name for path in (out / "0-of-2").rglob("*") if path.is_file()}
     assert {"search.csv", "entropy.csv", "adapt.csv", "scores.csv"} < written

@@ -89,6 +89,9 @@ def train(images: Path, out: Path, overrides: list[str]) -> None:
     with opened(tiny_config(images, *overrides, *frozen), double=True) as setting:
         results["frozen searched"] = search_tiny(setting, folder / "frozen").state
         results["frozen adapted"] = adapt_tiny(setting, folder / "frozen").state
+    with opened(tiny_config(images, *overrides, "engine.sync_bn=false", "adapt.epochs=1")) as setting:
+        adapted = adapt_tiny(setting, folder / "own norms")
+        results |= {"own norms adapted": adapted.state, "own norms scores": adapted.scores}
     with opened(tiny_config(images, *overrides)) as setting:
         search_tiny(setting, folder / "float32")
         adapt_tiny(setting, folder / "float32")
