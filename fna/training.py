@@ -24,6 +24,7 @@ from fna.supernet import SuperBackbone
 from fna.tasks import Task, load_task
 
 State = Mapping[str, Tensor]
+REMARKS = 6  # on a split's data that the terminal shows
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def open_data(config: Config, compute: Compute, seed: Seed) -> Setting:
     val = task.open_data(config.data, config.data.val)
     for split, data in ((config.data.train, train), (config.data.val, val)):
         if data.skipped:
-            say(f"data: {len(data.skipped)} remarks on split '{split}': {'; '.join(data.skipped[:3])}")
+            rest = len(data.skipped) - REMARKS
+            more = f"; and {rest} more lines in metrics.json" if rest > 0 else ""
+            say(f"data: split '{split}': {'; '.join(data.skipped[:REMARKS])}{more}")
     if train.classes != val.classes:
         odd = next(pair for pair in zip_longest(train.classes, val.classes) if pair[0] != pair[1])
         raise FnaError(

@@ -100,8 +100,7 @@ def make_yolo(root: Path, n: int = 4) -> DataConfig:
             f"{(1, 0)[k % 2]} {(x0 + x1) / 2 / W} {(y0 + y1) / 2 / H} {(x1 - x0) / W} {(y1 - y0) / H}"
             for k, (x0, y0, x1, y1) in enumerate(BOXES[:i])
         ]
-        if i:
-            write(root / "labels" / "train" / f"{i}.txt", "\n".join(lines))
+        write(root / "labels" / "train" / f"{i}.txt", "\n".join(lines))
     write(root / "data.yaml", "names: [cat, dog]")
     return DataConfig(format="yolo", root=str(root))
 
@@ -249,6 +248,8 @@ COCO_DEFECTS = {  # what is wrong -> document, kind, records left by fix, boxes 
     "crowd": (spoilt("annotations", 0, iscrowd="no"), kinds.UNREADABLE_BOX, 4, 5),
     "image": (spoilt("annotations", 0, image_id=99), kinds.NO_IMAGE, 4, 5),
     "area": (spoilt("annotations", 0, area=math.nan), rules.BAD_AREA, 4, 6),
+    "vast": (spoilt("annotations", 0, area=1e300), rules.BAD_AREA, 4, 6),  # infinite in float32
+    "tiny": (spoilt("annotations", 0, area=1e-60), rules.BAD_AREA, 4, 6),  # 0 in float32
     "same id": (spoilt("annotations", 1, id=100), kinds.SAME_ID, 4, 6),
     "image id": (spoilt("images", 3, id="31"), kinds.BAD_IMAGE, 3, 3),
     "same image id": (spoilt("images", 2, id=31), kinds.BAD_IMAGE, 2, 1),
@@ -278,6 +279,7 @@ def test_coco_defects_are_named_mended_or_left_out(tmp_path: Path, defect: str) 
         truth = fixed.truth(index)
         assert torch.isfinite(truth["boxes"]).all()
         assert (truth["area"] > 0).all()
+        assert torch.isfinite(truth["area"]).all()
         assert (truth["boxes"] >= 0).all()
         assert (truth["boxes"][:, 2:] <= torch.tensor([W, H])).all()
     skipped = open_data(but(config, on_error="skip"), "train")
@@ -285,8 +287,10 @@ def test_coco_defects_are_named_mended_or_left_out(tmp_path: Path, defect: str) 
     assert skipped.skipped
 
 
-def test_ids_that_are_texts_are_shown_in_quotes(tmp_path: Path) -> None:
-    assert "image_id '31'" in failure(make_coco(tmp_path, spoilt("annotations", 0, image_id="31")))
+def test_numbers_that_are_texts_are_shown_in_quotes(tmp_path: Path) -> None:
+    assert "image_id '31'" in failure(make_coco(tmp_path / "a", spoilt("annotations", 0, image_id="31")))
+    crowd = spoilt("annotations", 0, iscrowd="0")
+    assert "iscrowd is '0'; expected 0 or 1" in failure(make_coco(tmp_path / "b", crowd))
 
 
 def test_a_box_with_the_id_and_place_of_another_is_dropped(tmp_path: Path) -> None:
@@ -400,8 +404,9 @@ def test_voc_defects_are_named_mended_or_left_out(tmp_path: Path, defect: str) -
     fixed = open_data(but(config, on_error="fix"), "train")
     lost = kind in (kinds.BAD_FILE, rules.WRONG_SIZE)
     assert len(fixed) == 4 - lost
-    assert len(fixed.skipped) == 1
-    assert fixed.skipped[0].startswith("2.jpg")
+    assert len(fixed.skipped) == 2
+    assert fixed.skipped[0] == f"{kind}: 1"
+    assert fixed.skipped[1].startswith("2.jpg")
     skipped = open_data(but(config, on_error="skip"), "train")
     assert [skipped.name(i) for i in range(3)] == ["0.jpg", "1.jpg", "3.jpg"]
     assert skipped.image_id(2) == 4  # the numbers do not depend on what is left out
@@ -419,7 +424,32 @@ def test_voc_files_that_are_missing_or_said_to_be_nothing_wide(tmp_path: Path) -
     fixed = open_data(but(config, on_error="fix"), "train")
     assert len(fixed) == 1
     assert fixed.name(0) == "3.jpg"
-    assert len(fixed.skipped) == 3
+    assert len(fixed.skipped) == 3 + 3  # kinds, then flaws
+
+
+def test_voc_says_which_files_are_why_it_knows_no_classes(tmp_path: Path) -> None:
+    config = make_voc(tmp_path)
+    write(tmp_path / "Annotations" / "0.xml", "<annotation>")
+    for i in (1, 2):
+        write(tmp_path / "Annotations" / f"{i}.xml", "")
+    (tmp_path / "Annotations" / "3.xml").unlink()
+    for classes in (None, ("cat", "dog")):
+        message = failure(but(config, classes=classes, on_error="fix"))
+        assert "names no classes, as 4 of 4 annotation files are missing or bad" in message
+        assert "1.xml: no element found" in message
+        assert "3.xml: not in" in message
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "".join(f"{i}\n" for i in range(20)))
+    assert "9.xml" in failure(config)
+    assert "... and 10 more" in failure(config)
+
+
+def test_voc_lists_of_one_class(tmp_path: Path) -> None:
+    config = make_voc(tmp_path)
+    save(tmp_path / "JPEGImages" / "photo 1.jpg")
+    write(tmp_path / "Annotations" / "photo 1.xml", voc_xml(voc_object("cat", (1, 1, 9, 9))))
+    write(tmp_path / "ImageSets" / "Main" / "cat_train.txt", "0 -1\n2  1\n3.jpg 0\nphoto 1\n")
+    data = open_data(but(config, train="cat_train"), "cat_train")
+    assert [data.name(i) for i in range(len(data))] == ["0.jpg", "2.jpg", "3.jpg", "photo 1.jpg"]
 
 
 # --- YOLO -------------------------------------------------------------------------------------------------------------
@@ -439,6 +469,113 @@ def test_yolo_folders_and_lists(tmp_path: Path) -> None:
     moved = open_data(config, "train")
     assert [corners(moved, i) for i in range(4)] == [corners(want, i) for i in range(4)]
     assert "no images of 'val'" in failure(config, "val")
+
+
+def yolo_split(root: Path, place: str, *numbers: int) -> None:
+    """Add images, and text files of one box."""
+    for number in numbers:
+        image = save(root / place / f"{number}.png", number)
+        write(Path(str(image).replace("images", "labels")).with_suffix(".txt"), "0 0.5 0.5 0.5 0.5")
+
+
+def yolo_images(root: Path, settings: str, split: str = "train") -> list[str]:
+    """Return the images of a split, seen from the parent of the data set's folder."""
+    write(root / "data.yaml", f"names: [cat, dog]\n{settings}")
+    listing = FORMATS["yolo"].read(root, split, DataConfig(format="yolo", root=str(root)))
+    assert all(record.boxes for record in listing.records)
+    return [record.path.resolve().relative_to(root.parent.resolve()).as_posix() for record in listing.records]
+
+
+def test_yolo_splits_of_several_places(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    yolo_split(root, "more/images", 8, 9)
+    yolo_split(root, "images/train", 1)
+    yolo_split(root, "images/other", 2)
+    write(root / "list.txt", "images/other/2.png")
+    want = ["set/more/images/8.png", "set/more/images/9.png", "set/images/train/1.png", "set/images/other/2.png"]
+    assert yolo_images(root, "train: [more/images, images/train, list.txt]") == want
+    with pytest.raises(FnaError, match="'train' names images/tain"):
+        yolo_images(root, "train: [more/images, images/tain]")
+    for wrong in ("[]", "[3]", "3", "{a: b}", "''"):
+        with pytest.raises(FnaError, match=r"'train' is .* expected a folder"):
+            yolo_images(root, f"train: {wrong}")
+
+
+def test_yolo_path_counts_where_it_is_a_folder_in_root(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    yolo_split(root, "sub/images/train", 1)
+    write(root / "sub" / "list.txt", "./images/train/1.png")
+    below, above = ["set/sub/images/train/1.png"], ["set/images/train/2.png"]
+    for path in ("sub", "./sub/", root / "sub"):
+        for train in ("train: images/train", "train: list.txt", ""):
+            assert yolo_images(root, f"path: {path}\n{train}") == below
+    yolo_split(root, "images/train", 2)
+    assert yolo_images(root, "path: sub\ntrain: images/train") == below
+    assert yolo_images(root, "path: sub\ntrain: ../images/train") == above
+    for path in ("none", "/content/set", "..", f"{tmp_path}", "'\\0'", "[sub]", "set"):
+        assert yolo_images(root, f"path: {path}\ntrain: images/train") == above
+
+
+def test_yolo_places_that_are_named_must_be_there(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    yolo_split(root, "sub/images/train", 1)
+    yolo_split(root, "images/train", 2)
+    (root / "images" / "empty").mkdir()
+    for said, expected in (
+        ("images/tain", "'train' names images/tain (did you mean 'images/train'?)"),
+        ("images/tain", f"looked, from {root}, in sub/images/tain, images/tain;"),
+        ("images/empty", "'train' names images/empty"),
+        ("/content/set/images/tain", "sub/images/tain, images/tain, /content/set/images/tain;"),
+        ("../xyz", "in xyz, sub/xyz, ../xyz;"),
+    ):
+        with pytest.raises(FnaError) as caught:
+            yolo_images(root, f"path: sub\ntrain: {said}")
+        assert expected in str(caught.value)
+        assert "delete 'train'" in str(caught.value)
+
+
+def test_yolo_looks_in_root_before_it_looks_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "set"
+    yolo_split(tmp_path, "train/images", 1)
+    (root / "images").mkdir(parents=True)
+    for said in ("../train/images", f"{tmp_path}/train/images"):
+        assert yolo_images(root, f"train: {said}") == ["train/images/1.png"]
+    yolo_split(root, "train/images", 2)
+    for said in ("../train/images", "../../train/images", f"{tmp_path}/train/images", f"{root}/train/images"):
+        assert yolo_images(root, f"train: {said}") == ["set/train/images/2.png"]
+    yolo_split(root, "sub/train/images", 3)
+    monkeypatch.chdir(tmp_path)
+    assert yolo_images(Path("set"), f"train: {root}/sub/train/images") == ["set/sub/train/images/3.png"]
+    assert yolo_images(Path("set"), f"path: {root}/sub\ntrain: {root}/train/images") == ["set/train/images/2.png"]
+
+
+def test_yolo_remarks_on_images_and_text_files_that_are_alone(tmp_path: Path) -> None:
+    config = make_yolo(tmp_path)
+
+    def notes(split: str = "train") -> tuple[str, ...]:
+        return FORMATS["yolo"].read(tmp_path, split, config).notes
+
+    write(tmp_path / "labels" / "train" / "classes.txt", "cat\ndog")
+    write(tmp_path / "part.txt", "images/train/1.png")
+    assert notes() == notes("part") == ()
+    (tmp_path / "labels" / "train" / "0.txt").unlink()
+    (tmp_path / "labels" / "train" / "2.txt").unlink()
+    write(tmp_path / "labels" / "train" / "7.txt", "0 0.5 0.5 0.5 0.5")
+    alone = "1 of 4 text files have no image, e.g. labels/train/7.txt"
+    assert notes() == ("2 of 4 images have no text file, e.g. images/train/0.png", alone)
+    assert notes("part") == (alone,)
+    data = open_data(config, "train")
+    assert data.skipped == list(notes())
+    assert [len(corners(data, i)) for i in range(4)] == [0, 1, 0, 3]
+
+
+def test_yolo_text_files_beside_the_images(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save(tmp_path / "photos" / "train" / f"{number}.png", number)
+        write(tmp_path / "photos" / "train" / f"{number}.txt", "0 0.5 0.5 0.5 0.5")
+    write(tmp_path / "photos" / "train" / "readme.txt", "hello")
+    assert len(yolo_images(tmp_path, "train: photos/train")) == 2
+    assert FORMATS["yolo"].read(tmp_path, "train", DataConfig(format="yolo", root=str(tmp_path))).notes == ()
 
 
 def test_yolo_polygons_become_their_boxes(tmp_path: Path) -> None:
@@ -507,7 +644,7 @@ def test_what_the_checks_let_through_is_inside_the_image(values: list[Any], area
         x0, y0, x1, y1 = truth.boxes[0].tolist()
         assert 0 <= x0 < x1 <= W
         assert 0 <= y0 < y1 <= H
-        assert truth.area[0] > 0
+        assert 0 < truth.area[0] < math.inf
 
 
 def opens_or_says_why(config: DataConfig, split: str = "train") -> None:
@@ -607,8 +744,9 @@ def test_bccd(shared: Path, split: str, images: int, boxes: int, named: str) -> 
     assert len(data) == images
     assert data.classes == ("Platelets", "RBC", "WBC")
     assert sum(len(data.truth(i)["labels"]) for i in range(images)) == boxes
-    assert len(data.skipped) == 1
-    assert named in data.skipped[0]
+    assert data.skipped[0] == f"{rules.NO_AREA}: 1"
+    assert named in data.skipped[1]
+    assert len(data.skipped) == 2
 
 
 @pytest.mark.parametrize(("split", "images", "boxes", "crowds"), [("train", 64, 545, 6), ("val", 48, 379, 5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ class DetectionData:
         category_ids: the data set's own number of each class, as COCO's results have it.
         links: (), boxes have no skeleton.
         groups: a number per image: 1 = upright (higher than wide), 0 = any other.
-        skipped: what was left out or mended, a line each.
+        skipped: how many flaws of each kind there were, what the reader remarks, then what was left out or mended; a
+            line each.
 
     Raises:
         FnaError: flaws (``"fail"``), or not one good image, or not one box.
@@ -62,6 +64,8 @@ class DetectionData:
                 f"{where}: none of the {len(self._truths)} images has a box of {', '.join(self.classes[:20])}; "
                 "is it the right annotation file?"
             )
+        kinds = Counter(one.flaw.kind for one in found)
+        self.skipped = [*(f"{kind}: {n}" for kind, n in kinds.most_common()), *listing.notes, *self.skipped]
         sizes = [self._images.size(position) for position in self._positions]
         self.groups: Sequence[int] = tuple(int(height > width) for height, width in sizes)
 

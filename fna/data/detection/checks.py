@@ -29,6 +29,7 @@ from fna.data.detection.listing import (
 
 SLACK = 1.0  # pixels
 THINNEST = 0.01  # pixels: a box with a smaller side has no area; float32 cannot tell less apart in large images
+SMALLEST_AREA, LARGEST_AREA = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # square pixels
 SHOWN = 10  # places shown of each kind of flaw
 
 NO_NUMBERS = "boxes without four numbers"
@@ -37,7 +38,7 @@ NEGATIVE = "boxes with a negative width or height"
 NO_AREA = "boxes without area"
 OUTSIDE = "boxes outside their image"
 REACHING_OUT = f"boxes that reach out of their image by more than {SLACK:g} pixel"
-BAD_AREA = "areas that are no number above 0"
+BAD_AREA = "areas that are no number above 0 within the range of float32"
 WRONG_SIZE = "images of another size than their annotations say"
 
 DROPPED = "the box is left out"
@@ -129,7 +130,7 @@ def _check_box(
             return None, 0, found
     own = (inside[2] - inside[0]) * (inside[3] - inside[1])
     area = own if box.area is None else _number(box.area)
-    if not 0 < area < math.inf:
+    if not SMALLEST_AREA <= area <= LARGEST_AREA:
         found.append((Flaw(BAD_AREA, box.place, short(box.area)), "the box's own area counts"))
         area = own
     return inside, min(area, own) if cut else area, found

@@ -108,7 +108,7 @@ def _box(item: Mapping[str, Any], place: str, label: int) -> Box:
     if label < 0:
         flaw = Flaw(UNKNOWN_CLASS, place, f"category_id {_shown(item.get('category_id'))} is not in 'categories'")
     elif crowd not in (0, 1):
-        flaw = Flaw(UNREADABLE_BOX, place, f"iscrowd is {short(crowd)}; expected 0 or 1")
+        flaw = Flaw(UNREADABLE_BOX, place, f"iscrowd is {_shown(crowd)}; expected 0 or 1")
     return Box(place, corners, label, crowd == 1, False, item.get("area"), flaw)
 
 
@@ -144,7 +144,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _shown(value: Any) -> str:
-    """Return an id as written; one in quotes keeps them, or '7' would look like the 7 that is known."""
+    """Return a value as written; text keeps its quotes, or '7' would look like the 7 that is expected."""
     return short(repr(value) if isinstance(value, str) else value)
 
 

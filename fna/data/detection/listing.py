@@ -91,6 +91,7 @@ class DetectionListing:
         classes: names by class id.
         category_ids: the data set's own number of each class.
         flaws: of annotations that belong to no record.
+        notes: what is no mistake but may surprise, a line each.
         read: decodes, or draws, the image of a path.
     """
 
@@ -98,6 +99,7 @@ class DetectionListing:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     flaws: Sequence[Flaw] = ()
+    notes: tuple[str, ...] = ()
     read: Callable[[Path], Pixels] = read_image
 
 

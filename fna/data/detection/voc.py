@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 from fna.config import DataConfig
-from fna.data.detection.checks import NO_AREA, short
+from fna.data.detection.checks import NO_AREA, SHOWN, printable, short
 from fna.data.detection.listing import (
     BAD_FILE,
     MISSING_FILE,
@@ -40,8 +41,9 @@ from fna.errors import FnaError, nearest
 
 CLASSES = WITH_BACKGROUND[1:]
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+COLUMN = re.compile(r"\s+(1|0|-1)$")  # whether the image shows the class that the list is about
 LAYOUT = """\
-  ROOT/ImageSets/Main/train.txt   lines: NAME
+  ROOT/ImageSets/Main/train.txt   lines: NAME; 1, 0 or -1 after it, as in VOC's lists of a class, does not count
   ROOT/Annotations/NAME.xml
   ROOT/JPEGImages/NAME.jpg        or any other image format; data.image_folder where it is another folder"""
 
@@ -51,11 +53,11 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     stems = _stems(root, split)
     parsed = [_parse(root, stem) for stem in stems]
     learned = parsed if config.train == split else [_parse(root, stem) for stem in _stems(root, config.train)]
-    names = sorted({_name(node) for tree in learned if not isinstance(tree, Flaw) for node in tree.findall("object")})
-    known = [name for name in names if name]
+    where = f"'{config.train}' of {root}"
+    known = _known(learned, where)
     if config.classes is None and known and set(known) <= set(CLASSES):
         known = list(CLASSES)
-    classes = choose_classes(known, config.classes, f"'{config.train}' of {root}")
+    classes = choose_classes(known, config.classes, where)
     find = _finder(require_dir(root / (config.image_folder or "JPEGImages"), LAYOUT))
     records = []
     for number, (stem, tree) in enumerate(zip(stems, parsed, strict=True), 1):
@@ -70,10 +72,25 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)))
 
 
+def _known(learned: Sequence[ElementTree.Element | Flaw], where: str) -> list[str]:
+    """Return the names of all objects, sorted; if bad files are why there are none, say what is wrong with them."""
+    names = {_name(node) for tree in learned if not isinstance(tree, Flaw) for node in tree.findall("object")} - {""}
+    flaws = [tree for tree in learned if isinstance(tree, Flaw)]
+    if flaws and not names:
+        shown = [f"  {printable(flaw.place)}: {flaw.detail}" for flaw in flaws[:SHOWN]]
+        more = [f"  ... and {len(flaws) - SHOWN} more"] if len(flaws) > SHOWN else []
+        first = f"{where} names no classes, as {len(flaws)} of {len(learned)} annotation files are missing or bad:"
+        raise FnaError("\n".join([first, *shown, *more, f"mend them; expected\n{LAYOUT}"]))
+    return sorted(names)
+
+
 def _stems(root: Path, split: str) -> list[str]:
     """Return the names of a split without endings."""
     lines = [line for _, line in split_lines(root / "ImageSets" / "Main" / f"{split}.txt", LAYOUT)]
-    return [os.path.splitext(line)[0] if line.lower().endswith((".jpg", ".jpeg", ".png")) else line for line in lines]
+    names = [  # a name may end like a column: 'photo 1'
+        line if os.path.exists(root / "Annotations" / f"{line}.xml") else COLUMN.sub("", line) for line in lines
+    ]
+    return [os.path.splitext(name)[0] if name.lower().endswith((".jpg", ".jpeg", ".png")) else name for name in names]
 
 
 def _finder(folder: Path) -> Callable[[str], Path]:

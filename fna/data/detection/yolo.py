@@ -3,13 +3,18 @@
 A line is ``class x y width height``: the box's centre and size as shares of the image's width and height. A line with
 more, an even number of coordinates, is a polygon; its box counts. An image without a text file, or with an empty one,
 has no boxes.
+
+``path`` in data.yaml counts if it is a folder in ROOT: images are looked for there, then in ROOT. A place that it names
+for a split has to be there; only a split without one is looked for in the usual places.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import posixpath
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,11 +33,11 @@ from fna.data.detection.listing import (
     choose_classes,
 )
 from fna.data.listing import split_lines
-from fna.errors import FnaError
+from fna.errors import FnaError, nearest
 from fna.strict_yaml import parse_yaml
 
 LAYOUT = """\
-  ROOT/data.yaml              names: [cat, dog]; or data.classes in the order of the numbers
+  ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train
   ROOT/images/train/NAME.jpg  or ROOT/train/images/, or a list ROOT/train.txt of paths below ROOT
   ROOT/labels/train/NAME.txt  lines: class x y width height, shares of the image; absent: nothing to be found"""
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
@@ -52,7 +57,7 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     classes = choose_classes(names, config.classes, f"{root / 'data.yaml'}")
     paths = _images(root, split, settings, config.image_folder)
     labels = [_label_file(path, root) for path in paths]
-    if not any(label.exists() for label in labels):
+    if not any(map(os.path.exists, labels)):
         raise FnaError(
             f"none of the {len(paths)} images of '{split}' has a text file, e.g. {labels[0]}; expected\n{LAYOUT}"
         )
@@ -61,7 +66,7 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), 1)
     ]
     ids = tuple(names.index(name) + 1 for name in classes)
-    return DetectionListing(tuple(records), classes, ids)
+    return DetectionListing(tuple(records), classes, ids, notes=_notes(root, paths, labels))
 
 
 def _settings(root: Path) -> dict[str, Any]:
@@ -99,43 +104,124 @@ def _names(settings: dict[str, Any], root: Path) -> list[str] | None:
 
 
 def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None) -> list[Path]:
-    """Return the images of a split, sorted, or in the order of its list."""
-    places = [f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt"]
-    said = settings.get(split)
-    if isinstance(said, str):  # relative to some other folder in many files
-        places = [said, *[said.removeprefix("../")][: said.startswith("../")], *places]
+    """Return the images of a split: those of a folder sorted, those of a list in its order."""
+    bases = _bases(root, settings)
     if folder is not None:
         places = [f"{folder}/{split}", folder]
+    elif settings.get(split) is not None:
+        return _said_images(root, split, settings[split], bases)
+    else:
+        usual = (f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt")
+        places = [posixpath.normpath(f"{base}/{place}") for base in bases for place in usual]
+    images = _first_images(root, places, bases)
+    if not images:
+        raise FnaError(f"no images of '{split}' in {', '.join(places)} below {root}; expected\n{LAYOUT}")
+    return images
+
+
+def _said_images(root: Path, split: str, said: Any, bases: Sequence[str]) -> list[Path]:
+    """Return the images in the place, or the places, that data.yaml names for a split."""
+    where = f"{root / 'data.yaml'}: '{split}'"
+    wanted = said if isinstance(said, list) else [said]
+    if not wanted or not all(isinstance(place, str) and place for place in wanted):
+        raise FnaError(f"{where} is {short(said)}; expected a folder or a list's file, or several: [images/a, b.txt]")
+    images: list[Path] = []
+    for place in wanted:
+        places = _places(root, place, bases)
+        found = _first_images(root, places, bases)
+        if not found:
+            base = root / bases[0]
+            folders = [_relative(Path(parent, name), base) for parent, names, _ in os.walk(base) for name in names]
+            raise FnaError(
+                f"{where} names {short(place)}{nearest(place, folders)}, but no images are there; looked, from "
+                f"{root}, in {', '.join(map(short, places))}; correct data.yaml, or delete '{split}' from it to have "
+                f"the usual places searched\n{LAYOUT}"
+            )
+        images += found
+    return images
+
+
+def _bases(root: Path, settings: dict[str, Any]) -> list[str]:
+    """Return the folders in ROOT that the places in data.yaml may start from: its 'path', if it is in ROOT, and ROOT.
+
+    Data sets move: a 'path' of another machine, or to no folder in ROOT, says nothing.
+    """
+    base = _from_root(root, str(settings.get("path") or "."))
+    inside = not base.startswith(("/", "..")) and os.path.isdir(root / base)
+    return [base, "."] if inside and base != "." else ["."]
+
+
+def _places(root: Path, said: str, bases: Sequence[str]) -> list[str]:
+    """Return where a place that data.yaml names may be, seen from ROOT, those in ROOT first.
+
+    Roboflow writes '../train/images' for train/images in ROOT. Of an absolute path that does not lead into ROOT, as of
+    a data set that has moved, the last two folders are looked for in ROOT.
+    """
+    path, place = PurePosixPath(said), _from_root(root, said)
+    if path.is_absolute() and not place.startswith("/"):
+        return [place]
+    tail = path.parts[1:][-2:] if path.is_absolute() else [part for part in path.parts if part != ".."]
+    starts = [said, "/".join(tail) or said]
+    places = dict.fromkeys(posixpath.normpath(posixpath.join(base, start)) for start in starts for base in bases)
+    return sorted(places, key=lambda place: place.startswith(("/", "..")))
+
+
+def _from_root(root: Path, said: str) -> str:
+    """Return a path without detours; an absolute one into ROOT becomes one that starts there."""
+    path, start = PurePosixPath(posixpath.normpath(said)), os.path.abspath(root)
+    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+
+
+def _first_images(root: Path, places: Sequence[str], bases: Sequence[str]) -> list[Path]:
+    """Return the images of the first place that has any: a folder, or a list of paths."""
     for place in places:
         path = root / place
-        try:
-            if path.is_dir():
-                files = sorted(Path(parent, name) for parent, _, names in os.walk(path) for name in names)
-                images = [file for file in files if file.suffix.lower() in ENDINGS]
-                if images:
-                    return images
-            elif path.is_file():
-                lines = [line for _, line in split_lines(path, LAYOUT)]
-                return [_listed(root, line) for line in lines]
-        except (OSError, ValueError):
-            continue
-    raise FnaError(f"no images of '{split}' in {', '.join(places)} below {root}; expected\n{LAYOUT}")
+        if os.path.isfile(path):
+            return [_listed(root, line, bases) for _, line in split_lines(path, LAYOUT)]
+        images = _files(path, ENDINGS)
+        if images:
+            return images
+    return []
 
 
-def _listed(root: Path, line: str) -> Path:
+def _files(folder: Path, endings: Sequence[str], below: bool = True) -> list[Path]:
+    """Return the files in a folder, and in those below it, that have one of some endings, sorted."""
+    parents = islice(os.walk(folder), None if below else 1) if os.path.isdir(folder) else ()
+    files = sorted(Path(parent, name) for parent, _, names in parents for name in names)
+    return [file for file in files if file.suffix.lower() in endings]
+
+
+def _listed(root: Path, line: str, bases: Sequence[str]) -> Path:
     """Return the path a list means; of somebody else's absolute path, what follows 'images' counts."""
     path = PurePosixPath(line)
     if path.is_absolute() and not line.startswith(str(root)):
         parts = path.parts
         start = max((i for i, part in enumerate(parts) if part == "images"), default=0)
         path = PurePosixPath(*parts[start:])
-    return root / path
+    return next((root / base / path for base in bases if os.path.exists(root / base / path)), root / path)
+
+
+def _notes(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> tuple[str, ...]:
+    """Return remarks on images without a text file, which may be meant, and on text files without an image."""
+    notes = []
+    bare = [image for image, label in zip(images, labels, strict=True) if not os.path.exists(label)]
+    if bare:
+        notes.append(f"{len(bare)} of {len(images)} images have no text file, e.g. {short(_relative(bare[0], root))}")
+    folders = {image.parent for image in images}
+    others = {label.parent for label in labels} - folders  # beside images, a text may be anything
+    texts = {file for folder in others for file in _files(folder, (".txt",), False)}
+    # the images of other splits may be in the same folders; classes.txt is what many programs write the names to
+    owned = {_label_file(image, root) for folder in folders for image in _files(folder, ENDINGS, False)}
+    alone = sorted(file for file in texts - owned if file.name != "classes.txt")
+    if alone:
+        notes.append(f"{len(alone)} of {len(texts)} text files have no image, e.g. {short(_relative(alone[0], root))}")
+    return tuple(notes)
 
 
 def _label_file(image: Path, root: Path) -> Path:
     """Return the text file of an image: 'labels' in place of the last folder 'images', or else beside it."""
     parts = list(image.parts)
-    depth = len(root.parts)
+    depth = len(root.parts) if image.is_relative_to(root) else 1
     for position in range(len(parts) - 2, depth - 1, -1):
         if parts[position] == "images":
             parts[position] = "labels"
