@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -26,6 +26,7 @@ VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPE
 BLUE, ORANGE, GREEN, PINK, SKY, GOLD = "#1f83c4", "#d9702b", "#149a78", "#c46fa2", "#56b4e9", "#d69a16"
 KERNEL_COLORS = {3: "#8cc9f0", 5: "#f2be4e", 7: "#e5824a", 9: "#d493b8"}
 OTHER_KERNEL = "#c3c8ce"
+CURVE_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, GOLD)  # once in lines, once in dashes
 NETWORK_COLORS = {"baseline": ORANGE, "adapted": BLUE}  # controls take the others in turn
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys one by one
     "font.family": "DejaVu Sans",
@@ -50,7 +51,10 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys one by one
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's font
 }
-NAMED_CURVES = 20  # more than that and a legend, or numbers in cells, cannot be read
+MEAN = "mean"  # name of the curve that stands out
+NAMED_CURVES = 2 * len(CURVE_COLORS)  # beside the mean; more than that cannot be told apart
+EXTREMES = 3  # with more curves, so many of the largest and of the smallest area are named
+NUMBERED_ROWS = 21  # of more, numbers in the cells cannot be read
 Series = NDArray[np.float64]
 
 # --- the architecture (article, Fig. 7) -----------------------------------------------------------------------------
@@ -157,7 +161,8 @@ def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figur
         if known.any():
             loss.plot(step[known], log[name][known], color=color, **dots)
             loss.plot(step[known], _smooth(log[name][known]), color=color, linewidth=1.5, label=label)
-    loss.legend(loc="upper right", ncols=2)
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}  # it hides nothing
+    loss.legend(**above, ncols=2)
     loss.set_ylabel("task loss")
     cost.plot(step, log["sampled_madds"] / 1e9, color=ORANGE, **dots)
     cost.plot([], [], ".", color=ORANGE, label="sampled path")  # the legend's, not as faint
@@ -165,21 +170,24 @@ def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figur
     if budget is not None:
         cost.axhline(budget / 1e9, color=INK, linewidth=1, linestyle="--", label="budget")
     cost.set_ylabel("MAdds (G)")
-    cost.legend(loc="upper right", ncols=3)
-    multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5)
-    if not np.isfinite(log["multiplier"]).any():
+    cost.legend(**above, ncols=3)
+    known = np.isfinite(log["multiplier"])  # one value alone makes no line
+    multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5, marker="." if known.sum() == 1 else "")
+    if not known.any():
         multiplier.set(yticks=[])
         multiplier.text(
             0.5, 0.5, "none: the alphas are not moving yet, or lambda is fixed", transform=multiplier.transAxes
         )
     multiplier.set(ylabel="multiplier", xlabel="weight step of the search")
+    multiplier.xaxis.set_major_locator(MaxNLocator(integer=True))
     moving = step[np.isfinite(log["alpha_loss"])]
     for axes in (loss, cost, multiplier):
         if moving.size:
             axes.axvline(moving[0], color=MUTED, linewidth=0.8, linestyle=":")
     if moving.size:
         place = loss.get_xaxis_transform()  # x in steps, y in heights of the panel
-        loss.text(moving[0], 0.97, "\N{NO-BREAK SPACE}alphas start", transform=place, va="top", size=7.5, color=MUTED)
+        words, side = "\N{NO-BREAK SPACE}alphas start\N{NO-BREAK SPACE}", "left" if moving[0] < step.mean() else "right"
+        loss.text(moving[0], 0.97, words, transform=place, ha=side, va="top", size=7.5, color=MUTED)
     figure.align_ylabels()
     return figure
 
@@ -234,9 +242,9 @@ def draw_alphas(alphas: Mapping[str, Mapping[str, float]], chosen: Mapping[str, 
 
 
 def _heat_map(
-    values_RC: Series, rows: Sequence[str], title: str, x: tuple[float, float], top: float | None
+    values_RC: Series, rows: Sequence[str], title: str, x: tuple[float, float], top: float | None, width: float = 5
 ) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5, max(1.6, 0.19 * len(rows) + 1.0)), layout="constrained")
+    figure = Figure(figsize=(width, max(1.6, 0.19 * len(rows) + 1.0)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(False)
     axes.set_facecolor(RULE)  # where a layer has no such candidate
@@ -292,25 +300,50 @@ def draw_curves(panels: Mapping[str, Mapping[str, tuple[Series, Series]]], x: st
     """Draw curves beside each other, a panel per network, all with the same axes.
 
     Args:
-        panels: title of the panel -> name of the curve -> xs, ys; one called ``mean`` stands out.
+        panels: title of the panel -> name of the curve -> xs, ys; the one called `MEAN` stands out.
         x: what the xs are.
         y: what the ys are.
     """
     figure = Figure(figsize=(4.5 * len(panels), 3.8), layout="constrained")
     axes_P = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    hues = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(names), 1)))
-    for axes, (title, lines) in zip(axes_P, panels.items(), strict=True):
+    styles = _curve_styles(panels)
+    lines = {}
+    for axes, (title, curves) in zip(axes_P, panels.items(), strict=True):
         axes.set_title(title, size=9)
         axes.set_xlabel(x)
-        for name, (xs, ys) in lines.items():
-            color, width = (INK, 2.4) if name == "mean" else (hues[names.index(name)], 1.2)
-            axes.plot(xs, ys, color=color, linewidth=width, label=name)
+        for name, (xs, ys) in curves.items():
+            (lines[styles[name]["label"]],) = axes.plot(xs, ys, **styles[name])
     axes_P[0].set_ylabel(y)
-    if len(names) <= NAMED_CURVES:
-        handles, labels = axes_P[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=6)
+    labels = list(dict.fromkeys(style["label"] for style in styles.values()))
+    column = 0.65 + 0.075 * max(map(len, labels), default=0)  # inches: a piece of line, then some 5 points a letter
+    handles = [lines[label] for label in labels]
+    figure.legend(handles, labels, loc="outside upper left", ncols=max(1, int(figure.get_figwidth() / column)))
     return figure
+
+
+def _curve_styles(panels: Mapping[str, Mapping[str, tuple[Series, Series]]]) -> dict[str, dict[str, Any]]:
+    """Return how each curve is drawn, in the order of the legend: the mean, the named ones, all others in grey.
+
+    Of more than `NAMED_CURVES` only those with the largest and the smallest area under them are named: that of all
+    panels together, so that a curve looks the same in each.
+    """
+    areas: dict[str, float] = {}
+    for curves in panels.values():
+        for name, (xs, ys) in curves.items():
+            areas[name] = areas.get(name, 0) + float(np.diff(xs) @ (ys[1:] + ys[:-1])) / 2
+    styles = {}
+    if areas.pop(MEAN, None) is not None:
+        styles[MEAN] = {"label": MEAN, "color": INK, "linewidth": 2.4, "zorder": 3}
+    labels = {name: name for name in areas}
+    if len(areas) > NAMED_CURVES:
+        ranked = sorted(areas, key=lambda name: -areas[name])
+        labels = {name: f"largest area: {name}" for name in ranked[:EXTREMES]}
+        labels |= {name: f"smallest area: {name}" for name in ranked[-EXTREMES:]}
+    for i, (name, label) in enumerate(labels.items()):
+        dash, color = divmod(i, len(CURVE_COLORS))
+        styles[name] = {"label": label, "color": CURVE_COLORS[color], "linestyle": ("-", "--")[dash], "linewidth": 1.4}
+    grey = {"label": f"{len(areas) - len(labels)} others", "color": RULE, "linewidth": 0.7, "zorder": 1.5}
+    return styles | {name: grey for name in areas if name not in labels}
 
 
 @rc_context(STYLE)
@@ -323,11 +356,13 @@ def draw_confusion(counts_RC: Series, rows: Sequence[str], columns: Sequence[str
         columns: what was predicted.
     """
     share_RC = counts_RC / np.maximum(counts_RC.sum(1, keepdims=True), 1)
-    figure, axes = _heat_map(share_RC, rows, "share of the row", (-0.5, len(columns) - 0.5), 1.0)
-    axes.set_xticks(range(len(columns)), columns, size=7, rotation=90 if len(columns) > 6 else 0)
+    numbered, longest = len(rows) <= NUMBERED_ROWS, max(map(len, (*rows, *columns)))
+    width = max(5, (0.3 if numbered else 0.19) * len(columns) + 0.06 * longest + 1.2)  # inches: cells, names, the rest
+    figure, axes = _heat_map(share_RC, rows, "share of the row", (-0.5, len(columns) - 0.5), 1.0, width)
+    axes.set_xticks(range(len(columns)), columns, size=7, rotation=90 if len(columns) * longest > 45 else 0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    if len(rows) <= NAMED_CURVES:
+    if numbered:
         for (r, c), count in np.ndenumerate(counts_RC):
             color = "#111111" if share_RC[r, c] > 0.5 else "#ffffff"
             axes.text(c, r, f"{count:.0f}", ha="center", va="center", size=7, color=color)

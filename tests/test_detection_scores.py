@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fna import distributed
+from fna import distributed, figures
 from fna.config import Config
+from fna.reporting.results import curves
 from fna.tasks.detection_scores import (
     CURVES,
     TITLES,
@@ -306,3 +308,57 @@ def test_scores_of_images_do_not_depend_on_the_order_of_classes() -> None:
 
 def test_nothing_to_score_is_scored() -> None:
     assert score_images([], ("a",), (1,), 0.5)["confusion"]["counts"] == [[0, 0], [0, 0]]
+
+
+# --- in the report ----------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_curve_comes_first_and_stands_out() -> None:
+    lines = scored(*random_scene(np.random.default_rng(9)))["curves"][CURVES]["lines"]
+    assert list(lines) == [figures.MEAN, *DATA.classes]
+    figure = figures.draw_curves({"a": {name: (np.array(x), np.array(y)) for name, (x, y) in lines.items()}}, "x", "y")
+    mean, *others = figure.axes[0].lines
+    assert mean.get_linewidth() > max(line.get_linewidth() for line in others)
+    assert mean.get_zorder() > max(line.get_zorder() for line in others)
+    assert [text.get_text() for text in figure.legends[0].texts] == list(lines)
+
+
+def test_of_many_curves_the_extremes_are_named() -> None:
+    recalls = np.linspace(0, 1, 101)
+    lines = {name: (recalls, np.full(101, k / 80)) for k, name in enumerate(f"class {k}" for k in range(80))}
+    panel = {figures.MEAN: (recalls, recalls), **lines}
+    figure = figures.draw_curves({"a": panel, "b": panel}, "recall", "precision")
+    named = [*(f"largest area: class {k}" for k in (79, 78, 77)), *(f"smallest area: class {k}" for k in (2, 1, 0))]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["mean", *named, "74 others"]
+    for axes in figure.axes:
+        colors = [line.get_color() for line in axes.lines]
+        assert colors.count(figures.RULE) == 74
+        assert len(set(colors)) == 8
+
+
+def test_a_report_without_truth_has_no_curves() -> None:
+    assert figures.draw_curves({"a": {}}, "recall", "precision").axes[0].lines[:] == []
+
+
+@pytest.mark.parametrize("classes", [2, 6, 21, 60])
+def test_names_and_counts_of_a_confusion_do_not_overlap(classes: int) -> None:
+    names = ["tennis racket"] * classes
+    figure = figures.draw_confusion(np.full((classes, classes), 5000.0), names, names)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for texts in (axes.get_xticklabels(), axes.texts[:classes]):
+        assert all(a.get_window_extent().x1 < b.get_window_extent().x0 for a, b in pairwise(texts))
+
+
+def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path) -> None:
+    names = [*(f"class {k}" for k in range(80)), "background"]
+    counts = np.diag([5] * 80 + [0])
+    counts[40:69, 80] = 9  # 29 classes are missed most often; the background is the thirtieth
+    counts[40, 3] = 7
+    row = {"title": "net", "confusion": {"rows": names, "columns": names, "counts": counts.tolist()}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"rows": {"adapted": row}}), encoding="utf-8")
+    ((svg, caption, _),) = curves(tmp_path).drawings
+    assert "Of 81 rows and columns the 30 with the most mistakes" in caption
+    shown = [name for name in names if f">{name}<" in svg]
+    assert shown == [*names[40:69], "background"]
+    assert ">others<" in svg  # class 3, for one

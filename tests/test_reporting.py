@@ -40,11 +40,9 @@ CLASSES = {"road": [128, 64, 128], "car": [64, 0, 128], "<b>sky</b> & $x_1$": [7
 SEED_MADDS, BUDGET = 24_521_712_128, 24_000_000_000
 
 
-def fake_run(
-    folder: Path, *, epochs: int = 6, steps: int = 40, rows: tuple[str, ...] = ("baseline", "adapted", "control")
-) -> Path:
+def fake_run(folder: Path) -> Path:
     """Write a run folder as the stages leave it, with invented numbers."""
-    draw = random.Random(0)
+    draw, epochs, steps, rows = random.Random(0), 6, 40, ("baseline", "adapted", "control")
     folder.mkdir(exist_ok=True)
     seed = from_net_config(MOBILENET_V2)
     space = make_space(seed)
@@ -63,13 +61,10 @@ def fake_run(
         write(folder, f"{name}_scores.csv", "\n".join(["epoch,miou,minutes", *lines]) + "\n")
     metrics = {
         "rows": {name: metrics_row(name, k, epochs) for k, name in enumerate(rows)},
-        "metric": "miou",
-        "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
-        "search_minutes": 25.4,
-        "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
-        "colors": CLASSES,
-        "data": {"train": 367, "val": 101, "skipped": ["0001.png: truncated"]},
-    }
+        "metric": "miou", "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+        "search_minutes": 25.4, "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
+        "colors": CLASSES, "data": {"train": 367, "val": 101, "skipped": ["0001.png: truncated"]},
+    }  # fmt: skip
     write(folder, "metrics.json", metrics)
     write_pictures(folder / "predictions", np.random.default_rng(0))
     return folder
@@ -110,12 +105,8 @@ def write_target(folder: Path, space: SuperArch, layers: dict[str, list[str]], d
     best["5.1"] = "k3e3" if best["5.1"] != "k3e3" else "k5e3"
     path = [[b.label for b in blocks].index(best.get(f"{s}.{n}", blocks[0].label)) for (s, n), blocks in space.layers()]
     row = {
-        "layer": "5.1",
-        "argmax": "k7e6",
-        "chosen": best["5.1"],
-        "argmax_probability": 0.31,
-        "chosen_probability": 0.27,
-    }
+        "layer": "5.1", "argmax": "k7e6", "chosen": best["5.1"], "argmax_probability": 0.31, "chosen_probability": 0.27
+    }  # fmt: skip
     target = {
         "arch": space.path_arch(path).to_json(), "path": path, "madds": 23_900_000_000, "params": 2_466_419,
         "budget": BUDGET, "seed_madds": SEED_MADDS, "argmax_madds": 26_100_000_000, "size_hw": [1024, 2048],
@@ -198,19 +189,9 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
     assert page.count("<figcaption>") == 5 + page.count("<table>")
     assert page.count("<img") == 6 * 4
     for words in (
-        "mobilenet_v2 → deeplabv3 on camvid",
-        "layer 2.1 collapsed",
-        "multiply-accumulates",
-        f"1024 {TIMES} 2048",
-    ):
-        assert words in text
-    for words in (
-        "torch 2.14",
-        "machine 2 cores",
-        "this page 2025-01-02 00:00 UTC",
-        "81.0 % are copies",
-        "batch_size: 8",
-    ):
+        "mobilenet_v2 → deeplabv3 on camvid", "layer 2.1 collapsed", "multiply-accumulates", f"1024 {TIMES} 2048",
+        "torch 2.14", "machine 2 cores", "this page 2025-01-02 00:00 UTC", "81.0 % are copies", "batch_size: 8",
+    ):  # fmt: skip
         assert words in text
 
 
@@ -264,12 +245,27 @@ def test_same_folder_same_page(run: Path, page: str) -> None:
     assert report(run) == page
 
 
+def truths(page: str, kind: str) -> list[list[list[int]]]:
+    """The pictures of the truth as rows of colours."""
+    found = re.findall(rf'src="data:image/{kind};base64,([^"]+)" alt="truth', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).tolist() for data in found]
+
+
 def test_masks_keep_their_colours(page: str) -> None:
-    masks = re.findall(r'src="data:image/png;base64,([^"]+)" alt="truth', page)
+    masks = truths(page, "png")
     assert len(masks) == 6
-    with Image.open(io.BytesIO(base64.b64decode(masks[0]))) as image:
-        seen = {tuple(color) for _, color in image.convert("RGB").getcolors() or []}
-    assert seen <= {tuple(color) for color in CLASSES.values()}
+    assert all(color in CLASSES.values() for row in masks[0] for color in row)
+
+
+@pytest.mark.parametrize(("color", "kind"), [(CLASSES["car"], "png"), ([255, 255, 255], "jpeg")])
+def test_masks_are_reduced_exactly_others_smoothly(run: Path, tmp_path: Path, color: list[int], kind: str) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    stripes = np.zeros((64, 1280, 3), np.uint8)
+    stripes[:, ::2] = color
+    Image.fromarray(stripes).save(copy / "predictions" / "00_truth.png")
+    picture = truths(report(copy), kind)[0]
+    assert len(picture[0]) == 640
+    assert all(seen in ([0, 0, 0], color) for row in picture for seen in row) == (kind == "png")
 
 
 # --- unfinished and damaged runs ------------------------------------------------------------------------------------
@@ -369,6 +365,13 @@ def test_the_budget_is_drawn_where_there_is_one() -> None:
     log = {"step": steps, "alpha_loss": nothing, "multiplier": nothing, **dict.fromkeys(names, steps)}
     lines = [len(figures.draw_search(log, budget).axes[1].lines) for budget in (None, 2e9)]
     assert lines == [3, 4]
+    late = np.array([np.nan] * 3 + [1])  # one step before the end
+    figure = figures.draw_search({**log, "alpha_loss": late, "multiplier": late}, 2e9)
+    figure.draw_without_rendering()
+    loss, cost, multiplier = figure.axes
+    assert all(axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 for axes in (loss, cost))
+    assert loss.texts[0].get_window_extent().x1 <= loss.get_window_extent().x1
+    assert multiplier.lines[0].get_marker() == "."
 
 
 def test_heat_maps_have_a_row_per_layer() -> None:

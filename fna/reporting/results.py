@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from fna.checkpoint import read_json
 from fna.reporting.parts import DASH, TIMES, TITLES, Part, Table, giga, read_optional, seed_first, signed
 
 SHOWN = 8  # lines about mended or left-out records
+CONFUSED = 30  # classes of a confusion; of more, those with the most mistakes
 PICTURE_SIZE = 640  # longest side of an embedded prediction, in pixels
+VOID = (0, 0, 0)  # what has no class in a mask
 WORDS = ("network", "architecture", "weights from")
 BESIDE = 3  # scores beside the headline in the first table; the others follow in their own
 COUNTING = (
@@ -169,17 +171,31 @@ def curves(folder: Path) -> Part:
             figures.draw_curves(panels, curve["x"], curve["y"]),
             f"{title}. Look for the curves that lie apart from the others.",
         )
-    for row in shown.values():
-        if confusion := row.get("confusion"):
-            figure = figures.draw_confusion(
-                np.array(confusion["counts"], float), confusion["rows"], confusion["columns"]
-            )
-            part.draw(
-                figure, f"Confusion of the {row['title']}. Look at what is missed, and at pairs that are mixed up."
-            )
+    _draw_confusions(part, {row["title"]: row["confusion"] for row in shown.values() if row.get("confusion")})
     if not part.drawings:
         part.notes.append("This task's scores come without curves.")
     return part
+
+
+def _draw_confusions(part: Part, confusions: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the confusion of every network; of many classes those with the most mistakes of all networks together."""
+    counts_NRC = np.array([confusion["counts"] for confusion in confusions.values()], float)
+    for (title, confusion), counts_RC in zip(confusions.items(), counts_NRC, strict=True):
+        rows, columns = confusion["rows"], confusion["columns"]
+        caption = f"Confusion of the {title}. Look at what is missed, and at pairs that are mixed up."
+        if len(rows) > CONFUSED:
+            kept = _most_confused(counts_NRC.sum(0))
+            caption += f" Of {len(rows)} rows and columns the {CONFUSED} with the most mistakes; others: all the rest."
+            rows, columns = [rows[k] for k in kept], [*(columns[k] for k in kept), "others"]
+            rest_R1 = np.delete(counts_RC[kept], kept, 1).sum(1, keepdims=True)
+            counts_RC = np.hstack([counts_RC[np.ix_(kept, kept)], rest_R1])
+        part.draw(figures.draw_confusion(counts_RC, rows, columns), caption)
+
+
+def _most_confused(counts_CC: figures.Series) -> list[int]:
+    """Return the classes most often taken for another, or another for them, in their order."""
+    mistakes_C = counts_CC.sum(0) + counts_CC.sum(1) - 2 * counts_CC.diagonal()
+    return sorted(np.argsort(-mistakes_C, kind="stable")[:CONFUSED].tolist())
 
 
 def scores(folder: Path) -> Part:
@@ -206,22 +222,30 @@ def predictions(folder: Path) -> Part:
     titles = {"image": "image", "truth": "truth", **TITLES}
     kinds = [kind for kind in titles if any(pictures.glob(f"*_{kind}.png"))]
     numbers = sorted(path.name.removesuffix("_image.png") for path in pictures.glob("*_image.png"))
-    metrics = read_optional(folder / "metrics.json") or {}
+    colors = (read_optional(folder / "metrics.json") or {}).get("colors", {})
     return Part(
-        key=[(f"rgb({r}, {g}, {b})", name) for name, (r, g, b) in metrics.get("colors", {}).items()],
+        key=[(f"rgb({r}, {g}, {b})", name) for name, (r, g, b) in colors.items()],
         columns=[titles[kind] for kind in kinds],
-        pictures=[[_embed(pictures / f"{number}_{kind}.png", kind == "image") for kind in kinds] for number in numbers],
-        notes=["Images of the validation split. Look at thin and small things, and at the borders of large ones."],
+        pictures=[[_embed(pictures / f"{number}_{kind}.png", colors) for kind in kinds] for number in numbers],
+        notes=["Validation images. Look at thin and small things, and at what one network alone gets right."],
     )
 
 
-def _embed(path: Path, photo: bool) -> str:
-    """Return a picture as a data URI: a photo as JPEG, a mask as PNG in its exact colours; empty if missing."""
+def _embed(path: Path, colors: Mapping[str, Sequence[int]]) -> str:
+    """Return a picture as a data URI: a mask as PNG in its exact colours, another as JPEG; empty if missing.
+
+    Args:
+        path: the picture.
+        colors: of the classes; a picture that has no other ones but black is a mask.
+    """
     if not path.exists():
         return ""
     buffer = io.BytesIO()
     with Image.open(path) as image:
         small = image.convert("RGB")
-    small.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST)
-    small.save(buffer, "JPEG" if photo else "PNG", quality=88, optimize=True)
-    return f"data:image/{'jpeg' if photo else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    seen = small.getcolors(len(colors) + 1)  # None: more than these
+    mask = seen is not None and {color for _, color in seen} <= {VOID, *map(tuple, colors.values())}
+    small.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS)
+    # Colour in full resolution (subsampling 0): coloured lines and letters are thin.
+    small.save(buffer, "PNG" if mask else "JPEG", quality=88, subsampling=0, optimize=True)
+    return f"data:image/{'png' if mask else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -209,7 +209,7 @@ def _mean(values: Array) -> float | None:
 def _lines(precisions: Mapping[str, Array]) -> dict[str, list[list[float]]]:
     """Return precision at 101 recalls, by class, and their mean first."""
     recalls = [i / 100 for i in range(101)]
-    whole = {"all classes": np.mean(list(precisions.values()), 0)} if len(precisions) > 1 else {}
+    whole = {"mean": np.mean(list(precisions.values()), 0)} if len(precisions) > 1 else {}
     return {name: [recalls, np.round(y, 4).tolist()] for name, y in {**whole, **precisions}.items()}
 
 
