@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from fna.config import DataConfig
 from fna.data.pose import FORMATS, PoseData, mpii_mat, open_data
@@ -50,11 +51,13 @@ def make_coco(root: Path, *people: Any, **changes: Any) -> DataConfig:
 
 
 def make_mpii(root: Path, **changes: Any) -> DataConfig:
+    """Write a person; a change to ... leaves the key out."""
     save(root / "images" / "a.png")
     joints = [[float(10 + i), float(20 + i)] for i in range(16)]
     entry = {"image": "a.png", "joints": joints, "joints_vis": [1] * 15 + [0], "center": [30.5, 20.5], "scale": 0.2}
     (root / "annot").mkdir(exist_ok=True)
-    (root / "annot" / "train.json").write_text(json.dumps([{**entry, **changes}]))
+    entry = {key: value for key, value in {**entry, **changes}.items() if value is not ...}
+    (root / "annot" / "train.json").write_text(json.dumps([entry]))
     return DataConfig(format="mpii", root=str(root))
 
 
@@ -160,17 +163,37 @@ def test_coco_leaves_out_and_counts(tmp_path: Path) -> None:
     assert len(data) == 1
     assert data.skipped == [
         "crowds, left out: 1",
+        "people without a labelled joint, left out: 2",
         "annotations of categories without joints, left out: 1",
-        "annotations without joints, left out: 1",
-        "persons without a labelled joint, left out: 1",
     ]
 
 
+def test_coco_hands_on_crowds_and_people_without_joints_for_its_score(tmp_path: Path) -> None:
+    """Not those without a good box, or in images without persons: nothing is looked for there."""
+    blank = {"keypoints": [0] * 12, "bbox": [1, 2, 3, 4], "area": 5.0}
+    odd = (person(5, bbox=[5, 5, 0, 0], iscrowd=1), person(6, 2, iscrowd=1), person(7, 77, iscrowd=1))
+    people = (person(1), person(2, iscrowd=1), person(3, **blank), person(4, **blank | {"bbox": None}), *odd)
+    data = open_data(make_coco(tmp_path, *people), "train")
+    crowd, nobody = data.ignored
+    assert (crowd.crowd, crowd.box, crowd.image_id, int((crowd.points[:, 2] > 0).sum())) == (True, (5, 2, 40, 50), 1, 4)
+    assert (nobody.crowd, nobody.box, nobody.area, nobody.points.any()) == (False, (1, 2, 3, 4), 5, False)
+    assert data.fingerprint() != open_data(make_coco(tmp_path, *people[:2]), "train").fingerprint()
+
+
 def test_a_joint_outside_the_image_is_counted_and_no_failure(tmp_path: Path) -> None:
-    outside = person(1, keypoints=[10, 20, 2, W + 1.2, 20, 2, W, 15, 1, 20, -1, 2])
+    """It stays in what is scored; a box around the joints leaves it aside, as an image cannot show it."""
+    outside = person(1, keypoints=[10, 20, 2, W + 1.5, 20, 2, W, 15, 1, 20, -1, 2], bbox=None)
     data = open_data(make_coco(tmp_path, outside), "train")
-    assert points_of(data) == [[10, 20, 2], [0, 0, 0], [W, 15, 1], [20, -1, 2]]
-    assert data.skipped == ["labelled joints outside their image, not used: 1: 1.png right_hip"]
+    assert points_of(data) == [[10, 20, 2], [W + 1.5, 20, 2], [W, 15, 1], [20, -1, 2]]
+    assert data.skipped == ["labelled joints outside their image, scored but not learned: 1: 1.png right_hip"]
+    assert data.load(0)[1]["box"].tolist() == pytest.approx([10.5 - 7, -0.5 - 7, 70 + 14, 21 + 14])
+
+
+def test_a_person_outside_the_image_is_scored_where_others_are_inside(tmp_path: Path) -> None:
+    outside = {"keypoints": [-10, 20, 2] * 4}
+    assert len(open_data(make_coco(tmp_path, person(1), person(2, **outside)), "train")) == 2
+    with pytest.raises(FnaError, match="no usable person of 1; the first reason: labelled joints outside their image"):
+        open_data(make_coco(tmp_path, person(2, **outside)), "train")
 
 
 def test_mpii_counts_from_one_and_takes_its_box_from_centre_and_scale(tmp_path: Path) -> None:
@@ -189,33 +212,54 @@ def test_mpii_val_is_also_called_valid(tmp_path: Path) -> None:
     assert len(open_data(config, "val")) == 1
 
 
-def test_mpii_matlab_files(tmp_path: Path) -> None:
-    io_ = pytest.importorskip("scipy.io", reason="SciPy is not installed")
+def test_mpii_says_which_head_size_it_has_where_people_are_scored(tmp_path: Path) -> None:
     config = make_mpii(tmp_path)
-    io_.savemat(tmp_path / "annot" / "gt_train.mat", {"headboxes_src": np.array([[0, 0], [30, 40]], float)[..., None]})
-    assert open_data(config, "train").load(0)[1]["head"] == 30
+    (tmp_path / "annot" / "valid.json").write_bytes((tmp_path / "annot" / "train.json").read_bytes())
+    (note,) = open_data(config, "val").skipped
+    assert note.startswith("there is no gt_valid.mat beside valid.json: a head's size is the length from upper_neck to")
+    assert note.endswith("PCKh does not compare with MPII's tables")
+    assert open_data(config, "train").skipped == []
+    assert open_data(config.model_copy(update={"val": "train"}), "train").skipped != []
+    boxes = {"headboxes_src": np.array([[0, 0], [30, 40]], float)[..., None]}
+    savemat(tmp_path / "annot" / "gt_valid.mat", boxes)
+    data = open_data(config, "val")
+    assert (data.skipped, data.load(0)[1]["head"]) == ([], 30)
+
+
+def structs(*items: dict[str, Any]) -> Any:
+    """An array of MATLAB structures; what an item lacks is empty."""
+    keys = list(dict.fromkeys(key for item in items for key in item))
+    array = np.empty((1, len(items)), [(key, object) for key in keys])
+    for cell, item in zip(array[0], items, strict=True):
+        for key in keys:
+            cell[key] = item.get(key, np.zeros((0, 0)))
+    return array
+
+
+def test_mpii_matlab_files(tmp_path: Path) -> None:
+    config = make_mpii(tmp_path)
     (tmp_path / "annot" / "train.json").unlink()
-
-    def structs(*items: dict[str, Any]) -> Any:
-        keys = list(dict.fromkeys(key for item in items for key in item))
-        array = np.empty((1, len(items)), [(key, object) for key in keys])
-        for cell, item in zip(array[0], items, strict=True):
-            for key in keys:
-                cell[key] = item.get(key, np.zeros((0, 0)))
-        return array
-
     points = structs({"x": 11, "y": 21, "id": 0, "is_visible": 0}, {"x": 13, "y": 24, "id": 9})
     annotated = {"annopoints": structs({"point": points}), "scale": 0.2, "objpos": structs({"x": 30.5, "y": 20.5})}
     people = structs({**dict(zip(("x1", "y1", "x2", "y2"), (0, 0, 3, 4), strict=True)), **annotated}, {"x1": 1})
     images = [structs({"name": name}) for name in ("a.png", "test.png")]
     listed = structs({"image": images[0], "annorect": people}, {"image": images[1]})
     release = structs({"annolist": listed, "img_train": np.array([[1, 0]])})
-    io_.savemat(tmp_path / mpii_mat.NAME, {"RELEASE": release})
+    savemat(tmp_path / mpii_mat.NAME, {"RELEASE": release})
     data = open_data(config, "train")
     assert points_of(data)[0] == [10, 20, 1]
     assert points_of(data)[9] == [12, 23, 2]
     assert data.load(0)[1]["head"] == 3
     assert data.skipped == ["persons without joints, left out: 1"]
+    for split in ("val", "valid"):
+        with pytest.raises(FnaError, match=f"mpii '{split}' has no usable person of 0"):
+            open_data(config, split)
+    with pytest.raises(FnaError, match=r"not 'test'; type --data\.train train --data\.val val"):
+        open_data(config, "test")
+    points[0, 0]["id"] = 16
+    savemat(tmp_path / mpii_mat.NAME, {"RELEASE": release})
+    with pytest.raises(FnaError, match=r"the joints cannot be read: .*a joint has the id 16; expected 0 to 15"):
+        open_data(config, "train")
     (tmp_path / mpii_mat.NAME).write_bytes(b"nothing")
     with pytest.raises(FnaError, match="cannot read the MATLAB file"):
         open_data(config, "train")
@@ -245,6 +289,17 @@ def test_deeplabcut_both_kinds_of_projects_and_paths(tmp_path: Path, several: bo
     assert data.name(0) == "v1/img00.png"
     if several:
         assert points_of(data, 1)[0] == [16.5, 17.5, 2]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_deeplabcut_path_ends_where_the_scene_begins(tmp_path: Path, parts: int) -> None:
+    config = make_deeplabcut(tmp_path, several=True, parts=parts)
+    wanted = points_of(open_data(config, "v1"))
+    file = tmp_path / "labeled-data" / "v1" / "CollectedData_me.csv"
+    rows = [row.split(",") for row in file.read_text().splitlines()]
+    file.write_text("\n".join(",".join([*row[:parts], *row[-2:], *row[parts:-2]]) for row in rows))
+    data = open_data(config, "v1")
+    assert (data.name(0), points_of(data)) == ("v1/img00.png", wanted)
 
 
 def test_deeplabcut_shares_are_disjoint_and_complete(tmp_path: Path) -> None:
@@ -356,8 +411,8 @@ def test_mmpose_fixtures(
 
 
 DEFECTS: dict[str, tuple[dict[str, Any], str, bool]] = {  # changes, message, whether it can be mended
-    "too few joints": ({"keypoints": [1, 2, 2]}, "number of joints is wrong.*3 values; expected 12", False),
-    "joints are a text": ({"keypoints": "abc"}, "number of joints is wrong", False),
+    "too few joints": ({"keypoints": [1, 2, 2]}, "joints cannot be read: .*3 values; expected 12", False),
+    "joints are a text": ({"keypoints": "abc"}, "joints cannot be read: .*they are 'abc'", False),
     "visibility 3": ({"keypoints": [10, 20, 3] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2.*left_hip 3", True),
     "visibility -1": ({"keypoints": [10, 20, -1] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2", True),
     "visibility null": ({"keypoints": [10, 20, None] + [10, 20, 2] * 3}, "visibility is not 0, 1 or 2", True),
@@ -427,14 +482,19 @@ def test_all_defects_come_in_one_error_by_kind(tmp_path: Path) -> None:
     assert lines[0] == "coco 'train': 7 of 7 persons are bad:"
     assert lines[1].startswith("  6 x the box is no box: 1.png, annotation 1: 0 x 0 pixels; ")
     assert lines[1].endswith("and 3 more")
-    assert lines[2].startswith("  1 x the number of joints is wrong: 1.png, annotation 7")
+    assert lines[2].startswith("  1 x the joints cannot be read: 1.png, annotation 7")
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FnaError, match="no usable person of 1; the first reason: persons without a labelled joint"):
+    with pytest.raises(FnaError, match="no usable person of 0; the first reason: people without a labelled joint"):
         open_data(make_coco(tmp_path, person(1, keypoints=[0] * 12)), "train")
-    with pytest.raises(FnaError, match="no usable person of 0"):
+    with pytest.raises(FnaError, match=r"no usable person of 0; expected .*; name another split .*--data\.val$"):
         open_data(make_coco(tmp_path), "train")
+    config = make_coco(tmp_path, person(1, bbox=[])).model_copy(update={"on_error": "skip"})
+    with pytest.raises(FnaError, match=r"no usable person of 1; .*, or type --data\.on_error fail to see all"):
+        open_data(config, "train")
+    with pytest.raises(FnaError, match="no usable person of 1; the first reason: persons without a labelled joint"):
+        open_data(make_mpii(tmp_path, joints_vis=[0] * 16), "train")
 
 
 @pytest.mark.parametrize(
@@ -454,17 +514,21 @@ def test_coco_categories_must_say_what_the_joints_are(tmp_path: Path, categories
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"joints": [[1, 2]] * 15}, "number of joints is wrong"),
-        ({"joints_vis": [1] * 3}, "number of joints is wrong"),
+        ({"joints": [[1, 2]] * 15}, r"joints cannot be read: .*'joints' has 15 items; expected 16 pairs \[x, y\]"),
+        ({"joints": None}, "joints cannot be read: .*'joints' is None; expected 16 pairs"),
+        ({"joints": [[1, 2, 3]] * 16}, r"joints cannot be read: .*'joints' has \[1, 2, 3\] for right_ankle; expected"),
+        ({"joints_vis": [1] * 3}, "joints cannot be read: .*'joints_vis' has 3 items; expected 16 values of 0 or 1"),
+        ({"joints_vis": ...}, "joints cannot be read: .*'joints_vis' is missing; expected 16 values of 0 or 1"),
         ({"joints_vis": [7] * 16}, "visibility is not 0, 1 or 2"),
-        ({"joints": None}, "number of joints is wrong"),
-        ({"scale": 0}, "the box is no box.*0 x 0 pixels"),
-        ({"scale": 10**400}, "the box is no box"),
-        ({"center": "here"}, "the box is no box"),
-        ({"image": None}, "a person has no image"),
+        ({"scale": 0}, "the box is no box: .*'scale' is 0; expected a number above 0"),
+        ({"scale": ...}, "the box is no box: .*'scale' is missing; expected a number above 0"),
+        ({"scale": 10**400}, "the box is no box: .*'scale' is 100000"),
+        ({"center": "here"}, r"the box is no box: .*'center' is 'here'; expected \[x, y\]"),
+        ({"center": [1, math.nan]}, r"the box is no box: .*'center' is \[1, nan\]; expected \[x, y\]"),
+        ({"image": ...}, "a person has no image: person 0: 'image' is missing; expected a file name"),
     ],
 )
-def test_mpii_defects(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_mpii_defects_name_the_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(FnaError, match=message):
         open_data(make_mpii(tmp_path, **changes), "train")
 
@@ -551,6 +615,12 @@ def test_a_side_without_a_partner_is_refused_unless_told() -> None:
         mirror(names)
     assert mirror(names, [("left_eye", "rigth_eye")]) == (2, 1, 0)
     assert mirror(names, []) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("others", [(), ("left_foot_top",), ("left_foot", "right_foot")])
+def test_a_partner_is_no_joint_of_the_same_side_and_has_no_other(others: tuple[str, ...]) -> None:
+    with pytest.raises(FnaError, match=r"'left_foot_tip' has no partner 'right_foot_tip' that a mirror could swap"):
+        mirror(("left_foot_tip", "nose", *others))
 
 
 @pytest.mark.parametrize("pairs", [[("nose", "nose")], [("a", "b"), ("b", "c")], [("a", "x")]])

@@ -6,16 +6,20 @@ import contextlib
 import io
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
+from scipy.io import savemat
 
-from fna.config import Config
+from fna.config import Config, DataConfig
+from fna.data.pose import PoseData, open_data
 from fna.tasks.pose_scores import COCO_SIGMAS, TITLES, PoseScores, person_score, torso
 
 JOINTS = ("left_shoulder", "right_hip", "neck", "head_top")
@@ -41,7 +45,7 @@ def person(
 
 
 def scored(*people: Person, joints: tuple[str, ...] = JOINTS) -> dict[str, Any]:
-    scores = PoseScores(SimpleNamespace(classes=joints), Config())
+    scores = PoseScores(SimpleNamespace(classes=joints, ignored=()), Config())
     for index, (prediction, truth) in enumerate(people):
         scores.update([index], [prediction], [truth])
     return scores.compute()
@@ -83,9 +87,16 @@ def test_hidden_joints_count_and_unlabelled_ones_never() -> None:
 @pytest.mark.parametrize("head", [0.0, math.nan, -1.0])
 def test_a_head_without_size_divides_nothing_and_is_counted(head: float) -> None:
     result = scored(person(UPRIGHT, [0, 0, 0, 9], head=10), person(UPRIGHT, [0, 0, 0, 9], head=head))
-    assert result["pckh"] == pytest.approx(3 / 4)
+    assert result["pck"] == result["pckh"] == pytest.approx(3 / 4)
     assert result["pck_torso"] == pytest.approx(6 / 8)
     assert result["notes"] == ["PCKh@0.5: 1 of 2 persons have no head size"]
+
+
+def test_the_headline_is_no_measure_that_most_persons_have_no_size_for() -> None:
+    bad, good = person(UPRIGHT, [99] * 4, head=10), person(UPRIGHT, [0] * 4)
+    result = scored(bad, good, good)
+    assert (result["pckh"], result["pck"]) == (0, result["pck_torso"])
+    assert result["notes"] == ["PCKh@0.5: 2 of 3 persons have no head size"]
 
 
 def test_nobody_with_a_head_leaves_the_torso_as_headline() -> None:
@@ -137,7 +148,7 @@ def test_curves_rise_to_the_score_at_the_threshold() -> None:
 
 def test_persons_come_in_any_order_and_once() -> None:
     people = [person(UPRIGHT, [i, 0, 9, 0], head=10, image_id=f"im{i}") for i in range(3)]
-    forth, back = (PoseScores(SimpleNamespace(classes=JOINTS), Config()) for _ in range(2))
+    forth, back = (PoseScores(SimpleNamespace(classes=JOINTS, ignored=()), Config()) for _ in range(2))
     for order, scores in (((0, 1, 2), forth), ((2, 0, 1, 2), back)):
         for i in order:
             scores.update([i], [people[i][0]], [people[i][1]])
@@ -158,7 +169,45 @@ def test_a_persons_score_is_the_mean_of_the_sure_joints() -> None:
     assert person_score(np.array([1.4])) == 1
 
 
+def noisy(data: PoseData, noise: float) -> dict[str, Any]:
+    """Scores of the truth with noise."""
+    scores, rng = PoseScores(data, Config()), np.random.default_rng(1)
+    for index in range(len(data)):
+        truth = data.load(index)[1]
+        points = truth["points"].double()
+        points[:, :2] += torch.from_numpy(rng.normal(0, noise, (len(data.classes), 2)))
+        scores.update([index], [{"points": points, "score": float(rng.random())}], [truth])
+    return scores.compute()
+
+
+def test_pckh_is_that_of_mpiis_script(tmp_path: Path) -> None:
+    """Also where joints are outside their image: SimpleBaseline's and HRNet's evaluation, from the files they ship."""
+    rng, people = np.random.default_rng(0), 50
+    for folder in ("annot", "images"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (320, 240)).save(tmp_path / "images" / "a.png")
+    joints_N16x2 = np.stack([rng.uniform(-15, 335, (people, 16)), rng.uniform(2, 238, (people, 16))], 2)
+    labelled_N16 = rng.random((people, 16)) < 0.8
+    about = {"image": "a.png", "center": [160, 120], "scale": 1.0}
+    pairs = zip(joints_N16x2.tolist(), labelled_N16.astype(int).tolist(), strict=True)
+    (tmp_path / "annot" / "valid.json").write_text(
+        json.dumps([{**about, "joints": j, "joints_vis": v} for j, v in pairs])
+    )
+    corners_22N = rng.uniform(10, 60, (2, 2, people))
+    savemat(tmp_path / "annot" / "gt_valid.mat", {"headboxes_src": corners_22N})
+    result = noisy(open_data(DataConfig(format="mpii", root=str(tmp_path)), "val"), 12)
+
+    found_N16x2 = np.array([row["keypoints"] for row in result["results"]]).reshape(people, 16, 3)[..., :2] + 1
+    head_N = 0.6 * np.linalg.norm(corners_22N[1] - corners_22N[0], axis=0)
+    hits_N16 = (np.linalg.norm(found_N16x2 - joints_N16x2, axis=2) / head_N[:, None] <= 0.5) & labelled_N16
+    votes = np.delete(np.arange(16), (6, 7))
+    assert result["pckh"] == pytest.approx(hits_N16[:, votes].sum() / labelled_N16[:, votes].sum(), abs=1e-9)
+    assert list(result["pck_joint"].values()) == pytest.approx(list(hits_N16.sum(0) / labelled_N16.sum(0)), abs=1e-9)
+
+
 # --- COCO -------------------------------------------------------------------------------------------------------------
+
+SCORES = ("ap", "ap50", "ap75", "ar")
 
 
 def crowd_of(n: int) -> list[Person]:
@@ -175,8 +224,7 @@ def crowd_of(n: int) -> list[Person]:
 def test_oks_ap_is_that_of_pycocotools() -> None:
     people = crowd_of(40)
     result = scored(*people, joints=tuple(COCO_SIGMAS))
-    truth = COCO()
-    truth.dataset = {
+    document = {
         "images": [{"id": i} for i in range(20)],
         "categories": [{"id": 1, "name": "person"}],
         "annotations": [
@@ -188,17 +236,51 @@ def test_oks_ap_is_that_of_pycocotools() -> None:
             for i, (_, t) in enumerate(people)
         ],
     }
+    rows = [{**row, "image_id": int(row["image_id"][2:])} for row in result["results"]]
+    assert 0.05 < result["ap"] < 0.95
+    assert [result[name] for name in SCORES] == pytest.approx(of_pycocotools(document, rows), abs=1e-9)
+
+
+def of_pycocotools(document: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    truth = COCO()
+    truth.dataset = document
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        found = truth.loadRes([{**row, "image_id": int(row["image_id"][2:])} for row in result["results"]])
-        oracle = COCOeval(truth, found, "keypoints")
-        oracle.params.kpt_oks_sigmas = np.array(list(COCO_SIGMAS.values()))
+        oracle = COCOeval(truth, truth.loadRes(results), "keypoints")
         oracle.evaluate()
         oracle.accumulate()
         oracle.summarize()
-    assert 0.05 < result["ap"] < 0.95
-    names = ("ap", "ap50", "ap75", "ar")
-    assert [result[name] for name in names] == pytest.approx([oracle.stats[i] for i in (0, 1, 2, 5)], abs=1e-9)
+    return [oracle.stats[i] for i in (0, 1, 2, 5)]
+
+
+@pytest.mark.parametrize("noise", [2, 4, 7])
+def test_oks_ap_of_a_file_is_that_of_pycocotools(tmp_path: Path, noise: float) -> None:
+    """Also with joints outside the image, crowds and people without joints, near whom a find is no mistake."""
+    rng = np.random.default_rng(0)
+    annotations = []
+    for number in range(80):
+        (x, y), (width, height) = rng.uniform(0, 150, 2), rng.uniform(30, 100, 2)
+        points = np.stack([x + width * rng.random(17), y + height * rng.random(17), rng.integers(0, 3, 17)], 1)
+        points[3] = (-25, 40, 1) if number % 4 == 0 else points[3]
+        points[points[:, 2] == 0] = 0
+        points *= number % 4 != 1
+        about = {"id": number + 1, "image_id": number // 10, "category_id": 1, "iscrowd": int(number % 8 == 2)}
+        size = {"bbox": [x, y, width, height], "area": 0.6 * width * height}
+        labels = {"keypoints": points.flatten().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
+        annotations.append({**about, **size, **labels})
+    images = [{"id": i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(8)]
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_SIGMAS), "skeleton": []}
+    document = {"images": images, "annotations": annotations, "categories": [category]}
+    for image in images:
+        Image.new("RGB", (320, 240)).save(tmp_path / image["file_name"])
+    (tmp_path / "person_keypoints_val.json").write_text(json.dumps(document))
+    data = open_data(DataConfig(format="coco", root=str(tmp_path)), "val")
+    assert (len(data), len(data.ignored)) == (50, 30)
+    result = noisy(data, noise)
+    official = of_pycocotools(document, result["results"])
+    assert [result[name] for name in SCORES] == pytest.approx(official, abs=1e-9)
+    data.ignored = []
+    assert noisy(data, noise)["ap"] != pytest.approx(official[0], abs=1e-4)
 
 
 def test_coco_sigmas_are_pycocotools() -> None:

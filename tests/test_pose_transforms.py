@@ -32,8 +32,9 @@ boxes = st.tuples(st.floats(-40, 120), st.floats(-40, 90), st.floats(5, 200), st
 angles = st.floats(-180, 180)
 
 
-def configure(**changes: Any) -> Config:
-    return make_config({"task": {"name": "pose"}, "data": {"crop": list(CROP), **changes}}, "a test")
+def configure(flip_test: bool = True, **changes: Any) -> Config:
+    sections = {"task": {"name": "pose"}, "evaluate": {"flip_test": flip_test}}
+    return make_config({**sections, "data": {"crop": list(CROP), **changes}}, "a test")
 
 
 def still(**changes: Any) -> Config:
@@ -222,6 +223,20 @@ def test_joints_outside_the_crop_lose_their_label() -> None:
     assert moved.tolist() == [[10.5, 10.5, 2], [0, 0, 0], [0, 0, 0], [11.5, 11.5, 1]]
 
 
+def test_joints_outside_the_image_are_not_learned_where_the_crop_shows_them() -> None:
+    """Crops, wider than the image, are those of a person without the joint; half a body is not made of it either."""
+    places = [[5.0 + 10 * i, 60.0, 2] for i in range(8)]
+    outside, without = (memory(1, [*places, nose]) for nose in ([-20.0, 60.0, 2], [0, 0, 0]))
+    assert outside.load(0)[1]["points"][8].tolist() == [-20, 60, 2]
+    for half_body in (0.0, 1.0):
+        config = still(half_body=half_body, box_padding=4.0)
+        for epoch in range(4):
+            a, b = (PoseView(data, [0], config)[epoch, 0] for data in (outside, without))
+            assert torch.equal(a["points"], b["points"])
+            assert torch.equal(a["image"], b["image"])
+            assert a["points"][:8, 2].all()
+
+
 def test_a_half_body_is_the_joints_of_one_half() -> None:
     lower = np.array([j.endswith(("hip", "knee")) for j in JOINTS])
     points = torch.tensor([[float(10 * i), float(i), 2.0] for i in range(9)])
@@ -270,7 +285,13 @@ def test_without_augmentation_training_sees_what_is_scored() -> None:
     assert torch.equal(sample["image"], crop)
     torch.testing.assert_close(frame.to_image(sample["points"][:, :2]), truth["points"][:, :2], atol=1e-3, rtol=0)
     assert frame.box.tolist() == [30, 20, 90, 80]
-    assert frame.swap is None
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_flip_test_does_not_ask_whether_training_mirrors(flip: bool) -> None:
+    image, truth = memory().load(0)
+    assert view(image, truth, configure(flip=flip))[1].swap == (1, 0, 2, 4, 3, 5, 7, 6, 8)
+    assert view(image, truth, configure(flip=flip, flip_test=False))[1].swap is None
 
 
 def test_the_mirror_is_known_from_names_or_configuration() -> None:
@@ -298,9 +319,10 @@ def test_a_box_without_area_is_a_pixel() -> None:
 
 def test_names_that_no_mirror_can_swap_stop_the_run_only_if_it_mirrors() -> None:
     data = memory(joints=("left_ear", "nose"))
-    with pytest.raises(FnaError, match="no partner 'right_ear'"):
-        PoseView(data, [0], configure())
-    assert len(PoseView(data, [0], configure(flip=False))) == 1
+    for flip, flip_test in ((True, True), (True, False), (False, True)):  # the flip test would stop it after an epoch
+        with pytest.raises(FnaError, match=r"no partner 'right_ear'.* --data\.flip false --evaluate\.flip_test"):
+            PoseView(data, [0], configure(flip=flip, flip_test=flip_test))
+    assert len(PoseView(data, [0], configure(flip=False, flip_test=False))) == 1
 
 
 def test_batches() -> None:

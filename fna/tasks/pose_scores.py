@@ -5,13 +5,14 @@
 | ``pckh`` | 0.5 x the head size | MPII (Andriluka et al., CVPR 2014) |
 | ``pck_torso`` | 0.2 x the torso | Sapp and Taskar, CVPR 2013 |
 | ``pck_box`` | 0.2 x the longer side of the person's box | Yang and Ramanan, TPAMI 2013 |
-| ``pck`` | the first of these that the data has sizes for | |
+| ``pck`` | the first of these for which at least half of the persons have a size | |
 
 The head size comes with the data: on MPII 0.6 x the diagonal of the annotated head box (its script's rule), elsewhere
 the distance of neck and head top. The torso is the distance of left shoulder and right hip, or where one of them is not
 labelled that of right shoulder and left hip. Hidden joints with a label count, joints without a label never do. A
 person without a size (not known, or 0 pixels) is left out of that score, and counted in ``notes``. Each labelled joint
-has one vote in the mean; as in MPII's script, pelvis and thorax have none in PCKh.
+has one vote in the mean; as in MPII's script, pelvis and thorax have none in PCKh. As in COCO's, what is found in place
+of a crowd or of people without labelled joints is neither right nor wrong in OKS AP.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from fna import distributed
 from fna.config import Config
+from fna.data.pose.people import Person
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +68,7 @@ class Measure:
     silent: tuple[str, ...] = ()
 
 
-MEASURES = (  # the first with sizes is the headline
+MEASURES = (  # the first for which half of the persons have a size is the headline
     Measure("pckh", "PCKh@0.5", "head", 0.5, ("pelvis", "thorax")),
     Measure("pck_torso", "PCK@0.2 torso", "torso", 0.2),
     Measure("pck_box", "PCK@0.2 box", "box", 0.2),
@@ -83,12 +85,13 @@ class PoseScores:
     """Distances of predicted and true joints, person by person.
 
     Args:
-        data: ``classes`` are the joints.
+        data: ``classes`` are the joints, ``ignored`` the people of COCO's file that are no records.
         config: not needed.
     """
 
     def __init__(self, data: Any, config: Config) -> None:
         self.joints: tuple[str, ...] = tuple(data.classes)
+        self._ignored = data.ignored
         self._rows: list[dict[str, Any]] = []
 
     def update(
@@ -123,7 +126,8 @@ class PoseScores:
         rows = [gathered[index] for index in sorted(gathered)]
         scores: dict[str, Any] = {"pck": 0.0, "pck_joint": dict.fromkeys(self.joints), "notes": [], "curves": {}}
         distances_PK = _distances(rows, len(self.joints))
-        headline = next((m for m in MEASURES if any(row["sizes"][m.size] for row in rows)), None)
+        sized = {m.name: sum(row["sizes"][m.size] is not None for row in rows) for m in MEASURES}
+        headline = next((m for m in MEASURES if 2 * sized[m.name] >= len(rows)), None)
         for measure in MEASURES:
             shares_PK, without = _shares(distances_PK, rows, measure.size)
             if without == len(rows) or (measure.size == "box" and headline is not measure):
@@ -137,7 +141,7 @@ class PoseScores:
                 scores["pck_joint"] = by_joint(found, shares_PK, self.joints)
                 scores["curves"] = {measure.title.partition("@")[0]: curve(shares_PK, self.joints, measure)}
         if set(self.joints) == set(COCO_SIGMAS) and rows:
-            scores |= oks_scores(rows, self.joints)
+            scores |= oks_scores(rows, self.joints, self._ignored)
         scores["results"] = [result(row["points"], row["score"], row["image_id"]) for row in rows]
         return scores
 
@@ -219,26 +223,31 @@ def result(points_K3: Sequence[Sequence[float]], score: float, image_id: int | s
     return {"image_id": image_id, "category_id": 1, "keypoints": keypoints, "score": round(float(score), 6)}
 
 
-def oks_scores(rows: Sequence[Mapping[str, Any]], joints: Sequence[str]) -> dict[str, float]:
+def oks_scores(
+    rows: Sequence[Mapping[str, Any]], joints: Sequence[str], ignored: Sequence[Person] = ()
+) -> dict[str, float]:
     """Return COCO's AP and AR by object keypoint similarity; persons are cut out by their true boxes.
 
     Args:
         rows: the persons.
         joints: COCO's 17, in the data's order.
+        ignored: crowds and people without labelled joints: what is found there counts only where it is someone else.
     """
     images = {image: number for number, image in enumerate(dict.fromkeys(row["image_id"] for row in rows), 1)}
-    annotations = [
-        {
-            **{"id": number, "image_id": images[row["image_id"]], "category_id": 1, "iscrowd": 0},
-            **{"bbox": row["box"], "area": row["area"], "keypoints": [v for point in row["truth"] for v in point]},
-            "num_keypoints": sum(point[2] > 0 for point in row["truth"]),
-        }
-        for number, row in enumerate(rows, 1)
-    ]
+    people = [(row["image_id"], row["truth"], row["box"], row["area"], False) for row in rows]
+    people += [(one.image_id, one.points.tolist(), one.box, one.area, one.crowd) for one in ignored]
     truth = COCO(
         {
             "images": [{"id": number} for number in images.values()],
-            "annotations": annotations,
+            "annotations": [
+                {
+                    **{"id": number, "image_id": images[image], "category_id": 1, "iscrowd": int(crowd)},
+                    **{"bbox": list(box), "area": area, "keypoints": [v for point in points for v in point]},
+                    "num_keypoints": sum(point[2] > 0 for point in points),
+                }
+                for number, (image, points, box, area, crowd) in enumerate(people, 1)
+                if image in images
+            ],
             "categories": [{"id": 1, "name": "person"}],
         }
     )

@@ -6,7 +6,8 @@ crops, coordinates are continuous: the first pixel covers 0 to 1, so a mirror is
 goes from one to the other.
 
 A joint's visibility is 0 = unlabelled, 1 = labelled but hidden, 2 = seen. Unlabelled joints are at (0, 0) and enter
-nothing. A labelled joint outside its image becomes unlabelled and is counted: nothing there could be learned.
+nothing. A labelled joint outside its image is counted and not learned, nothing there could be; it is scored, as the
+scripts of MPII and COCO do. Where a person has no box, the one around the joints inside the image is taken.
 """
 
 from __future__ import annotations

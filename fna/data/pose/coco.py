@@ -1,9 +1,12 @@
-"""COCO keypoints: a json with images, persons and the names of their joints. Source: cocodataset.org/#format-data."""
+"""COCO keypoints: a json with images, persons and the names of their joints. Source: cocodataset.org/#format-data.
+
+Crowds and people without labelled joints are no records, but handed on: COCO's script ignores what is found there.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +20,24 @@ LAYOUT = """\
                                                  'train' also finds person_keypoints_train2017.json
   ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder"""
 
+OBJECTS = "annotations of categories without joints"
+
 
 def read(root: Path, split: str, config: DataConfig) -> PoseListing:
-    """List the persons of a split. Crowds and objects of categories without joints are left out and counted."""
+    """List the persons of a split. What is no person to learn from is left out and counted."""
     path = annotation_file(root, split, "person_keypoints", LAYOUT)
     document = load_json(path)
     joints, links, categories, notes = _joints(entries(document, "categories", path), path)
     images, problems = _images(entries(document, "images", path))
     seen: set[Any] = set()
-    left_out: Counter[str] = Counter()
+    left_out: list[tuple[str, dict[str, Any]]] = []
     records: list[Record] = []
     used: dict[int, int] = {}  # position in `images` -> position in the listing
     ids = {image["id"]: position for position, image in enumerate(images)}
     for position, person in enumerate(entries(document, "annotations", path)):
         reason = _left_out(person, categories)
         if reason:
-            left_out[reason] += 1
+            left_out.append((reason, person))
             continue
         problem = _problem(person, f"annotation {person.get('id', position)}", ids, images, seen)
         if problem:
@@ -44,9 +49,21 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     chosen = [images[position] for position in used]
     names = [image["file_name"] for image in chosen]
     folder = image_folder(root, split, config.image_folder, names)
-    notes += [f"{reason}, left out: {number}" for reason, number in left_out.items()]
+    notes += [f"{reason}, left out: {number}" for reason, number in Counter(why for why, _ in left_out).items()]
     sizes = [_size(image) for image in chosen]
-    return PoseListing(joints, links, [folder / name for name in names], names, records, sizes, problems, notes)
+    paths = [folder / name for name in names]
+    places = {image["id"]: position for position, image in enumerate(chosen)}
+    ignored = list(_ignored([person for why, person in left_out if why != OBJECTS], places, len(joints)))
+    return PoseListing(joints, links, paths, names, records, sizes, problems, notes, ignored=ignored)
+
+
+def _ignored(people: Sequence[dict[str, Any]], places: dict[Any, int], joints: int) -> Iterator[Record]:
+    """Yield the crowds and people without joints that have a box and are in the images of the listing."""
+    for person in people:
+        image_id = _key(person.get("image_id"))
+        if image_id in places and person.get("bbox") is not None:
+            points, crowd = person.get("keypoints") or [0] * 3 * joints, _is_crowd(person)
+            yield Record(places[image_id], "", points, person["bbox"], person.get("area"), None, image_id, crowd=crowd)
 
 
 def _record(person: dict[str, Any], image: int) -> Record:
@@ -101,12 +118,16 @@ def _images(images: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
 def _left_out(person: dict[str, Any], categories: set[Any]) -> str:
     """Return what the annotation is, if no person to learn from, or ''."""
     if _key(person.get("category_id", next(iter(categories)))) not in categories:
-        return "annotations of categories without joints"
-    if person.get("iscrowd") in (1, True):
+        return OBJECTS
+    if _is_crowd(person):
         return "crowds"
-    if not person.get("keypoints") and not person.get("num_keypoints"):
-        return "annotations without joints"
-    return ""
+    points = person.get("keypoints") or []
+    blank = isinstance(points, list) and len(points) % 3 == 0 and all(seen == 0 for seen in points[2::3])
+    return "people without a labelled joint" if blank and not person.get("num_keypoints") else ""
+
+
+def _is_crowd(person: dict[str, Any]) -> bool:
+    return person.get("iscrowd") in (1, True)
 
 
 def _problem(

@@ -30,6 +30,7 @@ PLACES = (  # the first that has files
 )
 SHARES = {"train": "0-80%", "val": "80-100%"}  # of the frames, where there is no such file or video
 SCENE = "single"
+AXES = ("x", "y", "likelihood")
 HEAD = ("scorer", "individuals", "bodyparts", "coords")
 LAYOUT = """\
   ROOT/labeled-data/VIDEO/CollectedData_SCORER.csv   beside the frames it names; also ROOT/VIDEO/*.csv or ROOT/*.csv
@@ -120,7 +121,9 @@ def _read_csv(file: Path) -> tuple[tuple[str, ...], list[Row]]:
         )
     columns = _columns(file, head)
     joints = tuple(dict.fromkeys(joint for _, joint, _ in columns.values()))
-    return joints, list(_rows(file, table[len(head) :], columns))
+    # The path ends where the coordinates of any body part begin, those of `SCENE` too.
+    of_path = next(number for number, axis in enumerate(head["coords"]) if axis in AXES)
+    return joints, list(_rows(file, table[len(head) :], columns, of_path))
 
 
 def _columns(file: Path, head: dict[str, list[str]]) -> dict[int, tuple[str, str, int]]:
@@ -142,11 +145,11 @@ def _columns(file: Path, head: dict[str, list[str]]) -> dict[int, tuple[str, str
 
 
 def _rows(
-    file: Path, table: Sequence[tuple[int, list[str]]], columns: dict[int, tuple[str, str, int]]
+    file: Path, table: Sequence[tuple[int, list[str]]], columns: dict[int, tuple[str, str, int]], of_path: int
 ) -> Iterator[Row]:
-    first = min(columns)  # the columns before it hold the path
+    """Yield the frames; the first `of_path` cells of a line are its path."""
     for line, cells in table:
-        parts = re.split(r"[\\/]", "/".join(cell for cell in cells[: min(first, 3)] if cell))
+        parts = re.split(r"[\\/]", "/".join(cell for cell in cells[: min(of_path, 3)] if cell))
         if len(cells) <= max(columns) or not parts[-1]:
             raise FnaError(f"{file}, line {line} has {len(cells)} cells; expected a frame and {max(columns) + 1} cells")
         animals: dict[str, dict[str, list[str]]] = {}

@@ -50,19 +50,20 @@ def mirror(names: Sequence[str], pairs: Pairs = None) -> tuple[int, ...]:
 def _partners(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of joints whose names differ in the side only."""
     known = {name.lower(): name for name in names}
-    pairs = []
+    partners: dict[str, str | None] = {}
     for name in names:
         wanted = [_swapped(name, PARTS), _swapped(name, WORDS), *_swapped_beginnings(name)]
-        partner = next((known[other.lower()] for other in wanted if other.lower() in known), None)
-        if partner is not None:
-            pairs.append((name, partner))
-        elif wanted[0]:
+        partners[name] = next((known[other.lower()] for other in wanted if other.lower() in known), None)
+    for name, partner in partners.items():
+        missing = _swapped(name, PARTS)
+        if partner is None and missing:
+            free = [other for other in names if partners[other] is None and side(other) != side(name)]
             raise FnaError(
-                f"the joint '{name}' has no partner '{wanted[0]}'{nearest(wanted[0], names)} that a mirror could swap "
-                "it with; name the pairs, as in --task.joint_pairs '[[left_ear, right_ear]]' ([] if there are none), "
-                "or type --data.flip false"
+                f"the joint '{name}' has no partner '{missing}'{nearest(missing, free)} that a mirror could swap it "
+                "with; name the pairs, as in --task.joint_pairs '[[left_ear, right_ear]]' ([] if there are none), "
+                "or type --data.flip false --evaluate.flip_test false"
             )
-    return [(a, b) for a, b in pairs if names.index(a) < names.index(b) and (b, a) in pairs]
+    return [(a, b) for a, b in partners.items() if b and partners[b] == a and names.index(a) < names.index(b)]
 
 
 def _swapped(name: str, words: re.Pattern[str]) -> str:

@@ -37,12 +37,13 @@ class Record:
     Attributes:
         image: position of the image in the listing.
         who: what messages call the person.
-        points: K times x, y, visibility, nested or flat.
-        box: x0, y0, width, height; None: the one around the joints.
+        points: K times x, y, visibility, nested or flat, or `checks.Wrong`.
+        box: x0, y0, width, height; None: the one around the joints; or `checks.Wrong`.
         area: of the person in square pixels; None: the box's.
         head: size of the head in pixels; None: the length of the segment from the neck to the top of the head.
         image_id: of the image, as the data set has it.
         id: of the person.
+        crowd: it is several people.
     """
 
     image: int
@@ -53,6 +54,7 @@ class Record:
     head: float | None = None
     image_id: int | str = 0
     id: int = 0
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class PoseListing:
         problems: bad entries that are not among the records.
         notes: what is left out by rule, a line each.
         read: decodes an image.
+        ignored: people beside the records in whose place a find is neither right nor wrong.
     """
 
     joints: tuple[str, ...]
@@ -80,6 +83,7 @@ class PoseListing:
     problems: Sequence[Defect] = ()
     notes: Sequence[str] = ()
     read: Callable[[Path], Pixels] = read_image
+    ignored: Sequence[Record] = ()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ human-pose.mpi-inf.mpg.de; github.com/leoxiaobin/deep-high-resolution-net.pytorc
 
 The head's size, by which PCKh is measured, is 0.6 times the diagonal of the head's box, as in MPII's own script. The
 json lacks the box. If the split's ``gt_SPLIT.mat`` lies beside it, which those projects ship, it is read from there;
-else the size is the length of the segment from upper_neck to head_top, which is larger and so gives a higher score.
+else the size is the length of the segment from upper_neck to head_top, which is larger and so gives a higher score, and
+a note says so.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from fna.config import DataConfig
 from fna.data.coco_json import image_folder
 from fna.data.pose import mpii_mat
-from fna.data.pose.checks import number
+from fna.data.pose.checks import Wrong, number, short
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
 from fna.errors import FnaError
 
@@ -32,13 +34,15 @@ LINKS = (
     *((0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9)),
     *((10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15)),
 )
+PAIRS = f"{len(JOINTS)} pairs [x, y]"
 KEYS = ("image", "joints", "joints_vis", "center", "scale")
 LAYOUT = """\
   ROOT/annot/SPLIT.json   a list of {image, joints, joints_vis, center, scale}; also ROOT/SPLIT.json, or data.train:
                           its path. 'val' also finds valid.json
-  ROOT/annot/gt_SPLIT.mat the heads' boxes, if there
+  ROOT/annot/gt_SPLIT.mat optional: the heads' boxes; without them PCKh does not compare with MPII's tables
   ROOT/images/*.jpg       or data.image_folder
-  or, in place of the json, ROOT/mpii_human_pose_v1_u12_1.mat: a tenth of its images is 'val', the rest 'train'"""
+  or, in place of the json, ROOT/mpii_human_pose_v1_u12_1.mat: a tenth of its images is 'val' (also
+                          'valid'), the rest 'train'"""
 
 
 def read(root: Path, split: str, config: DataConfig) -> PoseListing:
@@ -54,8 +58,9 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
             )
         people, notes = mpii_mat.read_people(official, split)
     else:
-        people, notes = _read_json(path), []
-        _add_heads(people, path, split)
+        people = _read_json(path)
+        notes = _add_heads(people, path, split)
+        notes = [] if split == config.train != config.val else notes  # heads matter where people are scored
     return _list(root, split, config, people, notes)
 
 
@@ -68,39 +73,53 @@ def _list(
     for position, person in enumerate(people):
         who, name = f"person {position}", person.get("image")
         if not is_name(name):
-            problems.append(Defect("a person has no image, or one not in UTF-8", who, ascii(name)[:60]))
+            problems.append(Defect("a person has no image", who, _wrong(person, "image", "a file name in UTF-8").text))
             continue
         image = names.setdefault(name, len(names))
-        points, box = _points(person.get("joints"), person.get("joints_vis")), _box(person)
-        for joint in person.get("hidden", ()):
-            points[joint][2] = 1
+        points, box = _points(person), _box(person)
         records.append(Record(image, who, points, box, None, person.get("head"), Path(name).stem, position))
     folder = image_folder(root, split, config.image_folder, list(names))
     return PoseListing(JOINTS, LINKS, [folder / name for name in names], list(names), records, (), problems, notes)
 
 
-def _points(joints: Any, visible: Any) -> Any:
-    """Return triples counted from 0; what has not the form as it is, for the checks to refuse."""
-    if not isinstance(joints, list) or not isinstance(visible, list) or len(joints) != len(visible):
+def _points(person: dict[str, Any]) -> list[list[Any]] | Wrong:
+    """Return triples counted from 0, or what is wrong."""
+    joints, visible = person.get("joints"), person.get("joints_vis")
+    if isinstance(joints, Wrong):
         return joints
-    points = []
-    for place, seen in zip(joints, visible, strict=True):
+    if not isinstance(joints, list) or len(joints) != len(JOINTS):
+        return _wrong(person, "joints", PAIRS)
+    if not isinstance(visible, list) or len(visible) != len(JOINTS):
+        return _wrong(person, "joints_vis", f"{len(JOINTS)} values of 0 or 1")
+    for name, place in zip(JOINTS, joints, strict=True):
         if not isinstance(place, list) or len(place) != 2:
-            return joints
-        points.append([number(place[0]) - 1, number(place[1]) - 1, 2 if seen == 1 else seen])
+            return Wrong(f"'joints' has {short(place)} for {name}; expected {PAIRS}")
+    points = [[number(x) - 1, number(y) - 1, 2 if v == 1 else v] for (x, y), v in zip(joints, visible, strict=True)]
+    for joint in person.get("hidden", ()):
+        points[joint][2] = 1
     return points
 
 
-def _box(person: dict[str, Any]) -> Any:
-    """Return x0, y0, width, height; None where the file gives none; what has not the form as it is."""
+def _box(person: dict[str, Any]) -> list[float] | Wrong | None:
+    """Return x0, y0, width, height, or what is wrong; None where the file gives none."""
     center, scale = person.get("center"), person.get("scale")
     if center is None and scale is None:
         return None
-    if not isinstance(center, list) or len(center) != 2:
-        return {"center": center, "scale": scale}
-    x, y, size = map(number, (*center, scale))
+    x, y = map(number, center) if isinstance(center, list) and len(center) == 2 else (math.nan, math.nan)
+    if not math.isfinite(x) or not math.isfinite(y):
+        return _wrong(person, "center", "[x, y]")
+    size = number(scale)
+    if not 0 < size < math.inf:
+        return _wrong(person, "scale", "a number above 0, the person's height / 200 pixels")
     x, y, side = x - 0.5, y - 0.5 + 15 * size, 200 * size  # from 1 to 0, and from the pixel's centre to its rim
     return [x - side / 2, y - side / 2, side, side]
+
+
+def _wrong(person: dict[str, Any], key: str, expected: str) -> Wrong:
+    """Say what is there in place of a key's value."""
+    value = person.get(key)
+    given = f"has {len(value)} items" if isinstance(value, list) and len(value) > 2 else f"is {short(value)}"
+    return Wrong(f"'{key}' {given if key in person else 'is missing'}; expected {expected}")
 
 
 def _json_file(root: Path, split: str) -> Path | None:
@@ -126,17 +145,22 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     return [{key: person[key] for key in KEYS if key in person} for person in people]
 
 
-def _add_heads(people: list[dict[str, Any]], path: Path, split: str) -> None:
-    """Add the heads' sizes from the MATLAB file beside the json, if there, in place."""
+def _add_heads(people: list[dict[str, Any]], path: Path, split: str) -> list[str]:
+    """Add the heads' sizes from the MATLAB file beside the json, if there, in place; return a note if it is not."""
     known = [path.with_name(f"gt_{name}.mat") for name in dict.fromkeys((path.stem, split))]
     file = next((file for file in known if _is_file(file)), None)
     if file is None:
-        return
+        note = (
+            f"there is no {known[0].name} beside {path.name}: a head's size is the length from upper_neck to head_top, "
+            "larger than MPII's 0.6 x the diagonal of its box, and PCKh does not compare with MPII's tables"
+        )
+        return [note] if people else []
     boxes_N4 = mpii_mat.head_boxes(file)
     if len(boxes_N4) != len(people):
         raise FnaError(f"{file} has {len(boxes_N4)} heads, {path} {len(people)} persons; do they belong together?")
     for person, (x0, y0, x1, y1) in zip(people, boxes_N4, strict=True):
         person["head"] = mpii_mat.head_size(x0, y0, x1, y1)
+    return []
 
 
 FORMATS = {"mpii": PoseReader(read, LAYOUT)}

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fna.data.pose.checks import Wrong
 from fna.errors import FnaError
 
 NAME = "mpii_human_pose_v1_u12_1.mat"
 FOLDERS = (".", "annot", "mpii_human_pose_v1_u12_2", "mpii_human_pose_v1_u12_1")
 TENTHS = 10
+VAL = ("val", "valid")  # our word, and that of the json's projects
 JOINTS = 16
 HEAD_SHARE = 0.6  # SC_BIAS of MPII's evaluation script
 
@@ -66,8 +68,11 @@ def read_people(path: Path, split: str) -> tuple[list[dict[str, Any]], list[str]
     Raises:
         FnaError: see `load`; or the split is not train or val, or the content is not MPII's.
     """
-    if split not in ("train", "val"):
-        raise FnaError(f"{path} has the splits train and val, not '{split}'")
+    if split not in ("train", *VAL):
+        raise FnaError(
+            f"{path} has the splits 'train' and 'val' (or 'valid'), not '{split}'; type --data.train train "
+            "--data.val val"
+        )
     release: Any = load(path).get("RELEASE")
     if not all(hasattr(release, name) for name in ("annolist", "img_train")):
         raise FnaError(f"{path} has no RELEASE with annolist and img_train; is it {NAME}?")
@@ -75,7 +80,7 @@ def read_people(path: Path, split: str) -> tuple[list[dict[str, Any]], list[str]
     without = 0
     for entry, labelled in zip(_items(release.annolist), _items(release.img_train), strict=False):
         name = getattr(getattr(entry, "image", None), "name", None)
-        if labelled != 1 or not isinstance(name, str) or (_is_val(name) != (split == "val")):
+        if labelled != 1 or not isinstance(name, str) or (_is_val(name) != (split in VAL)):
             continue
         for rectangle in _items(getattr(entry, "annorect", None)):
             person = _person(rectangle)
@@ -98,7 +103,7 @@ def _person(rectangle: Any) -> dict[str, Any] | None:
     for point in points:
         number = getattr(point, "id", None)
         if not isinstance(number, int) or not 0 <= number < JOINTS:
-            return {"joints": f"a joint has the id {number!r}"}
+            return {"joints": Wrong(f"a joint has the id {number!r}; expected 0 to {JOINTS - 1}")}
         joints[number] = [_number(point.x), _number(point.y)]
         visible[number] = 1
         hidden += [number] if str(getattr(point, "is_visible", 1)) == "0" else []  # a number, a text or nothing

@@ -35,14 +35,23 @@ class Person:
     head: float
     image_id: int | str
     id: int
+    crowd: bool = False
 
 
 @dataclass
 class _Findings:
-    """What the checks found over all persons: defects and whether they were mended, and what the rules leave out."""
+    """What the checks found over all persons.
+
+    Attributes:
+        defects: and whether they were mended.
+        outside: labelled joints outside their image.
+        inside: how many joints are labelled inside their image.
+        unlabelled: how many persons have no labelled joint.
+    """
 
     defects: list[tuple[Defect, bool]] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    inside: int = 0
     unlabelled: int = 0
 
 
@@ -63,10 +72,11 @@ class PoseData:
         colors: RGB by joint.
         links: pairs of joints that a skeleton joins.
         groups: (), one group: all crops are alike.
+        ignored: people who are no records, and in whose place a find is neither right nor wrong.
         skipped: what was mended or left out, a line each; then, in numbers, what the rules leave out.
 
     Raises:
-        FnaError: bad records (``"fail"``), or no usable person.
+        FnaError: bad records (``"fail"``), or no joint to learn.
     """
 
     def __init__(self, listing: PoseListing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
@@ -78,15 +88,18 @@ class PoseData:
         self._images = Images(listing.paths, where, cache_gb, listing.read)
         found = _Findings([(problem, False) for problem in listing.problems])
         checked = [self._check(record, listing, on_error == "fix", found) for record in listing.records]
-        self._people = [person for person in checked if person]
+        good = [person for person in checked if person]
+        self._people = [person for person in good if person.points[:, 2].any()]
+        found.unlabelled = len(good) - len(self._people)
+        regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
+        self.ignored = [region for region in regions if region]
         total = len(checked) + len(listing.problems)
         if found.defects and on_error == "fail":
             raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
         self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
-        self.skipped += [*listing.notes, *_notes(found)]
-        if not self._people:
-            first = f"; the first reason: {self.skipped[0]}" if self.skipped else ""
-            raise FnaError(f"{where} has no usable person of {total}{first}")
+        self.skipped += [*_notes(found), *listing.notes]
+        if not found.inside:
+            raise FnaError(_nobody(where, self.skipped, total, bool(found.defects)))
 
     def __len__(self) -> int:
         return len(self._people)
@@ -129,6 +142,9 @@ class PoseData:
             place = f"{self._names[person.image]!a} {self._images.digest(person.image)}"
             digest.update(f"{place} {person.box} {person.area} {person.head} {person.id}".encode())
             digest.update(person.points.tobytes())
+        for region in self.ignored:
+            digest.update(f"{region.image_id} {region.box} {region.area} {region.crowd}".encode())
+            digest.update(region.points.tobytes())
         return digest.hexdigest()
 
     def _check(self, record: Record, listing: PoseListing, fix: bool, found: _Findings) -> Person | None:
@@ -151,11 +167,9 @@ class PoseData:
         if points is None:
             return None
         found.outside += [f"{file} {joint}" for joint in checked.outside]
-        if not points[:, 2].any():
-            found.unlabelled += 1
-            return None
+        found.inside += int((points[:, 2] > 0).sum()) - len(checked.outside)
         head = _head(points, listing.joints) if record.head is None else record.head
-        return Person(record.image, points, checked.box, checked.area, head, record.image_id, record.id)
+        return Person(record.image, points, checked.box, checked.area, head, record.image_id, record.id, record.crowd)
 
 
 def _head(points_K3: NDArray[np.float32], joints: Sequence[str]) -> float:
@@ -182,10 +196,20 @@ def _complaint(where: str, defects: Sequence[Defect], total: int) -> str:
     )
 
 
+def _nobody(where: str, skipped: Sequence[str], total: int, defects: bool) -> str:
+    """Say that nothing can be learned from a split, why, and what to do."""
+    first = f"; the first reason: {skipped[0]}" if skipped else ""
+    more = ", or type --data.on_error fail to see all that is wrong" if defects else ""
+    return (
+        f"{where} has no usable person of {total}{first}; expected one with a labelled joint inside its image; name "
+        f"another split or file with --data.train or --data.val{more}"
+    )
+
+
 def _notes(found: _Findings) -> Iterator[str]:
     if found.outside:
         more = f" and {len(found.outside) - NAMED} more" if len(found.outside) > NAMED else ""
         examples = ", ".join(found.outside[:NAMED])
-        yield f"labelled joints outside their image, not used: {len(found.outside)}: {examples}{more}"
+        yield f"labelled joints outside their image, scored but not learned: {len(found.outside)}: {examples}{more}"
     if found.unlabelled:
         yield f"persons without a labelled joint, left out: {found.unlabelled}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fna.config import Config
-from fna.data.pose.checks import Box
+from fna.data.pose.checks import Box, inside
 from fna.data.pose.joints import lower_body, mirror
 from fna.data.pose.people import PoseData
 from fna.data.pose.placing import Placing, cut
@@ -50,7 +50,7 @@ class Frame:
     Attributes:
         matrix: crop pixels to image pixels, float64 (2, 3).
         box: x0, y0, width, height of the person in image pixels, float32 (4,).
-        swap: for each joint, the joint a mirror puts in its place; None: not known, or `data.flip` is off.
+        swap: for each joint, the joint a mirror puts in its place; None: not known, or no ``evaluate.flip_test``.
     """
 
     matrix: Tensor
@@ -78,10 +78,12 @@ class PoseView(Dataset[Sample]):
     Args:
         data: where the persons are.
         indices: records of this view; a position is an index into them.
-        config: of ``data``, crop, scale, rotation, flip, half_body, box_padding, color_jitter; ``task.joint_pairs``.
+        config: of ``data``, crop, scale, rotation, flip, half_body, box_padding, color_jitter; ``task.joint_pairs``;
+            ``evaluate.flip_test``.
 
     Raises:
-        FnaError: `data.scale` is not a range of positive factors; or the joints to swap are not known.
+        FnaError: `data.scale` is not a range of positive factors; or the joints to swap are not known, here or later
+            in the flip test.
     """
 
     def __init__(self, data: PoseData, indices: Sequence[int], config: Config) -> None:
@@ -93,7 +95,8 @@ class PoseView(Dataset[Sample]):
         self.data = data
         self.indices = tuple(indices)
         self.config = config
-        self._swap = mirror(data.classes, config.task.joint_pairs) if config.data.flip else None
+        mirrors = config.data.flip or config.evaluate.flip_test  # the latter would fail after the first epoch
+        self._swap = mirror(data.classes, config.task.joint_pairs) if mirrors else None
         self._lower = np.array(lower_body(data.classes))
 
     def __len__(self) -> int:
@@ -107,16 +110,17 @@ class PoseView(Dataset[Sample]):
         draws = generator(self.config.engine.rng_seed, "augment", epoch, index)
         half, upper, scale, turned, angle, mirrored = torch.rand(6, generator=draws).tolist()
         image_3HW, truth = self.data.load(index)
+        points_K3 = learned(truth["points"], image_3HW)
         box, padding = _bounds(truth["box"]), config.box_padding
         if half < config.half_body:
-            part = half_box(truth["points"], self._lower, upper < 0.5)
+            part = half_box(points_K3, self._lower, upper < 0.5)
             box, padding = (part, padding * HALF_PADDING) if part else (box, padding)
         low, high = self.scale
         place = Placing.around(box, config.crop, padding / (low + (high - low) * scale))
         angle = (2 * angle - 1) * config.rotation if turned < TURNED else 0.0
         place = place.turned(angle, config.flip and mirrored < 0.5)
         crop_3hw = cut(image_3HW, place, config.crop)
-        points_K3 = move(truth["points"], place.matrix(config.crop), config.crop)
+        points_K3 = move(points_K3, place.matrix(config.crop), config.crop)
         if place.mirrored:
             assert self._swap is not None
             points_K3 = points_K3[list(self._swap)]
@@ -130,7 +134,8 @@ def view(image_3HW: Tensor, truth: Mapping[str, Any] | None, config: Config) -> 
         image_3HW: RGB, uint8.
         truth: ``box``, x0, y0, width, height in pixels (without it the person fills the image), and ``joints``, the
             names, if the mirror is to be known; None: neither.
-        config: ``data.crop`` (or ``data.eval_size``) and ``data.box_padding``, which the whole image gets none of.
+        config: ``data.crop`` (or ``data.eval_size``) and ``data.box_padding``, which the whole image gets none of;
+            whether there is an ``evaluate.flip_test``.
 
     Returns:
         The crop, uint8 (3, h, w), and its frame.
@@ -141,8 +146,14 @@ def view(image_3HW: Tensor, truth: Mapping[str, Any] | None, config: Config) -> 
     box, padding = (_bounds(truth["box"]), config.data.box_padding) if "box" in truth else (whole, 1.0)
     place = Placing.around(box, size, padding)
     joints = truth.get("joints")
-    swap = mirror(joints, config.task.joint_pairs) if joints and config.data.flip else None
+    swap = mirror(joints, config.task.joint_pairs) if joints and config.evaluate.flip_test else None
     return cut(image_3HW, place, size), Frame(place.matrix(size), torch.tensor(box, dtype=torch.float32), swap)
+
+
+def learned(points_K3: Tensor, image_3HW: Tensor) -> Tensor:
+    """Return the joints of an image with those unlabelled that are outside: a crop may show where they would be."""
+    inside_K = inside(points_K3.numpy(), (image_3HW.shape[1], image_3HW.shape[2]))
+    return torch.where(torch.from_numpy(inside_K)[:, None], points_K3, 0)
 
 
 def half_box(points_K3: Tensor, lower_K: np.ndarray[Any, np.dtype[np.bool_]], upper: bool) -> Box | None:
