@@ -236,7 +236,11 @@ def evaluate(run: Run) -> dict[str, Any]:
         "data": {
             "train": len(setting.train),
             "val": len(setting.val),
-            "skipped": [*setting.train.skipped, *setting.val.skipped],
+            "skipped": [
+                f"{split}: {line}"
+                for split, data in ((run.config.data.train, setting.train), (run.config.data.val, setting.val))
+                for line in data.skipped
+            ],
         },
     }
     drawn = _draw(setting, shown, {name: predictions[name] for name in (ADAPTED, BASELINE) if name in predictions})
