@@ -52,7 +52,7 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
     rows = metrics["rows"]
     ratios = {"madds_target_over_seed": rows["adapted"]["madds"] / rows["baseline"]["madds"]}
     target = json.loads((Path(run) / "target.json").read_text())
-    more = {key: target[key] for key in ("disagreements", "arch")}
+    more = {"warnings": metrics["warnings"]} | {key: target[key] for key in ("disagreements", "arch")}
     table = [result_row(metrics, key, title) for key, title in titles.items()]
     return record.write(name, table, ratios, search_minutes=metrics["search_minutes"], **more)
 

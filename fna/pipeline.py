@@ -222,7 +222,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         model, began = load_network(run, setting, name), time.monotonic()
         scores = score(model, setting, label=f"score {name}", keep=shown, kept=predictions[name])
         if "results" in scores:
-            files[f"{name}_results.json"] = scores.pop("results")
+            files[f"{name}_results.json"] = _with_file_names(scores.pop("results"), setting.val)
         seconds = (time.monotonic() - began) / len(setting.val)
         rows[name] = _row(name, record, scores, seconds, run.config.engine.rng_seed)
     searched = run.folder.info("search") if "search" in stages else {}
@@ -246,6 +246,12 @@ def evaluate(run: Run) -> dict[str, Any]:
     drawn = _draw(setting, shown, {name: predictions[name] for name in (ADAPTED, BASELINE) if name in predictions})
     run.write("evaluate", {"metrics.json": metrics, **files, **drawn}, {"names": names})
     return metrics
+
+
+def _with_file_names(results: Sequence[Mapping[str, Any]], data: Any) -> list[dict[str, Any]]:
+    """Return COCO results with the names of their images; the numbers may be nobody's but ours."""
+    names = {data.image_id(i): data.name(i) for i in range(len(data))}
+    return [{"file_name": names[row["image_id"]], **row} for row in results]
 
 
 def _draw(setting: Setting, shown: Sequence[int], predictions: Mapping[str, Mapping[int, Any]]) -> dict[str, bytes]:

@@ -213,7 +213,7 @@ def test_a_run_leaves_results_pictures_and_a_report(squares: Path, tmp_path: Pat
     results = read_json(tmp_path / "run" / "adapted_results.json")
     assert results
     assert {entry["category_id"] for entry in results} <= set(NAMES)
-    assert {entry["image_id"] for entry in results} <= set(range(12, 16))
+    assert {(entry["image_id"], entry["file_name"]) for entry in results} <= {(i, f"{i}.png") for i in range(12, 16)}
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(word in page for word in ("AP50", "recall", "Confusion"))
     predicted = pipeline.predict(tmp_path / "run", squares / "images" / "val", tmp_path / "out")

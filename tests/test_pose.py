@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
+from fna import pipeline
+from fna.checkpoint import read_json
 from fna.config import Config, make_config
 from fna.errors import FnaError
 from fna.evaluate import evaluate
@@ -198,3 +201,20 @@ def test_two_processes_equal_one(figures: Path, tmp_path: Path) -> None:
         assert part["scores"]["pck"] == alone["scores"]["pck"]
         assert part["scores"]["pck_joint"] == alone["scores"]["pck_joint"]
         assert [row["image_id"] for row in part["scores"]["results"]] == list(range(1, 7))
+
+
+def test_a_run_leaves_results_skeletons_and_a_report(figures: Path, tmp_path: Path) -> None:
+    settings = pose_config(figures, "space.layers=[2, 3, 4, 3, 3, 1]", "adapt.epochs=1")
+    metrics = pipeline.run(tmp_path / "run", settings)
+    assert metrics["metric"] == "pck"
+    assert set(metrics["rows"]["adapted"]["pck_joint"]) == set(JOINTS)
+    results = read_json(tmp_path / "run" / "adapted_results.json")
+    assert [(row["image_id"], row["file_name"]) for row in results] == [(i + 1, f"val{i}.png") for i in range(6)]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(word in page for word in ("PCK", "distance / box size", *JOINTS))
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 5, "file_name": "val4.png", "bbox": [10, 10, 44, 38], "score": 0.5}]))
+    pipeline.predict(tmp_path / "run", figures / "images", tmp_path / "out", boxes=boxes)
+    assert [(row["file_name"], row["image_id"]) for row in read_json(tmp_path / "out/results.json")] == [
+        ("val4.png", 5)
+    ]

@@ -113,6 +113,10 @@ class PoseData:
         """Return what the image is called in the data set."""
         return self._names[self._people[index].image]
 
+    def image_id(self, index: int) -> int | str:
+        """Return what the data set calls the image of a person."""
+        return self._people[index].image_id
+
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return a record; the image may be a view of the cache, so do not write to it.
 
