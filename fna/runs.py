@@ -15,7 +15,7 @@ from fna.arch import SuperArch
 from fna.checkpoint import Checkpoints, read_json, read_state
 from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
 from fna.engine import Compute, computing
-from fna.errors import FnaError
+from fna.errors import FnaError, nearest
 from fna.expand import Costs, count_costs
 from fna.folder import Folder
 from fna.seeds import Seed, load_seed
@@ -105,7 +105,12 @@ class Run:
             FnaError: it is not finished.
         """
         if not self.folder.finished(stage):
-            raise FnaError(f"the stage '{stage}' of {self.path} is not finished; type: fna {stage} {self.path}")
+            command, _, name = stage.partition(":")  # an adaptation's name follows its stage
+            what, option = f"stage '{stage}'", ""
+            if name:
+                others = [known.partition(":")[2] for known in self.folder.stages()]
+                what, option = f"adaptation '{name}'{nearest(name, others)}", f" --adapt.name {name}"
+            raise FnaError(f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}")
 
     def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
         """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""

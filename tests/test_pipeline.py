@@ -124,6 +124,15 @@ def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]
         pipeline.predict(path, tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_a_misspelt_adaptation_is_answered_with_the_nearest(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
+    expected = r"'adaptd' \(did you mean 'adapted'\?\) .* is not finished; type: fna adapt .* --adapt.name adaptd"
+    with pytest.raises(FnaError, match=expected):
+        pipeline.predict(finished[0], tmp_path, tmp_path / "out", name="adaptd")
+
+
 def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
     boxes = tmp_path / "boxes.json"
