@@ -36,6 +36,9 @@ MEANINGS = {  # ratio: what it is, and the aim
     "vs_smp": ("images per second of the seed / the same encoder in segmentation_models_pytorch", "≥ 1.0"),
     "candidates_growth": ("weight step with 13 candidates a layer / with 4", "≤ 1.1"),
     "loader_wait": ("share of an epoch spent waiting for data", "≤ 0.05"),
+    "train_ap50": ("RetinaNet on COCO 128: AP50 on the 64 images it learned by heart", "≥ 0.9"),
+    "pck_torso": ("SimpleBaseline on synthetic pedestrians: PCK@0.2 of the torso on unseen ones", "≥ 0.9"),
+    "pck_minutes": ("minutes that took, drawing included", "≤ 6"),
     "kills": ("SIGKILLs at random moments of search and adaptation, each followed by a resume", ""),
     "kills_while_writing": ("of these, while a file was being written", ""),
     "identical": (
@@ -120,6 +123,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "bccd_retinanet_first": networks,
     "bccd_ssdlite_first": networks,
     "lspet_first": networks,
+    "coco128_overfit": ratios,
+    "pose_synthetic": ratios,
     "seeds": seeds,
     "steps": ratios,
     "resume": ratios,

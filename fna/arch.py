@@ -305,17 +305,21 @@ def with_output_stride(arch: A, output_stride: int) -> A:
 def with_taps(arch: A) -> A:
     """Tap the expansion of the first block of the last strided stage, as SSDLite does (arXiv:1801.04381, section 6.2).
 
+    A ResNet has no expansions and is returned as it is.
+
     Raises:
-        FnaError: that block has no expansion: it is no mbconv, or its expansion is 1.
+        FnaError: that block is an mbconv of expansion 1.
     """
     if isinstance(arch, SuperArch):
         return SuperArch(with_taps(arch.seed), arch.stages)
     stage = max(s for s, blocks in enumerate(arch.stages) if blocks[0].stride == 2)
     first = arch.stages[stage][0]
-    if first.kind != "mbconv" or first.expansion == 1:
+    if first.kind != "mbconv":
+        return arch
+    if first.expansion == 1:
         raise FnaError(
-            f"SSDLite reads the expansion of the first block of stage {stage}, but that is a '{first.kind}' block"
-            f"{' without expansion' if first.kind == 'mbconv' else ''}; choose an MBConv seed, or the model retinanet"
+            f"SSDLite reads the expansion of the first block of stage {stage}, but that block has none; choose another "
+            "seed, or the model retinanet"
         )
     return replace(arch, taps=(stage,))
 

@@ -230,7 +230,6 @@ def test_remap_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         ("count mobilenet_v2 --space sag", "unknown space 'sag' (did you mean 'seg'?)"),
         ("count mobilenet_v2 --model retinanet --output-stride 16", "retinanet needs 32"),
         ("count small.txt --model retinanet", "strides 8, 16 and 32"),
-        ("count resnet18 --model ssdlite", "choose an MBConv seed"),
         ("count mobilenet_v2 --search.epochs 5", "fna count takes no setting '--search.epochs', only those of task"),
         ("count mobilenet_v2 --space seg --space.layers [1]", "space.layers has 1 numbers"),
         ("count resnet18 --space det --space.cells [k4g1]", "expected a cell such as k5g2"),

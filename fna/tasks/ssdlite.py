@@ -54,14 +54,15 @@ class SSDLiteHead(nn.Module):
     that, the paper's params and MAdds are met exactly.
 
     Args:
-        feature_info: the backbone's features; the tap and the last are read.
+        feature_info: the backbone's features; the last is read, and the tap (see `fna.arch.with_taps`), or in a ResNet,
+            which has none, the features of stride 16.
         classes: number of classes; the background becomes class 0 of the logits.
         head_channels: channels of the 1x1 convolution ``last`` (see `head_start`).
         activation: its activation, the seed's.
         norm_eps: epsilon of its batch norm, the seed's.
 
     Raises:
-        FnaError: no tap.
+        FnaError: neither a tap nor features of stride 16.
     """
 
     def __init__(
@@ -73,14 +74,16 @@ class SSDLiteHead(nn.Module):
         norm_eps: float = 1e-3,
     ) -> None:
         super().__init__()
-        taps = [i for i, info in enumerate(feature_info) if info.tap]
-        if not taps:
-            raise FnaError("SSDLite reads the expansion of a block; build the backbone from fna.arch.with_taps(arch)")
-        self.tap = taps[-1]
+        sources = [i for i, info in enumerate(feature_info) if info.tap]
+        sources = sources or [i for i, info in enumerate(feature_info) if info.stride == 16]
+        if not sources:
+            strides = sorted({info.stride for info in feature_info})
+            raise FnaError(f"SSDLite reads features of stride 16, the backbone has {strides}; choose another seed")
+        self.source = sources[-1]
         self.last = ConvNormAct(
             feature_info[-1].channels, head_channels, 1, 1, activation, norm_eps, padding="symmetric"
         )
-        widths = [feature_info[self.tap].channels, head_channels, *EXTRAS]
+        widths = [feature_info[self.source].channels, head_channels, *EXTRAS]
         self.extras = nn.ModuleList(_extra(a, b) for a, b in zip(widths[1:], EXTRAS, strict=False))
         guard_narrow(self.extras)
         numbers = [2 + 2 * len(ratios) for ratios in RATIOS]
@@ -95,7 +98,7 @@ class SSDLiteHead(nn.Module):
             features: one map per entry of `feature_info`.
             size_hw: size of the image.
         """
-        maps = [features[self.tap], self.last(features[-1])]
+        maps = [features[self.source], self.last(features[-1])]
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return {

@@ -24,14 +24,21 @@ BATCHES: dict[str, dict[str, Any]] = {  # two images: something to learn, and no
 }
 
 
-def small_arch() -> Arch:
-    blocks = [Block("mbconv", 8, 8, stride=2, expansion=2)] * 4
-    return Arch(Stem(8), ((Block("mbconv", 8, 8),), *((block,) for block in blocks)))
+STRIDED = [Block("mbconv", 8, 8, stride=2, expansion=2)] * 4
+ARCHS = {
+    "mbconv": Arch(Stem(8), ((Block("mbconv", 8, 8),), *((block,) for block in STRIDED))),
+    "resnet": Arch(
+        Stem(8, kernel=7, max_pool=True), tuple((Block("basic", 8, 8, stride=stride),) for stride in (1, 2, 2, 2))
+    ),
+}
+ALL = pytest.mark.parametrize(
+    ("model", "family"), [(model, family) for models in MODELS.values() for model in models for family in ARCHS]
+)
 
 
-def network_of(config: TaskConfig) -> Model:
+def network_of(config: TaskConfig, family: str = "mbconv") -> Model:
     task = load_task(config.name)
-    backbone = Backbone(task.prepare(small_arch(), config))
+    backbone = Backbone(task.prepare(ARCHS[family], config))
     return Model(backbone, task.head(backbone.arch, 5, config))
 
 
@@ -49,10 +56,10 @@ def test_every_task_is_there(name: str) -> None:
     assert TaskConfig(name=name).model == MODELS[name][0]
 
 
-@pytest.mark.parametrize("model", [model for models in MODELS.values() for model in models])
-def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(model: str) -> None:
+@ALL
+def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(model: str, family: str) -> None:
     config = TaskConfig(model=model, channels=8)
-    task, network = load_task(config.name), network_of(config)
+    task, network = load_task(config.name), network_of(config, family)
     batch = BATCHES[config.name]
     total, count = task.loss(network(torch.zeros(2, 3, *SIZE_HW)), batch, config)
     assert total.shape == count.shape == ()
@@ -66,10 +73,10 @@ def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(mod
     assert none == 0
 
 
-@pytest.mark.parametrize("model", [model for models in MODELS.values() for model in models])
-def test_a_model_is_counted_without_being_run(model: str) -> None:
+@ALL
+def test_a_model_is_counted_without_being_run(model: str, family: str) -> None:
     config = TaskConfig(model=model, channels=8)
-    network = network_of(config)
+    network = network_of(config, family)
     cost = model_cost(network.backbone.arch, network.head.to("meta"), SIZE_HW)
     assert cost.params == sum(parameter.numel() for parameter in network.parameters())
     assert cost.madds > 0
