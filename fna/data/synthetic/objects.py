@@ -202,16 +202,12 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
     canvas.polygon([joints[8], joints[9], joints[3], joints[2]], shirt)
     for start, end, width, ink in limbs[len(behind) :]:
         canvas.limb(start, end, width, ink)
-    ahead_x, ahead_z = height * np.sin(yaw), height * np.cos(yaw)
-    for a, b, c in (joints[0], joints[5]):  # feet point ahead: they tell left from right where the face is too small
-        low = b - 0.015 * height
-        heel, toes = (a - 0.02 * ahead_x, low, c - 0.02 * ahead_z), (a + 0.1 * ahead_x, low, c + 0.1 * ahead_z)
-        canvas.limb(heel, toes, 0.04 * height, shade(trousers, 0.5))
+    for a, b, c in (joints[0], joints[5]):
+        canvas.disc((a, b - 0.015 * height, c), (0.04 * height, 0.022 * height), shade(trousers, 0.5))
     canvas.limb(neck, _between(neck, top), 0.05 * height, skin)
     canvas.disc(_between(neck, top, 0.75), (0.055 * height, 0.062 * height), hair)
     if np.cos(yaw) < 0.3:  # the face shows
-        a, b, c = _between(neck, top, 0.58)
-        canvas.disc((a + 0.025 * ahead_x, b, c), (0.047 * height, 0.052 * height), skin)
+        canvas.disc(_between(neck, top, 0.58), (0.047 * height, 0.052 * height), skin)
 
 
 def _between(a: Point, b: Point, share: float = 0.5) -> Point:
