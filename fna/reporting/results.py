@@ -147,7 +147,7 @@ def classes(folder: Path) -> Part:
                 texts.insert(2, DASH if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
             cells.append((name, *texts))
         caption = (
-            f"{title} in %; a dash: absent from the truth. Look at the rare ones: a few objects there move the mean."
+            f"{title} in %; a dash: absent from the truth. Look at the rare ones: there a few hits or misses decide."
         )
         part.tables.append(Table(caption, (title, *heads), cells))
     return part
