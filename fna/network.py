@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fna.arch import Arch, levels
+from fna.arch import Arch, SuperArch, levels
 from fna.blocks import ConvNormAct, build_block
+
+MULTIPLE = 32  # the largest stride of a backbone
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,23 @@ class Classifier(nn.Module):
 
 
 class Model(nn.Module):
-    """A task's network: a backbone (or super network) and a head that reads its features."""
+    """A task's network: a backbone (or super network) and a head that reads its features.
+
+    Where a side is no multiple of a stride, TensorFlow's ``SAME`` padding moves the maps: at 240 pixels they lie half a
+    cell lower than at 256. So that a network sees things in one place at every size, in training and later, images for
+    a backbone with that padding are first padded bottom and right to multiples of `MULTIPLE`.
+
+    Args:
+        backbone: a `Backbone` or a `supernet.SuperBackbone`.
+        head: called with the features and the size of the image.
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        arch: Any = backbone.arch
+        self.multiple = MULTIPLE if (arch.seed if isinstance(arch, SuperArch) else arch).padding == "same" else 1
 
     def forward(self, images_N3HW: Tensor, choice: Sequence[Any] | None = None) -> Any:
         """Return what the head makes of the features.
@@ -122,8 +136,16 @@ class Model(nn.Module):
             images_N3HW: normalised images.
             choice: for a super network, what each layer runs (see `supernet.SuperBackbone`).
         """
+        height, width = images_N3HW.shape[2:]
+        below, beside = -height % self.multiple, -width % self.multiple
+        if below or beside:
+            images_N3HW = F.pad(images_N3HW, (0, beside, 0, below))
         features = self.backbone(images_N3HW) if choice is None else self.backbone(images_N3HW, choice)
-        return self.head(features, (images_N3HW.shape[2], images_N3HW.shape[3]))
+        size_hw = (height + below, width + beside)
+        output = self.head(features, size_hw)
+        if isinstance(output, Tensor) and output.shape[2:] == size_hw:  # a score for every pixel
+            return output[..., :height, :width]
+        return output
 
 
 def build_stem(arch: Arch) -> ConvNormAct:

@@ -278,7 +278,7 @@ def test_a_view_and_back_are_the_boxes(size: tuple[int, int], crop: tuple[int, i
     config = configure(model, **({"eval_size": list(crop)} if own else {"crop": list(crop)}))
     seen, frame = view(image, None, config)
     canvas = crop if model == "ssdlite" else turned(crop, size)
-    assert seen.shape == (3, *canvas)
+    assert seen.shape == (3, *(-(-side // 32) * 32 for side in canvas))
     assert seen.dtype == torch.uint8
     assert frame.size_hw == size
     boxes = torch.rand((5, 2, 2), generator=generator(1)).sort(1).values.flatten(1)
@@ -294,12 +294,24 @@ def test_retinanet_keeps_proportions_and_pads_ssdlite_stretches() -> None:
     image = torch.full((3, 50, 100), 7, dtype=torch.uint8)
     seen, frame = view(image, None, configure("retinanet", crop=[100, 120]))
     assert frame.scale_hw == (1.2, 1.2)
-    assert (seen[:, :60] == 7).all()
+    assert (seen[:, :60, :120] == 7).all()
     assert (seen[:, 60:] == torch.tensor(FILL_RGB, dtype=torch.uint8).view(3, 1, 1)).all()
     seen, frame = view(image, None, configure("ssdlite", crop=[100, 120]))
     assert frame.scale_hw == (2, 1.2)
-    assert (seen == 7).all()
-    assert view(image.transpose(1, 2), None, configure("retinanet", crop=[100, 120]))[0].shape == (3, 120, 100)
+    assert (seen[:, :100, :120] == 7).all()
+    assert view(image.transpose(1, 2), None, configure("retinanet", crop=[120, 150]))[0].shape == (3, 160, 128)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_image_is_scored_on_the_canvas_it_was_learned_on(model: str) -> None:
+    """Maps of another size would lie elsewhere: of EfficientNet-Lite by half a cell."""
+    data = memory([(120, 160)])
+    config = configure(model, crop=[90, 120], scale=[1.0, 1.0], flip=False, color_jitter=0.0, augment="resize")
+    batch = collate([DetectionView(data, [0], config)[0, 0]])
+    image, _ = data.load(0)
+    seen, frame = view(image, None, config)
+    assert torch.equal(batch["image"][0], seen)
+    torch.testing.assert_close(batch["boxes"][0], to_view(data.truth(0)["boxes"][:2], frame))  # the others are ignored
 
 
 def test_batches_are_padded_to_a_multiple_of_32() -> None:

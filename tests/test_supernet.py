@@ -180,7 +180,7 @@ def test_a_tap_is_what_the_stages_first_block_expands() -> None:
 
 def test_a_block_without_expansion_cannot_be_tapped() -> None:
     last = Block("mbconv", 8, 8, stride=2)
-    with pytest.raises(FnaError, match="stage 0, but that is a 'mbconv' block without expansion"):
+    with pytest.raises(FnaError, match="stage 0, but that block has none"):
         with_taps(Arch(Stem(8), ((last,),)))
 
 

@@ -61,8 +61,8 @@ class Task:
     What `scores` computes is a dict ready for JSON. A number is a score in [0, 1]; a dict of numbers (or None) is that
     score by class. Some keys are special: ``curves`` {title: {"x": label, "y": label, "lines": {name: [xs, ys]}}},
     ``confusion`` {"rows": names of the truth, "columns": names of the prediction, "counts": numbers by row}, ``notes``
-    sentences, ``results`` a list in COCO's results format, which goes to a file of its own, with the names of the images:
-    such a task's data have a method ``image_id(index)``.
+    sentences, ``results`` a list in COCO's results format, which goes to a file of its own with the names of the
+    images: such a task's data have a method ``image_id(index)``.
 
     Args:
         metric: name of the headline score, in [0, 1], larger is better.

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 
 from fna.config import Config
 from fna.data.transforms import FILL_RGB
+from fna.network import MULTIPLE
 
-MULTIPLE = 32  # a batch's height and width are multiples of the largest stride
 Pair = tuple[int, int]  # vertical, horizontal; in pixels
 
 
@@ -119,11 +119,16 @@ def scaled(length: int, factor: float) -> int:
     return max(1, round(length * factor))
 
 
+def _round_up(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
 def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
     """Bring an image to the canvas that images are scored on, ``data.eval_size`` or the crop.
 
-    SSDLite stretches it to exactly the canvas. RetinaNet keeps its proportions, turns the canvas where the image is
-    upright and the canvas lying (or the other way round), and pads bottom and right with `FILL_RGB`.
+    SSDLite stretches it to the canvas. RetinaNet keeps its proportions, and turns the canvas where the image is upright
+    and the canvas lying (or the other way round). Then the view is padded bottom and right with `FILL_RGB`, to the
+    canvas and on to a multiple of `MULTIPLE`, as batches in training are: there the network learned where boxes lie.
 
     Args:
         image_3HW: RGB, uint8.
@@ -137,7 +142,7 @@ def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
         canvas = turned(canvas, size)
         factor = fit(size, canvas)
         resized = (min(canvas[0], scaled(size[0], factor)), min(canvas[1], scaled(size[1], factor)))
-    window = Window((0, 0), size, resized, (0, 0), canvas)
+    window = Window((0, 0), size, resized, (0, 0), (_round_up(canvas[0]), _round_up(canvas[1])))
     return window.paste(window.cut(image_3HW)), Frame(size, (resized[0] / size[0], resized[1] / size[1]))
 
 
@@ -155,7 +160,7 @@ def to_image(boxes_N4: Tensor, frame: Frame) -> Tensor:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples: images are padded bottom and right to the largest height and width, rounded up to `MULTIPLE`."""
     shapes = [sample["image"].shape for sample in samples]
-    height, width = (-(-max(shape[axis] for shape in shapes) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+    height, width = (_round_up(max(shape[axis] for shape in shapes)) for axis in (1, 2))
     images_NHW3 = torch.tensor(FILL_RGB, dtype=torch.uint8).repeat(len(samples), height, width, 1)
     for image_HW3, sample in zip(images_NHW3, samples, strict=True):
         _, h, w = sample["image"].shape
