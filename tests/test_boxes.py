@@ -281,8 +281,8 @@ def test_maps_stay_channels_last(detector: Detector) -> None:
 def test_missing_features_are_named() -> None:
     with pytest.raises(FnaError, match=r"strides 8, 16 and 32, the backbone has \[2, 4, 8, 16\]"):
         retinanet.RetinaNetHead(INFO[:5], CLASSES)
-    with pytest.raises(FnaError, match="with_taps"):
-        ssdlite.SSDLiteHead(INFO[:4], CLASSES)
+    with pytest.raises(FnaError, match=r"features of stride 16, the backbone has \[2, 4, 8\]"):
+        ssdlite.SSDLiteHead(INFO[:3], CLASSES)
     with pytest.raises(FnaError, match=r"anchor_scale 0.1 makes anchors smaller than a pixel; choose 0.5 or more"):
         retinanet.RetinaNetHead(INFO, CLASSES, anchor_scale=0.1)
 
@@ -290,25 +290,30 @@ def test_missing_features_are_named() -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("size_hw", [(96, 32), (64, 64), (256, 128)])
 def test_narrow_maps_have_the_right_gradients_in_bfloat16(name: str, size_hw: tuple[int, int]) -> None:
-    """torch leaves some gradients of strided convolutions unwritten there: see `guard_narrow`."""
+    """torch leaves some gradients of strided convolutions unwritten there: see `guard_narrow`.
+
+    A convolution at a time, as rounding may turn a ReLU after it on or off, and with it the gradient of the whole head.
+    """
     torch.manual_seed(0)
-    head = DETECTORS[name].head()
-    strided = {
-        n: p
-        for n, p in head.named_parameters()
-        if any(part in n for part in ("extra_blocks", "extras")) and p.ndim == 4
-    }
+    head = DETECTORS[name].head().eval()
+    strided = [m for m in head.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    seen: dict[nn.Conv2d, list[Tensor]] = {}
+
+    def note(conv: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen[conv] = [args[0].detach().float()]
+        out.register_hook(lambda grad: seen[conv].append(grad.float()))
+
+    for conv in strided:
+        conv.register_forward_hook(note)
     features = [torch.randn(2, info.channels, *(-(-side // info.stride) for side in size_hw)) for info in INFO]
-    gradients = []
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            output = head.eval()(features, size_hw)
-        total = sum((output[key].float() ** 2).sum() for key in ("logits", "deltas"))
-        gradients.append(torch.autograd.grad(total, list(strided.values())))
-    assert strided
-    for exact, rough in zip(*gradients, strict=True):
-        assert rough.isfinite().all()
-        assert (exact - rough).norm() <= 0.1 * exact.norm() + 1e-6
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head(features, size_hw)
+    sum((output[key].float() ** 2).sum() for key in ("logits", "deltas")).backward()
+    assert len(strided) >= 2
+    for conv, (x, grad) in seen.items():
+        exact = nn.grad.conv2d_weight(x, conv.weight.shape, grad, conv.stride, conv.padding, groups=conv.groups)
+        assert conv.weight.grad.isfinite().all()
+        assert (exact - conv.weight.grad).norm() <= 0.02 * exact.norm() + 1e-6
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5, 1), (4, 2), (1, 6)])

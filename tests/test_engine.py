@@ -13,6 +13,7 @@ import torch
 from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor, nn
 
+from fna.arch import Arch, Block, Stem
 from fna.checkpoint import Checkpoints
 from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.distributed import World
@@ -48,9 +49,9 @@ class Chain(Model):
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        super().__init__(
-            nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()), nn.Conv2d(4, 2, 1)
-        )
+        backbone = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        backbone.arch = Arch(Stem(4), ((Block("mbconv", 4, 4),),))  # only its padding is read
+        super().__init__(backbone, nn.Conv2d(4, 2, 1))
 
     def forward(self, images_N3HW: Tensor, choice: Any = None) -> Tensor:
         out: Tensor = self.head(self.backbone(images_N3HW))
