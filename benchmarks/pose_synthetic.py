@@ -24,13 +24,17 @@ CONFIG = make_config(
     {
         "seed": {"name": "efficientnet_lite0"},
         "task": {"model": "simple_baseline", "channels": 64, "sigma": 1.5},
+        # Boxes are exact and people upright, here and where the network is scored: the mirror image is variety enough.
         "data": {
-            **{"format": "synthetic", "images": 1000, "crop": [96, 96], "box_padding": 1.15},
-            **{"scale": [0.9, 1.1], "rotation": 0.0, "half_body": 0.0, "color_jitter": 0.1},
+            **{"format": "synthetic", "images": 3000, "crop": [96, 64], "box_padding": 1.15},
+            **{"scale": [1.0, 1.0], "rotation": 0.0, "half_body": 0.0, "color_jitter": 0.0},
         },
         "adapt": {
             **{"epochs": 30, "batch_size": 16, "recalibrate": 10},
-            "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "poly", "warmup": 50},
+            "optimizer": {
+                **{"name": "adamw", "lr": 1e-3, "head_lr": 3.0, "weight_decay": 0.01, "schedule": "poly"},
+                "warmup": 50,
+            },
         },
         "evaluate": {"batch_size": 32, "every": 30, "decode": "dark"},
         "engine": {"device": "cpu"},
@@ -53,7 +57,8 @@ if __name__ == "__main__":
         **{"minutes": adapted.minutes, "epochs": CONFIG.adapt.epochs},
     }
     minutes = (time.monotonic() - began) / 60
-    about = {"train": len(setting.train), "val": len(setting.val), "minutes_with_drawing": minutes}
+    about = {"train": len(setting.train), "val": len(setting.val)}
+    ratios = {"pck_torso": scores["pck_torso"], "pck_minutes": minutes}
     joints = adapted.scores["pck_joint"]
-    path = record.write("pose_synthetic", [row], {}, **about, goal=GOAL, scores=scores, pck_joint=joints)
+    path = record.write("pose_synthetic", [row], ratios, **about, goal=GOAL, scores=scores, pck_joint=joints)
     print(f"PCK@0.2 {scores['pck_torso']:.3f} (goal {GOAL}) in {minutes:.1f} minutes; {path}")
