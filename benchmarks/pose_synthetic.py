@@ -30,13 +30,13 @@ CONFIG = make_config(
             **{"scale": [1.0, 1.0], "rotation": 0.0, "half_body": 0.0, "color_jitter": 0.0},
         },
         "adapt": {
-            **{"epochs": 30, "batch_size": 16, "recalibrate": 10},
+            **{"epochs": 25, "batch_size": 16, "recalibrate": 10},
             "optimizer": {
                 **{"name": "adamw", "lr": 1e-3, "head_lr": 3.0, "weight_decay": 0.01, "schedule": "poly"},
                 "warmup": 50,
             },
         },
-        "evaluate": {"batch_size": 32, "every": 30, "decode": "dark"},
+        "evaluate": {"batch_size": 32, "every": 25, "decode": "dark"},
         "engine": {"device": "cpu"},
     }
 )
