@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,10 @@ def write_predictions(
         boxes: where the persons are; None: an image is one record.
 
     Raises:
-        FnaError: `out` holds the images themselves; or, once all else is written, images cannot be read, or a box is
-            not in its image.
+        FnaError: `out` holds the images themselves, or cannot be made; or, once all else is written, images cannot be
+            read, or a box is not in its image.
     """
-    if any(out.resolve() == path.parent.resolve() for path in paths):
-        raise FnaError(f"--out {out} holds the images themselves, which would be overwritten; give another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out, {path.parent for path in paths})
     model.eval()
     task, labels = setting.task, setting.val
     image_ids, names = number_images(paths, boxes.image_ids if boxes else {}), name_pictures(paths)
@@ -144,6 +142,16 @@ def write_predictions(
         "files": [*names.values()] + ["results.json"] * (task.records is not None),
         "colors": dict(zip(labels.classes, labels.colors, strict=True)),
     }
+
+
+def _make_folder(out: Path, sources: Collection[Path]) -> None:
+    """Make the folder of the pictures, if it is not one of the images' own."""
+    if out.resolve() in {source.resolve() for source in sources}:
+        raise FnaError(f"--out {out} holds the images themselves, which would be overwritten; give another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FnaError(f"cannot make the folder --out {out}: {error.strerror}; give another") from error
 
 
 def _label(
@@ -187,7 +195,8 @@ def number_images(paths: Sequence[Path], known: Mapping[str, int]) -> dict[Path,
     if len(taken.union(numbers.values())) < len(known) + len(others):  # some have no number, or two have the same
         free = (number for number in itertools.count(1) if number not in taken)
         numbers = {path.name: next(free) for path in others}
-    return {path: {**numbers, **known}[path.name] for path in paths}
+    numbers |= known
+    return {path: numbers[path.name] for path in paths}
 
 
 def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:

@@ -108,7 +108,7 @@ class Run:
             command, _, name = stage.partition(":")  # an adaptation's name follows its stage
             what, option = f"stage '{stage}'", ""
             if name:
-                others = [known.partition(":")[2] for known in self.folder.stages()]
+                others = [known.removeprefix(f"{command}:") for known in self.folder.stages() if ":" in known]
                 what, option = f"adaptation '{name}'{nearest(name, others)}", f" --adapt.name {name}"
             raise FnaError(f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}")
 

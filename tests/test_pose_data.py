@@ -174,6 +174,7 @@ def test_coco_hands_on_crowds_and_people_without_joints_for_its_score(tmp_path: 
     odd = (person(5, bbox=[5, 5, 0, 0], iscrowd=1), person(6, 2, iscrowd=1), person(7, 77, iscrowd=1))
     people = (person(1), person(2, iscrowd=1), person(3, **blank), person(4, **blank | {"bbox": None}), *odd)
     data = open_data(make_coco(tmp_path, *people), "train")
+    assert "crowds and people without joints whose record is bad, so that finds there count: 1" in data.skipped
     crowd, nobody = data.ignored
     assert (crowd.crowd, crowd.box, crowd.image_id, int((crowd.points[:, 2] > 0).sum())) == (True, (5, 2, 40, 50), 1, 4)
     assert (nobody.crowd, nobody.box, nobody.area, nobody.points.any()) == (False, (1, 2, 3, 4), 5, False)

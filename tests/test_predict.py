@@ -149,6 +149,8 @@ def test_a_broken_image_does_not_keep_the_others_from_being_written(tmp_path: Pa
         before = (photos / "b.png").read_bytes()
         with pytest.raises(FnaError, match="holds the images themselves, which would be overwritten"):
             write_predictions(model, setting, find_images(photos), photos / ".", None)
+        with pytest.raises(FnaError, match=r"cannot make the folder --out .*b\.png: File exists; give another"):
+            write_predictions(model, setting, find_images(photos), photos / "b.png", None)
     assert (photos / "b.png").read_bytes() == before
 
 

@@ -47,12 +47,14 @@ class _Findings:
         outside: labelled joints outside their image.
         inside: how many joints are labelled inside their image.
         unlabelled: how many persons have no labelled joint.
+        spoilt: how many people to ignore cannot be, as their record or image is bad.
     """
 
     defects: list[tuple[Defect, bool]] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     inside: int = 0
     unlabelled: int = 0
+    spoilt: int = 0
 
 
 class PoseData:
@@ -93,6 +95,7 @@ class PoseData:
         found.unlabelled = len(good) - len(self._people)
         regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
         self.ignored = [region for region in regions if region]
+        found.spoilt = len(regions) - len(self.ignored)
         total = len(checked) + len(listing.problems)
         if found.defects and on_error == "fail":
             raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
@@ -217,3 +220,5 @@ def _notes(found: _Findings) -> Iterator[str]:
         yield f"labelled joints outside their image, scored but not learned: {len(found.outside)}: {examples}{more}"
     if found.unlabelled:
         yield f"persons without a labelled joint, left out: {found.unlabelled}"
+    if found.spoilt:
+        yield f"crowds and people without joints whose record is bad, so that finds there count: {found.spoilt}"
