@@ -16,8 +16,8 @@ from pathlib import Path
 import record
 from first import result_row
 
-from fna import pipeline
 from fna.config import make_config, merge
+from fna.runs import pipeline
 
 SETTINGS = {
     "seed": {"name": "efficientnet_lite0"},

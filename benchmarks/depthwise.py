@@ -16,9 +16,9 @@ import torch
 from steps import seconds, take_turns
 from torch import nn
 
-import fna.depthwise
+import fna.nets.depthwise
 from fna.arch import with_output_stride
-from fna.network import Backbone, Model
+from fna.nets.network import Backbone, Model
 from fna.seeds import load_seed
 from fna.tasks.heads import DeepLabV3Head
 

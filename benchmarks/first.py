@@ -13,8 +13,8 @@ from typing import Any
 
 import record
 
-from fna import pipeline
 from fna.config import load_config
+from fna.runs import pipeline
 
 
 def compare(name: str, recipe: Path, data: str, run: str) -> Path:

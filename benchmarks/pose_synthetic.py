@@ -12,12 +12,12 @@ import time
 
 import record
 
-from fna.adapt import adapt
 from fna.config import make_config
-from fna.engine import computing
-from fna.expand import network_cost
 from fna.seeds import load_seed
-from fna.training import backbone_only, open_data, put
+from fna.stages.adapt import adapt
+from fna.stages.expand import network_cost
+from fna.training.engine import computing
+from fna.training.setting import backbone_only, open_data, put
 
 GOAL = 0.9
 CONFIG = make_config(

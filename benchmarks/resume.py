@@ -32,11 +32,12 @@ from typing import Any
 import record
 import torch
 
-from fna import pipeline
-from fna.checkpoint import Checkpoints, fingerprint, read_bytes, read_json, read_state
 from fna.config import make_config
-from fna.folder import Folder
-from fna.logs import read_log
+from fna.files import fingerprint, read_bytes, read_json, read_state
+from fna.runs import pipeline
+from fna.runs.folder import Folder
+from fna.training.checkpoints import Checkpoints
+from fna.training.sinks import read_log
 
 RNG_SEED = 2  # of the moments
 POLL_SECONDS = 0.0005

@@ -39,12 +39,12 @@ from torchvision.models import MobileNet_V2_Weights
 from torchvision.transforms.v2 import functional as F
 
 from fna.arch import Arch, SuperArch
-from fna.cost import backbone_rows, classifier_rows, total_cost
-from fna.network import Backbone, Classifier
-from fna.remap import remap
+from fna.arch.spaces import SEGMENTATION_LAYERS, task_space
+from fna.cost.madds import backbone_rows, classifier_rows, total_cost
+from fna.nets.network import Backbone, Classifier
+from fna.nets.supernet import SuperBackbone
+from fna.remapping import remap
 from fna.seeds import collect, load_seed
-from fna.spaces import SEGMENTATION_LAYERS, task_space
-from fna.supernet import SuperBackbone
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from seed_oracles import random_network

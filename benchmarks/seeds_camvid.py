@@ -17,9 +17,9 @@ from typing import Any
 
 import record
 
-from fna import pipeline
 from fna.arch import Arch
 from fna.config import load_config
+from fna.runs import pipeline
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 WEIGHTS = {  # by seed

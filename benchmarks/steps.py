@@ -28,17 +28,17 @@ import record
 import torch
 from torch import Tensor, nn
 
-from fna.adapt import AdaptLoop
 from fna.arch import Arch
+from fna.arch.spaces import make_space
 from fna.config import Config, load_config
-from fna.engine import WeightStep, computing, global_mean
-from fna.expand import expand
+from fna.nets.supernet import frozen_weights, sample_path
 from fna.rng import generator
-from fna.search.differentiable import ESTIMATORS, SearchLoop
+from fna.searching.alphas import ESTIMATORS, SearchLoop
 from fna.seeds import load_seed
-from fna.spaces import make_space
-from fna.supernet import frozen_weights, sample_path
-from fna.training import Setting, open_data, put
+from fna.stages.adapt import AdaptLoop
+from fna.stages.expand import expand
+from fna.training.engine import WeightStep, computing, global_mean
+from fna.training.setting import Setting, open_data, put
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 PATHS, ROUNDS, DRAWS = 20, 8, 10

@@ -11,23 +11,10 @@ A name is imported when it is first asked for: ``import fna`` does not wait for 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fna.api import Network as Network
-    from fna.api import adapt as adapt
-    from fna.api import build as build
-    from fna.api import count as count
-    from fna.api import derive as derive
-    from fna.api import evaluate as evaluate
-    from fna.api import expand as expand
-    from fna.api import open_setting as open_setting
-    from fna.api import remap_network as remap_network
-    from fna.api import search as search
-    from fna.api import seed_network as seed_network
     from fna.arch import Arch as Arch
     from fna.arch import Block as Block
     from fna.arch import Stem as Stem
@@ -35,27 +22,38 @@ if TYPE_CHECKING:
     from fna.config import Config as Config
     from fna.config import load_config as load_config
     from fna.errors import FnaError as FnaError
-    from fna.network import Backbone as Backbone
-    from fna.pipeline import predict as predict
-    from fna.pipeline import run as run
-    from fna.remap import Strategy as Strategy
-    from fna.remap import remap as remap
+    from fna.nets.network import Backbone as Backbone
+    from fna.remapping import Strategy as Strategy
+    from fna.remapping import remap as remap
+    from fna.runs.api import Network as Network
+    from fna.runs.api import adapt as adapt
+    from fna.runs.api import build as build
+    from fna.runs.api import count as count
+    from fna.runs.api import derive as derive
+    from fna.runs.api import evaluate as evaluate
+    from fna.runs.api import expand as expand
+    from fna.runs.api import open_setting as open_setting
+    from fna.runs.api import remap_network as remap_network
+    from fna.runs.api import search as search
+    from fna.runs.api import seed_network as seed_network
+    from fna.runs.pipeline import predict as predict
+    from fna.runs.pipeline import run as run
     from fna.seeds import Seed as Seed
     from fna.seeds import load_seed as load_seed
-    from fna.training import Setting as Setting
+    from fna.training.setting import Setting as Setting
 
     __version__: str
 
 NAMES = {  # module: its public names
-    "api": "Network adapt build count derive evaluate expand open_setting remap_network search seed_network",
+    "runs.api": "Network adapt build count derive evaluate expand open_setting remap_network search seed_network",
     "arch": "Arch Block Stem SuperArch",
     "config": "Config load_config",
     "errors": "FnaError",
-    "network": "Backbone",
-    "pipeline": "predict run",
-    "remap": "Strategy remap",
+    "nets.network": "Backbone",
+    "runs.pipeline": "predict run",
+    "remapping": "Strategy remap",
     "seeds": "Seed load_seed",
-    "training": "Setting",
+    "training.setting": "Setting",
 }
 HOMES = {name: module for module, names in NAMES.items() for name in names.split()}
 __all__ = sorted(HOMES)
@@ -76,18 +74,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """This package. Some functions (`search`) have the name of the module they come from: the function stays in front.
-
-    Python binds a submodule to its package when it is imported, so that without this ``fna.search`` would be a function
-    or a module, depending on what was imported before. ``from fna.search import ...`` works as ever.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

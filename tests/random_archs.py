@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fna.arch import Arch, Block, Stem, SuperArch
-from fna.network import Backbone
-from fna.remap import DEPTH, GROWTH, KERNEL, WIDTH, Strategy
-from fna.supernet import SuperBackbone
+from fna.nets.network import Backbone
+from fna.nets.supernet import SuperBackbone
+from fna.remapping import Strategy
+from fna.remapping.rules import DEPTH, GROWTH, KERNEL, WIDTH
 
 State = dict[str, Tensor]
 KINDS = ("mbconv", "basic", "bottleneck")

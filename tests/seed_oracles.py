@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fna.network import Classifier
+from fna.nets.network import Classifier
 from fna.seeds import Seed
 
 State = dict[str, Tensor]

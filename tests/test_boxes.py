@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 
 from fna.config import Config, EvaluateConfig, TaskConfig
 from fna.errors import FnaError
-from fna.network import FeatureInfo
+from fna.nets.network import FeatureInfo
 from fna.tasks import retinanet, ssdlite
 from fna.tasks.boxes import guard_narrow, match
 

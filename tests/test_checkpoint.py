@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fna import checkpoint
-from fna.checkpoint import Checkpoints
+from fna import files
 from fna.errors import FnaError
+from fna.training.checkpoints import Checkpoints
 
 STATE = {"stem.conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "steps": torch.tensor(7)}
 
@@ -48,20 +48,20 @@ def failing(function: Callable[..., Any], at: int, number: int) -> Callable[...,
 
 
 def test_round_trips(tmp_path: Path) -> None:
-    checkpoint.write_text(tmp_path / "a" / "t.txt", "ü\n")
-    checkpoint.write_json(tmp_path / "j.json", {"ü": [1, 0.1, None]})
-    checkpoint.write_state(tmp_path / "s.safetensors", STATE)
+    files.write_text(tmp_path / "a" / "t.txt", "ü\n")
+    files.write_json(tmp_path / "j.json", {"ü": [1, 0.1, None]})
+    files.write_state(tmp_path / "s.safetensors", STATE)
     assert (tmp_path / "a" / "t.txt").read_text(encoding="utf-8") == "ü\n"
-    assert checkpoint.read_json(tmp_path / "j.json") == {"ü": [1, 0.1, None]}
-    assert same(checkpoint.read_state(tmp_path / "s.safetensors"), STATE)
+    assert files.read_json(tmp_path / "j.json") == {"ü": [1, 0.1, None]}
+    assert same(files.read_state(tmp_path / "s.safetensors"), STATE)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_state_of_a_channels_last_model_with_tied_weights(tmp_path: Path) -> None:
     conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     state = {"a.weight": conv.weight, "b.weight": conv.weight}
-    checkpoint.write_state(tmp_path / "s", state)
-    assert same(checkpoint.read_state(tmp_path / "s"), state)
+    files.write_state(tmp_path / "s", state)
+    assert same(files.read_state(tmp_path / "s"), state)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
@@ -70,17 +70,17 @@ def test_failed_write_keeps_a_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, at: int, number: int
 ) -> None:
     path = tmp_path / "f"
-    checkpoint.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
     monkeypatch.setattr(os, function, failing(getattr(os, function), at, number))
     with pytest.raises(FnaError, match=rf"cannot write {path}: {os.strerror(number)}"):
-        checkpoint.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert path.read_bytes() == (b"new" if at else b"old")  # the second fsync comes after the move
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_write_over_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FnaError, match="cannot write"):
-        checkpoint.write_bytes(tmp_path, b"")
+        files.write_bytes(tmp_path, b"")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_write_over_a_folder_is_refused(tmp_path: Path) -> None:
 def test_read_json_refuses(tmp_path: Path, text: str) -> None:
     (tmp_path / "f.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(FnaError, match=r"f\.json is no valid JSON"):
-        checkpoint.read_json(tmp_path / "f.json")
+        files.read_json(tmp_path / "f.json")
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"epoch": 3, "model": s}])
@@ -98,7 +98,7 @@ def test_read_json_refuses(tmp_path: Path, text: str) -> None:
 def test_read_state_of_torch_files_by_content(tmp_path: Path, wrap: Callable[[Any], Any], legacy: bool) -> None:
     path = tmp_path / "weights.safetensors"  # the ending is wrong on purpose
     torch.save(wrap(OrderedDict(STATE)), path, _use_new_zipfile_serialization=not legacy)
-    assert same(checkpoint.read_state(path), STATE)
+    assert same(files.read_state(path), STATE)
 
 
 class Bomb:
@@ -115,10 +115,10 @@ def test_read_state_runs_nothing(tmp_path: Path) -> None:
     for legacy in (False, True):
         torch.save({"w": Bomb(canary)}, path, _use_new_zipfile_serialization=not legacy)
         with pytest.raises(FnaError, match=r"cannot read .*f\.pt"):
-            checkpoint.read_state(path)
+            files.read_state(path)
     path.write_bytes(pickle.dumps(Bomb(canary)))
     with pytest.raises(FnaError, match=r"cannot read .*f\.pt"):
-        checkpoint.read_state(path)
+        files.read_state(path)
     assert not canary.exists()
     pickle.loads(path.read_bytes())
     assert canary.exists()  # the bomb was live
@@ -146,7 +146,7 @@ def save_zip(path: Path) -> None:
         (lambda p: torch.save({"w": torch.ones(2).to_sparse()}, p), "no ordinary dense tensor"),
         (lambda p: torch.save({"w": torch.ones(2, device="meta")}, p), "no ordinary dense tensor"),
         (lambda p: torch.save({"w": torch.ones(1).expand(10**15)}, p), "too little data"),
-        (lambda p: checkpoint.write_state(p, {"w": torch.tensor([1.0, float("nan")])}), "'w' holds NaN"),
+        (lambda p: files.write_state(p, {"w": torch.tensor([1.0, float("nan")])}), "'w' holds NaN"),
         (lambda p: torch.save({"w": torch.tensor(float("-inf"), dtype=torch.bfloat16)}, p), "'w' holds NaN or inf"),
         (lambda p: torch.save({"w": torch.tensor([float("nan")]).to(torch.float8_e5m2)}, p), "'w' holds NaN"),
     ],
@@ -155,14 +155,14 @@ def test_read_state_refuses(tmp_path: Path, write: Callable[[Path], Any], match:
     path = tmp_path / "f.pt"
     write(path)
     with pytest.raises(FnaError, match=match) as error:
-        checkpoint.read_state(path)
+        files.read_state(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_read_state_accepts_nan_when_told(tmp_path: Path) -> None:
-    checkpoint.write_state(tmp_path / "f", {"w": torch.tensor([float("nan")])})
-    assert checkpoint.read_state(tmp_path / "f", finite=False)["w"].isnan().all()
+    files.write_state(tmp_path / "f", {"w": torch.tensor([float("nan")])})
+    assert files.read_state(tmp_path / "f", finite=False)["w"].isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
@@ -173,7 +173,7 @@ def test_damaged_state_gives_our_error_or_tensors(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
     if kind == "safetensors":
-        checkpoint.write_state(path, STATE)
+        files.write_state(path, STATE)
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=kind == "zip")
     content = bytearray(path.read_bytes())
@@ -186,7 +186,7 @@ def test_damaged_state_gives_our_error_or_tensors(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            state = checkpoint.read_state(path)
+            state = files.read_state(path)
         except FnaError as error:
             assert str(path) in str(error)  # noqa: PT017 (either outcome is right)
         else:
@@ -326,7 +326,7 @@ KILLER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
 import torch
-from fna.checkpoint import Checkpoints
+from fna.training.checkpoints import Checkpoints
 
 torch.set_num_threads(1)
 checkpoints, chance, last = Checkpoints(Path(sys.argv[1])), random.Random(0), 0

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fna import cli, progress, tables
-from fna.catalogue import CATALOGUE
+from fna import cli, progress
+from fna.cli import tables
+from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 

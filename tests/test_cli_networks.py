@@ -13,16 +13,16 @@ import torch
 
 from fna import cli
 from fna.arch import Arch, SuperArch
-from fna.checkpoint import read_state, write_state
-from fna.cost import total_cost
-from fna.counting import count_network, make_plan
-from fna.net_config import to_net_config
-from fna.network import Backbone
-from fna.remap import remap, summarise
+from fna.arch.net_config import to_net_config
+from fna.arch.spaces import DETECTION_LAYERS, task_space
+from fna.cli.counting import count_network, make_plan
+from fna.cli.transfer import find_network, find_weights, fit_to_source
+from fna.cost.madds import total_cost
+from fna.files import read_state, write_state
+from fna.nets.network import Backbone
+from fna.nets.supernet import SuperBackbone
+from fna.remapping import remap, summarise
 from fna.seeds import collect, load_seed
-from fna.spaces import DETECTION_LAYERS, task_space
-from fna.supernet import SuperBackbone
-from fna.transfer import find_network, find_weights, fit_to_source
 
 SMALL = "[[8, 8], ['k3_e1'], 1]|[[8, 16], ['k3_e3', 'k3_e3'], 2]|[[16, 24], ['k5_e3'], 2]"
 LARGE = "[[8, 8], ['k3_e1'], 1]|[[8, 16], ['k5_e6', 'skip', 'k3_e3'], 2]|[[16, 24], ['k3_e3', 'k5_e3'], 2]"
@@ -176,7 +176,7 @@ def test_remap_copies_a_seeds_classifier(capsys: pytest.CaptureFixture[str]) -> 
 
 def load_state(arch: Arch) -> dict[str, torch.Tensor]:
     """Random weights of a classifier."""
-    from fna.network import Classifier
+    from fna.nets.network import Classifier
 
     return dict(Classifier(arch).state_dict())
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fna.config import Config, SearchConfig, dump_yaml, load_config, make_config, merge
 from fna.config import settings as all_settings
+from fna.config.strict_yaml import parse_yaml, write_yaml
 from fna.errors import FnaError
-from fna.strict_yaml import parse_yaml, write_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -15,8 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fna.arch import Arch, Block, Stem, levels, with_output_stride
+from fna.arch.net_config import from_net_config
+from fna.arch.spaces import SEGMENTATION_LAYERS, task_space
+from fna.cli.counting import Plan, count_network, count_space, make_plan, named_space
 from fna.config import make_config
-from fna.cost import (
+from fna.cost.madds import (
     RULES,
     Cost,
     backbone_cost,
@@ -28,12 +31,9 @@ from fna.cost import (
     path_cost,
     total_cost,
 )
-from fna.counting import Plan, count_network, count_space, make_plan, named_space
 from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.network import Backbone, Classifier
+from fna.nets.network import Backbone, Classifier
 from fna.seeds import collect
-from fna.spaces import SEGMENTATION_LAYERS, task_space
 from fna.tasks import load_task
 
 SHARED = Path(os.environ.get("FNA_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -19,22 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fna.config import DataConfig
-from fna.data import (
-    FORMATS,
-    IGNORE,
-    Listing,
-    Loader,
-    SegmentationData,
-    StepSampler,
-    TrainView,
-    cityscapes,
-    collate,
-    open_data,
-    overlap,
-    split_indices,
-)
+from fna.data.augmenting import FILL_RGB
 from fna.data.decoding import read_image, read_mask
-from fna.data.transforms import FILL_RGB, draw_window
+from fna.data.listing import IGNORE, Listing, overlap
+from fna.data.sampling import Loader, StepSampler, split_indices
+from fna.data.segmentation import FORMATS, cityscapes, open_data
+from fna.data.segmentation.pixels import SegmentationData
+from fna.data.segmentation.transforms import TrainView, collate, draw_window
 from fna.errors import FnaError
 from fna.rng import generator
 
@@ -202,10 +193,9 @@ def test_cityscapes_label_ids_rise_with_the_train_ids() -> None:
 
 
 def test_voc_palette_is_the_published_one() -> None:
-    from fna.data import voc
-    from fna.data.listing import palette
+    from fna.data.listing import VOC_CLASSES, palette
 
-    colors = dict(zip(voc.CLASSES, palette(21), strict=True))
+    colors = dict(zip(VOC_CLASSES, palette(21), strict=True))
     assert colors["aeroplane"] == (128, 0, 0)
     assert colors["person"] == (192, 128, 128)
     assert colors["tvmonitor"] == (0, 64, 128)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna import depthwise
-from fna.depthwise import DepthwiseConv2d, pad_amounts
+from fna.nets import depthwise
+from fna.nets.depthwise import DepthwiseConv2d, pad_amounts
 
 CHANNELS = 5
 GEOMETRIES = ((1, 1), (2, 1), (1, 2), (1, 4), (2, 2))  # stride, dilation

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fna.arch import Arch, Block, Candidates, Stem, SuperArch
-from fna.cost import CostTable, path_cost
-from fna.derive import Derived, derive
+from fna.cost.madds import CostTable, path_cost
 from fna.errors import FnaError
+from fna.stages.derive import Derived, derive
 
 Case = tuple[CostTable, list[list[float]]]
 

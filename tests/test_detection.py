@@ -18,17 +18,17 @@ from tiny_deeper import opened
 from tiny_detection import HEIGHT, NAMES, WIDTH, detection_config, write_squares
 from torch import Tensor
 
-from fna import pipeline
 from fna.arch import Arch
-from fna.checkpoint import read_json
 from fna.config import Config, load_config
 from fna.errors import FnaError
-from fna.evaluate import evaluate
-from fna.logs import read_log
-from fna.network import Classifier
+from fna.files import read_json
+from fna.nets.network import Classifier
+from fna.runs import pipeline
 from fna.seeds import load_seed
+from fna.stages.evaluate import evaluate
 from fna.tasks.detection import TASK, back
 from fna.tasks.detection_scores import TITLES
+from fna.training.sinks import read_log
 
 BOTH = ("retinanet", "ssdlite")
 LABELS = SimpleNamespace(classes=("red", "black"), colors=((200, 0, 0), (0, 0, 0)))

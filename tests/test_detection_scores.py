@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fna import distributed, figures
 from fna.config import Config
+from fna.reporting import figures
 from fna.reporting.results import curves
 from fna.tasks.detection_scores import (
     CURVES,
@@ -31,6 +31,7 @@ from fna.tasks.detection_scores import (
     score_images,
     voc_ap50,
 )
+from fna.training import distributed
 
 IDS = (7, 3, 90)  # category ids with gaps, and not in the order of the classes
 DATA = SimpleNamespace(classes=("cat", "dog", "owl"), category_ids=IDS)

@@ -17,12 +17,12 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from fna.config import Config, make_config
+from fna.data.augmenting import FILL_RGB
 from fna.data.detection import DetectionData, DetectionListing, DetectionView, collate, to_image, to_view, view
 from fna.data.detection.listing import Box, Record
 from fna.data.detection.transforms import cut_boxes, distort, draw_patch, draw_resize, seen_part
 from fna.data.detection.views import Window, turned
 from fna.data.sampling import Loader, StepSampler
-from fna.data.transforms import FILL_RGB
 from fna.rng import generator
 
 LAWS = settings(max_examples=60, deadline=None)

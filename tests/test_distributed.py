@@ -18,9 +18,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from tiny import write_images
 from torch import Tensor, nn
 
-from fna import distributed
-from fna.checkpoint import read_json, read_state
-from fna.logs import read_log
+from fna.files import read_json, read_state
+from fna.training import distributed
+from fna.training.sinks import read_log
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 LENGTH = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0")

@@ -14,10 +14,12 @@ from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor, nn
 
 from fna.arch import Arch, Block, Stem
-from fna.checkpoint import Checkpoints
 from fna.config import EngineConfig, OptimizerConfig, TaskConfig
-from fna.distributed import World
-from fna.engine import (
+from fna.errors import FnaError
+from fna.nets.network import Model
+from fna.training.checkpoints import Checkpoints
+from fna.training.distributed import World
+from fna.training.engine import (
     Compute,
     WeightStep,
     computing,
@@ -29,9 +31,7 @@ from fna.engine import (
     norms,
     recalibrate,
 )
-from fna.errors import FnaError
-from fna.logs import read_log
-from fna.network import Model
+from fna.training.sinks import read_log
 
 CPU = Compute(torch.device("cpu"), None, False, World())
 

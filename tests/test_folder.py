@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fna import checkpoint
+from fna import files
 from fna.errors import FnaError
-from fna.folder import Folder
+from fna.runs.folder import Folder
 
 
 def test_a_stage_is_finished_once_committed(tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ def test_a_failed_commit_leaves_the_stage_unfinished(tmp_path: Path, monkeypatch
             with pytest.raises(FnaError, match="No space left"):
                 folder.commit("expand", ["a.json"])
         assert not folder.finished("expand")
-        assert checkpoint.read_json(tmp_path / "a.json") == 1
+        assert files.read_json(tmp_path / "a.json") == 1
 
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from fna.folder import Folder
+from fna.runs.folder import Folder
 folder = Folder.open(Path(sys.argv[1]))
 if os.fork() == 0:  # a data worker, which outlives its killed parent for a while
     os.close(1)

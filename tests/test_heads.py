@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import with_output_stride
-from fna.cost import Cost, model_cost
+from fna.arch.net_config import from_net_config
+from fna.cost.madds import Cost, model_cost
 from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.network import FeatureInfo, feature_info
+from fna.nets.network import FeatureInfo, feature_info
 from fna.tasks.heads import RATES, DeepLabV3Head, DeepLabV3PlusHead, ImagePooling
 
 CHANNELS, STRIDES = (6, 8, 12, 20, 32), (2, 4, 8, 16, 16)

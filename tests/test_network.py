@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import Arch, Block, Stem, SuperArch
-from fna.network import Backbone, Model, feature_info
-from fna.supernet import SuperBackbone
+from fna.nets.network import Backbone, Model, feature_info
+from fna.nets.supernet import SuperBackbone
 from fna.tasks.heads import DeepLabV3Head
 
 BLOCKS = tuple((Block("mbconv", 8, 8, kernel=5, stride=2, expansion=2),) for _ in range(4))

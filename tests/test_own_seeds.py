@@ -15,9 +15,9 @@ from seed_oracles import State, assert_same_function, random_network
 from torch import Tensor, nn
 
 from fna.arch import Arch, Block, Stem, with_output_stride
+from fna.arch.net_config import from_net_config
 from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.network import Backbone, Classifier
+from fna.nets.network import Backbone, Classifier
 from fna.seeds import load_seed
 from fna.seeds.variant import resnet_modules, timm_modules
 

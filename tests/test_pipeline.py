@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fna import pipeline
 from fna.arch import Arch, SuperArch
-from fna.checkpoint import read_json
+from fna.arch.net_config import to_net_config
 from fna.config import Config, load_config
-from fna.cost import cost_table, path_cost
+from fna.cost.madds import cost_table, path_cost
 from fna.errors import FnaError
-from fna.net_config import to_net_config
-from fna.runs import Run
+from fna.files import read_json
+from fna.runs import pipeline
+from fna.runs.run import Run
 
 TINY = (
     *("seed.name=mobilenet_v2_035", "seed.weights=null", "task.channels=16"),

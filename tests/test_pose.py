@@ -16,11 +16,11 @@ from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
-from fna import pipeline
-from fna.checkpoint import read_json
 from fna.config import Config, make_config
 from fna.errors import FnaError
-from fna.evaluate import evaluate
+from fna.files import read_json
+from fna.runs import pipeline
+from fna.stages.evaluate import evaluate
 from fna.tasks.pose import TASK, open_data
 from fna.tasks.pose_drawing import draw
 from fna.tasks.simple_baseline import STRIDE, gaussians

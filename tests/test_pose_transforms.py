@@ -16,11 +16,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fna.config import Config, make_config
+from fna.data.augmenting import FILL_RGB
 from fna.data.pose import Frame, PoseData, PoseView, collate, open_data, view
 from fna.data.pose.listing import PoseListing, Record
 from fna.data.pose.placing import Placing, cut
 from fna.data.pose.transforms import half_box, move
-from fna.data.transforms import FILL_RGB
 from fna.errors import FnaError
 
 H, W = 120, 160

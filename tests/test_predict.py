@@ -12,10 +12,10 @@ from PIL import Image
 from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 
-from fna.checkpoint import read_json
+from fna.data.pose.person_boxes import PersonBoxes, read_boxes
 from fna.errors import FnaError
-from fna.person_boxes import PersonBoxes, read_boxes
-from fna.predict import Labels, find_images, write_predictions
+from fna.files import read_json
+from fna.stages.predict import Labels, find_images, write_predictions
 
 IMAGES = [Path("photos/a.jpg"), Path("photos/17.png")]
 BOX = [1.0, 2.0, 30.0, 40.0]

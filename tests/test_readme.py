@@ -21,8 +21,8 @@ from PIL import Image
 import fna
 from fna import cli
 from fna.config import load_config, make_config, settings
+from fna.config.strict_yaml import parse_yaml
 from fna.data.synthetic import scene
-from fna.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

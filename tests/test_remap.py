@@ -28,19 +28,12 @@ from random_archs import (
 from torch import Tensor
 
 from fna.arch import Arch, Block, SuperArch, with_blocks, with_output_stride
-from fna.blocks import has_shortcut
 from fna.errors import FnaError
-from fna.network import Classifier
-from fna.remap import (
-    GROWTH,
-    KERNEL,
-    WIDTH,
-    Row,
-    Strategy,
-    remap,
-    summarise,
-)
-from fna.supernet import SuperBackbone
+from fna.nets.blocks import has_shortcut
+from fna.nets.network import Classifier
+from fna.nets.supernet import SuperBackbone
+from fna.remapping import Row, Strategy, remap, summarise
+from fna.remapping.rules import GROWTH, KERNEL, WIDTH
 
 # --- laws -----------------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from random_archs import (
 from torch import Tensor
 
 from fna.arch import Arch, Block
-from fna.network import Backbone
-from fna.remap import Strategy, map_depth, map_groups, map_kernel, map_width, remap
+from fna.nets.network import Backbone
+from fna.remapping import Strategy, remap
+from fna.remapping.rules import map_depth, map_groups, map_kernel, map_width
 
 
 def width_oracle(old: Tensor, r: int, s: int, new_value: float = 0.0) -> Tensor:

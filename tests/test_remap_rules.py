@@ -17,21 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fna.arch import Arch, Block, Stem, with_blocks
-from fna.blocks import AXES
-from fna.network import Backbone
-from fna.remap import (
+from fna.nets.blocks import AXES
+from fna.nets.network import Backbone
+from fna.remapping import Strategy, remap, summarise
+from fna.remapping.rules import (
     DEPTH,
     WIDTH,
-    Strategy,
     map_depth_identity,
     map_kernel_dilated,
     map_width_replicated,
-    remap,
     score_bn,
     score_l1,
     score_std,
     select_by_score,
-    summarise,
 )
 from fna.rng import generator
 

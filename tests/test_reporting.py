@@ -20,14 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from fna import figures
 from fna.arch import SuperArch, with_output_stride
+from fna.arch.net_config import from_net_config
+from fna.arch.spaces import make_space
 from fna.config import dump_yaml, make_config
 from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.reporting import SECTIONS, write_report
+from fna.reporting import SECTIONS, figures, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
-from fna.spaces import make_space
 
 MOBILENET_V2 = "|".join(
     f"[[{i}, {o}], {['k3_e1' if o == 16 else 'k3_e6'] * n}, {s}]"

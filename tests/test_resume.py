@@ -17,13 +17,14 @@ import torch
 from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
-from fna import pipeline
-from fna.checkpoint import Checkpoints, read_state
 from fna.config import Config, TaskConfig
-from fna.engine import computing
-from fna.logs import read_log
+from fna.files import read_state
+from fna.runs import pipeline
 from fna.tasks import segmentation
-from fna.training import Setting
+from fna.training.checkpoints import Checkpoints
+from fna.training.engine import computing
+from fna.training.setting import Setting
+from fna.training.sinks import read_log
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "resume.py"
 SEARCH_CALLS = 24  # of the loss: 15 iterations, 9 of them with an alpha step

@@ -16,10 +16,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from fna.arch import Arch, Block, Stem
+from fna.arch.net_config import from_net_config
 from fna.config import Config, EvaluateConfig, TaskConfig
-from fna.cost import model_cost
-from fna.net_config import from_net_config
-from fna.network import FeatureInfo, feature_info
+from fna.cost.madds import model_cost
+from fna.nets.network import FeatureInfo, feature_info
 from fna.tasks.retinanet import OCTAVE, RATIOS, STRIDES, RetinaNetHead, anchors, decode, loss
 
 SIZE_HW, CLASSES, CHANNELS = (256, 384), 5, 16  # sides are multiples of 128: there torchvision's anchors are ours

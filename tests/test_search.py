@@ -16,15 +16,15 @@ from tiny import opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
 from fna.arch import Arch, Block, Candidates, Stem, SuperArch
-from fna.cost import path_cost
+from fna.cost.madds import path_cost
 from fna.errors import FnaError
-from fna.expand import expand
-from fna.logs import read_log
+from fna.nets.supernet import Choice, Mixture, expected_cost, sample_path
 from fna.rng import generator
-from fna.search import ESTIMATORS, search
-from fna.search.differentiable import Alphas, Budget, SearchLoop, collapse, objective
-from fna.supernet import Choice, Mixture, expected_cost, sample_path
-from fna.training import Setting, put
+from fna.searching import ESTIMATORS, search
+from fna.searching.alphas import Alphas, Budget, SearchLoop, collapse, objective
+from fna.stages.expand import expand
+from fna.training.setting import Setting, put
+from fna.training.sinks import read_log
 
 
 def leaf(*values: float) -> Tensor:

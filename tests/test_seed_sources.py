@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from seed_oracles import State, assert_same_function, random_network
 from torch import Tensor, nn
 
-from fna.cost import backbone_cost
+from fna.arch.net_config import from_net_config
+from fna.cost.madds import backbone_cost
 from fna.errors import FnaError
-from fna.net_config import from_net_config
 from fna.seeds import collect, find_variant, load_seed
 
 

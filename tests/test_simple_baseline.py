@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fna.arch.net_config import from_net_config
 from fna.config import TaskConfig
-from fna.cost import model_cost
+from fna.cost.madds import model_cost
 from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.network import FeatureInfo, feature_info
+from fna.nets.network import FeatureInfo, feature_info
 from fna.tasks.simple_baseline import REACH, STRIDE, SimpleBaselineHead, decode, gaussians, loss, mirrored
 
 INFO = (FeatureInfo(8, 16, 3), FeatureInfo(12, 32, 4))

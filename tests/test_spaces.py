@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from fna.arch import Arch, Block, Stem, with_output_stride, with_taps
-from fna.errors import FnaError
-from fna.net_config import from_net_config
-from fna.seeds import collect
-from fna.spaces import (
+from fna.arch.net_config import from_net_config
+from fna.arch.spaces import (
     CELLS,
     DETECTION_LAYERS,
     EXPANSIONS,
@@ -25,6 +23,8 @@ from fna.spaces import (
     table_size,
     task_space,
 )
+from fna.errors import FnaError
+from fna.seeds import collect
 
 SIZES = [  # the article's tables: seed, layers, architectures
     ("mobilenet_v2", SEGMENTATION_LAYERS, 6**6 * 7**19),

@@ -14,10 +14,10 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from fna.arch import Arch, Block, Stem, with_taps
+from fna.arch.net_config import from_net_config
 from fna.config import Config, EvaluateConfig, TaskConfig
-from fna.cost import model_cost
-from fna.net_config import from_net_config
-from fna.network import Backbone, Classifier, FeatureInfo, Model, feature_info
+from fna.cost.madds import model_cost
+from fna.nets.network import Backbone, Classifier, FeatureInfo, Model, feature_info
 from fna.tasks.ssdlite import MATCHER, RATIOS, SCALES, Norm, SSDLiteHead, anchors, decode, head_start, loss
 
 SIZE_HW, CLASSES = (256, 320), 4

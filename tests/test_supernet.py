@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import Arch, Block, LayerPath, Stem, SuperArch, with_output_stride, with_taps
-from fna.cost import cost_table, path_cost
+from fna.arch.spaces import make_space
+from fna.cost.madds import cost_table, path_cost
 from fna.errors import FnaError
-from fna.network import Backbone
+from fna.nets.network import Backbone
+from fna.nets.supernet import MixedOp, Mixture, SuperBackbone, entropy, expected_cost, frozen_weights, sample_path
 from fna.rng import generator, seeded
-from fna.spaces import make_space
-from fna.supernet import MixedOp, Mixture, SuperBackbone, entropy, expected_cost, frozen_weights, sample_path
 
 
 def tiny_seed(padding: str = "symmetric") -> Arch:

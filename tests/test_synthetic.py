@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fna.config import DataConfig
-from fna.data import open_data
+from fna.data.segmentation import open_data
 from fna.data.synthetic import CLASSES, JOINTS, THINGS, scene
 
 NAMES = tuple(CLASSES)

@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from fna.adapt import Adapted, adapt
 from fna.arch import Arch, Block, Stem
-from fna.checkpoint import Checkpoints
 from fna.config import Config, make_config, merge
-from fna.engine import Compute, computing
-from fna.expand import expand
-from fna.search import Searched, search
+from fna.searching import Searched, search
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
-from fna.training import Setting, open_data, put
+from fna.stages.adapt import Adapted, adapt
+from fna.stages.expand import expand
+from fna.training.checkpoints import Checkpoints
+from fna.training.engine import Compute, computing
+from fna.training.setting import Setting, open_data, put
 
 SIDE = 64  # of an image in pixels
 STAGES = (  # in, out, stride, expansion, layers

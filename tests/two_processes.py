@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fna.cli import main as fna
-from fna.distributed import SyncBatchNormCPU, replicate, share_statistics
-from fna.evaluate import evaluate
-from fna.supernet import SuperBackbone
+from fna.nets.supernet import SuperBackbone
+from fna.stages.evaluate import evaluate
 from fna.tasks.heads import ImagePooling
-from fna.training import Setting
+from fna.training.distributed import SyncBatchNormCPU, replicate, share_statistics
+from fna.training.setting import Setting
 
 
 def normalised(setting: Setting, norm: nn.Module, x_NCHW: Tensor, weight_NCHW: Tensor) -> dict[str, Tensor]:

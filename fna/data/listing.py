@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from fna.config import DataConfig
 from fna.data.decoding import read_image, read_mask
 from fna.errors import FnaError, nearest
 
+VOC_CLASSES = (  # of Pascal VOC, in the order of its palette
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 IGNORE = 255  # the class id of pixels without a class
 Color = tuple[int, int, int]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.uint8]]
@@ -122,6 +126,12 @@ def class_labels(classes: int, *ignored: int | None) -> dict[int, int]:
     {0: 0, 1: 1, 255: 255}
     """
     return {label: label for label in range(classes)} | {label: IGNORE for label in ignored if label is not None}
+
+
+def overlap(train: Any, val: Any) -> list[str]:
+    """Return the names of images that are in both splits: scores on them say little."""
+    learned = {train.name(index) for index in range(len(train))}
+    return [name for name in map(val.name, range(len(val))) if name in learned]
 
 
 def palette(n: int) -> tuple[Color, ...]:

@@ -5,23 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fna.data.transforms import Crop
 from fna.errors import FnaError
 from fna.rng import generator
-
-
-class Batch(TypedDict):
-    """Crops of a step: image uint8 (N, 3, H, W) in channels-last order, mask uint8 (N, H, W), index int64 (N,)."""
-
-    image: Tensor
-    mask: Tensor
-    index: Tensor
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -146,15 +136,6 @@ class Loader:
 def _cpus() -> int:
     """Number of CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def collate(crops: Sequence[Crop]) -> Batch:
-    """Stack crops; images keep their channels-last order in memory."""
-    return {
-        "image": torch.stack([crop["image"].permute(1, 2, 0) for crop in crops]).permute(0, 3, 1, 2),
-        "mask": torch.stack([crop["mask"] for crop in crops]),
-        "index": torch.tensor([crop["index"] for crop in crops]),
-    }
 
 
 def split_indices(n: int, share: float, rng_seed: int) -> tuple[list[int], list[int]]:

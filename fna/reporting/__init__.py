@@ -78,7 +78,11 @@ def write_report(
     sections = [(section.title, *_fill(section, folder)) for section in SECTIONS]
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
     environment = Environment(
-        loader=PackageLoader("fna"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fna.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(title=_title(folder), folder=folder, sections=sections)
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from fna import figures
-from fna.checkpoint import read_json
 from fna.config import Config, load_config
 from fna.errors import FnaError
-from fna.logs import read_log
+from fna.files import read_json
+from fna.reporting import figures
+from fna.training.sinks import read_log
 
 DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fna import figures
-from fna.checkpoint import read_json
+from fna.files import read_json
+from fna.reporting import figures
 from fna.reporting.parts import DASH, TIMES, TITLES, Part, Table, giga, read_optional, seed_first, signed
 
 SHOWN = 8  # lines about mended or left-out records

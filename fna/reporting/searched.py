@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fna import figures
 from fna.arch import Arch, with_output_stride
-from fna.checkpoint import read_json
+from fna.files import read_json
+from fna.reporting import figures
 from fna.reporting.parts import Part, Table, giga, read_config, read_optional
 
 

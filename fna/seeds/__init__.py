@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fna.arch import Arch
-from fna.checkpoint import read_state
 from fna.errors import FnaError, nearest
+from fna.files import read_state
 from fna.seeds.converting import convert
 from fna.seeds.finding import PRETRAINED, find_weights
 from fna.seeds.from_timm import PREFIX, timm_variant

@@ -82,7 +82,7 @@ def _template(arch: Arch) -> dict[str, Tensor]:
     """Return the state dict to fill, on the meta device."""
     import torch
 
-    from fna.network import Classifier
+    from fna.nets.network import Classifier
 
     with torch.device("meta"):
         template = Classifier(replace(arch, num_classes=arch.num_classes or 1)).state_dict()

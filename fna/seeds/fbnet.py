@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fna.arch import Arch, Stem, with_blocks
-from fna.net_config import from_net_config
+from fna.arch.net_config import from_net_config
 from fna.seeds.variant import EXPANDS_TO_SAME, IMAGENET_MEAN, IMAGENET_STD, Variant, timm_modules, timm_weights
 
 NET_CONFIG = """

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fna.arch import Arch
-from fna.checkpoint import read_state
+from fna.arch.net_config import load_arch
 from fna.errors import FnaError
-from fna.net_config import load_arch
+from fna.files import read_state
 from fna.seeds.converting import convert, with_top_of, without_prefix
 from fna.seeds.finding import PRETRAINED, existing
 from fna.seeds.variant import (

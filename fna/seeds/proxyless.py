@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fna.arch import Arch, Stem
-from fna.net_config import from_net_config
+from fna.arch.net_config import from_net_config
 from fna.seeds.variant import IMAGENET_MEAN, IMAGENET_STD, Naming, Variant, Weights, mbconv_parts, named
 
 NET_CONFIG = """

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fna.arch import A, Arch, with_taps
+from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import Config, TaskConfig
 from fna.data.detection import FORMATS, DetectionView, Frame, collate, open_data, to_image, view
-from fna.network import feature_info
-from fna.spaces import DETECTION_LAYERS
+from fna.nets.network import feature_info
 from fna.tasks import Task, retinanet, ssdlite
 from fna.tasks.box_drawing import draw_boxes
 from fna.tasks.detection_scores import METRIC, TITLES, DetectionScores, records

@@ -16,8 +16,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from fna import distributed
 from fna.config import Config
+from fna.training import distributed
 
 METRIC = "map"
 TITLES = {  # COCO's twelve in COCO's order, then Pascal VOC's, then those by class

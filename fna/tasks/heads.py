@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.blocks import conv
 from fna.errors import FnaError
-from fna.network import FeatureInfo, initialise
+from fna.nets.blocks import conv
+from fna.nets.network import FeatureInfo, initialise
 
 RATES = (6, 12, 18)  # dilations of the ASPP at output stride 16 (DeepLabv3, arXiv:1706.05587)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import A, Arch, with_output_stride
+from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import Config, DataConfig, TaskConfig
 from fna.data import pose as pose_data
 from fna.errors import FnaError
-from fna.network import feature_info
-from fna.spaces import DETECTION_LAYERS
+from fna.nets.network import feature_info
 from fna.tasks import Task
 from fna.tasks.pose_drawing import draw
 from fna.tasks.pose_scores import TITLES, PoseScores, person_score, result

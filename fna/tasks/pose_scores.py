@@ -26,9 +26,9 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from fna import distributed
 from fna.config import Config
 from fna.data.pose.people import Person
+from fna.training import distributed
 
 Floats = NDArray[np.float64]
 

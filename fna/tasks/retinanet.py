@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from fna.config import Config, TaskConfig
 from fna.errors import FnaError
-from fna.network import FeatureInfo, initialise
+from fna.nets.network import FeatureInfo, initialise
 from fna.tasks.boxes import Matches, best, guard_narrow, match, wide
 
 STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from fna import distributed
 from fna.arch import A, Arch, with_output_stride
+from fna.arch.spaces import SEGMENTATION_LAYERS
 from fna.config import Config, TaskConfig
-from fna.data import FORMATS, TrainView, collate, open_data
-from fna.network import feature_info
-from fna.spaces import SEGMENTATION_LAYERS
+from fna.data.segmentation import FORMATS, open_data
+from fna.data.segmentation.transforms import TrainView, collate
+from fna.nets.network import feature_info
 from fna.tasks import Picture, Task
 from fna.tasks.heads import DeepLabV3Head, DeepLabV3PlusHead
+from fna.training import distributed
 
 IGNORE = 255  # the label of pixels without a class, in every mask we hold
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fna.config import TaskConfig
 from fna.errors import FnaError
-from fna.network import FeatureInfo
+from fna.nets.network import FeatureInfo
 
 STRIDE = 4  # crop pixels per heatmap pixel
 REACH = 3  # standard deviations; a joint farther outside the heatmap than its Gaussian reaches is no target

@@ -15,10 +15,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSDScoringHead
 from torchvision.ops import Conv2dNormActivation
 
-from fna.blocks import ConvNormAct
 from fna.config import Config, TaskConfig
 from fna.errors import FnaError
-from fna.network import FeatureInfo, initialise
+from fna.nets.blocks import ConvNormAct
+from fna.nets.network import FeatureInfo, initialise
 from fna.tasks.boxes import best, guard_narrow, match, wide
 
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fna.arch import Arch, Block, Stem, SuperArch
+from fna.arch.spaces import make_space
+from fna.nets.supernet import Mixture, SuperBackbone, frozen_weights
 from fna.rng import generator, seeded
-from fna.search import ESTIMATORS
-from fna.spaces import make_space
-from fna.supernet import Mixture, SuperBackbone, frozen_weights
+from fna.searching import ESTIMATORS
 
 
 def space() -> SuperArch:

@@ -7,10 +7,9 @@ from typing import get_args
 
 import pytest
 
-from fna.catalogue import formats
+from fna.cli.catalogue import formats
 from fna.config import MODELS, DataConfig
-from fna.data import data_root
-from fna.data.listing import Reader
+from fna.data.listing import Reader, data_root
 from fna.errors import FnaError
 from fna.tasks import load_task
 

@@ -9,8 +9,8 @@ import torch
 
 from fna.arch import Arch, Block, Stem
 from fna.config import MODELS, TaskConfig
-from fna.cost import model_cost
-from fna.network import Backbone, Model
+from fna.cost.madds import model_cost
+from fna.nets.network import Backbone, Model
 from fna.tasks import Task, load_task
 
 SIZE_HW = (64, 96)

@@ -9,10 +9,9 @@ import pytest
 import torch
 from seed_oracles import random_network
 
-from fna import spaces
-from fna.arch import levels, with_output_stride, without_skips
-from fna.cost import backbone_rows
-from fna.network import Backbone
+from fna.arch import levels, spaces, with_output_stride, without_skips
+from fna.cost.madds import backbone_rows
+from fna.nets.network import Backbone
 from fna.seeds import collect, load_seed
 
 SIZE_HW = (64, 96)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fna.arch import Arch, Block, Stem, with_blocks
 from fna.config import make_config
-from fna.network import Backbone
-from fna.remap import DEPTH, GROWTH, KERNEL, WIDTH, Strategy, remap
+from fna.nets.network import Backbone
+from fna.remapping import Strategy, remap
+from fna.remapping.rules import DEPTH, GROWTH, KERNEL, WIDTH
 from fna.rng import generator, seeded
 
 TABLES: dict[str, Mapping[str, Any]] = {"depth": DEPTH, "width": WIDTH, "kernel": KERNEL, "growth": GROWTH}

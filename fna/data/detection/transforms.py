@@ -24,9 +24,9 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from fna.config import Config
+from fna.data.augmenting import jitter, uniform
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.views import Pair, Sample, Window, fit, scaled, turned
-from fna.data.transforms import jitter
 from fna.rng import generator
 
 SCALE = (0.8, 1.2)  # of 'resize' where data.scale is null
@@ -77,7 +77,7 @@ class DetectionView(Dataset[Sample]):
             region_3hw = distort(region_3hw, draws)
         crop_3HW = window.paste(region_3hw)
         boxes, kept = cut_boxes(boxes_N4, window)
-        if self.config.flip and _uniform(draws) < 0.5:
+        if self.config.flip and uniform(draws) < 0.5:
             crop_3HW, boxes = v2.functional.horizontal_flip(crop_3HW), v2.functional.horizontal_flip(boxes)
         return {"image": crop_3HW, "boxes": boxes.as_subclass(Tensor), "labels": labels_N[kept], "index": index}
 
@@ -116,7 +116,7 @@ def draw_resize(size: Pair, crop: Pair, scale: tuple[float, float], draws: torch
         draws: where randomness comes from.
     """
     canvas = turned(crop, size)
-    factor = fit(size, canvas) * (scale[0] + (scale[1] - scale[0]) * _uniform(draws))
+    factor = fit(size, canvas) * (scale[0] + (scale[1] - scale[0]) * uniform(draws))
     parts = [_draw_part(n, c, factor, draws) for n, c in zip(size, canvas, strict=True)]
     (y, h, tall), (x, w, wide) = parts
     return Window((y, x), (h, w), (tall, wide), (0, 0), (tall, wide))
@@ -128,7 +128,7 @@ def _draw_part(length: int, canvas: int, factor: float, draws: torch.Generator) 
     if resized <= canvas:
         return 0, length, resized
     part = min(length, scaled(canvas, 1 / factor))
-    return int(_uniform(draws) * (length - part + 1)), part, canvas
+    return int(uniform(draws) * (length - part + 1)), part, canvas
 
 
 # --- SSD --------------------------------------------------------------------------------------------------------------
@@ -145,10 +145,10 @@ def draw_patch(size: Pair, boxes_N4: Tensor, crop: Pair, draws: torch.Generator)
     """
     height, width = size
     frame = (0, 0, width, height)
-    if _uniform(draws) < 0.5:
-        side = 1 + (ZOOM - 1) * _uniform(draws)
+    if uniform(draws) < 0.5:
+        side = 1 + (ZOOM - 1) * uniform(draws)
         wide, tall = int(width * side), int(height * side)
-        left, top = int((wide - width) * _uniform(draws)), int((tall - height) * _uniform(draws))
+        left, top = int((wide - width) * uniform(draws)), int((tall - height) * uniform(draws))
         frame = (-left, -top, wide - left, tall - top)
     x0, y0, x1, y1 = _draw_overlapping(frame, boxes_N4, draws)
     (y, h, tall, top), (x, w, wide, left) = (
@@ -170,7 +170,7 @@ def _draw_overlapping(
     x0, y0, x1, y1 = frame
     centres_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     for _ in range(ROUNDS):
-        overlap = OVERLAPS[int(_uniform(draws) * len(OVERLAPS))]
+        overlap = OVERLAPS[int(uniform(draws) * len(OVERLAPS))]
         if overlap is None:
             return frame
         drawn_T4 = torch.rand((TRIES, 4), generator=draws)
@@ -203,9 +203,9 @@ def seen_part(start: int, end: int, length: int, canvas: int) -> tuple[int, int,
 
 def distort(image_3HW: Tensor, draws: torch.Generator) -> Tensor:
     """Distort brightness, contrast, saturation, hue and the order of channels, each with probability 0.5."""
-    late = _uniform(draws) < 0.5  # the contrast comes first or last
+    late = uniform(draws) < 0.5  # the contrast comes first or last
     brightness, contrast, saturation, hue = (_around(draws, span) for span in (0.125, 0.5, 0.5, 0.05))
-    order = torch.randperm(3, generator=draws).tolist() if _uniform(draws) < 0.5 else None
+    order = torch.randperm(3, generator=draws).tolist() if uniform(draws) < 0.5 else None
     if brightness is not None:
         image_3HW = v2.functional.adjust_brightness(image_3HW, 1 + brightness)
     if contrast is not None and not late:
@@ -223,7 +223,3 @@ def _around(draws: torch.Generator, span: float) -> float | None:
     """Return a number in -span to span, or None with probability 0.5."""
     applied, value = torch.rand(2, generator=draws).tolist()
     return span * (2 * value - 1) if applied < 0.5 else None
-
-
-def _uniform(draws: torch.Generator) -> float:
-    return float(torch.rand((), generator=draws))

@@ -12,8 +12,8 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
 from fna.config import Config
-from fna.data.transforms import FILL_RGB
-from fna.network import MULTIPLE
+from fna.data.augmenting import FILL_RGB
+from fna.nets.network import MULTIPLE
 
 Pair = tuple[int, int]  # vertical, horizontal; in pixels
 

@@ -35,11 +35,10 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
-from fna.data.listing import require_dir, split_lines
-from fna.data.voc import CLASSES as WITH_BACKGROUND
+from fna.data.listing import VOC_CLASSES, require_dir, split_lines
 from fna.errors import FnaError, nearest
 
-CLASSES = WITH_BACKGROUND[1:]
+CLASSES = VOC_CLASSES[1:]
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 COLUMN = re.compile(r"\s+(1|0|-1)$")  # whether the image shows the class that the list is about
 LAYOUT = """\

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fna.config import DataConfig
+from fna.config.strict_yaml import parse_yaml
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_FILE,
@@ -34,7 +35,6 @@ from fna.data.detection.listing import (
 )
 from fna.data.listing import split_lines
 from fna.errors import FnaError, nearest
-from fna.strict_yaml import parse_yaml
 
 LAYOUT = """\
   ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train

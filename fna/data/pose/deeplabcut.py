@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
+from fna.config.strict_yaml import parse_yaml
 from fna.data.listing import split_lines
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record
 from fna.errors import FnaError, nearest
-from fna.strict_yaml import parse_yaml
 
 PLACES = (  # the first that has files
     *("labeled-data/*/CollectedData*.csv", "*/CollectedData*.csv", "CollectedData*.csv"),

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fna.data.augmenting import FILL_RGB
 from fna.data.pose.checks import Box
-from fna.data.transforms import FILL_RGB
 
 ROUNDING = 1e-6  # pixels: the sine of 180 degrees is not quite 0
 Pixels = NDArray[np.uint8]  # (height, width, 3)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fna.config import Config
+from fna.data.augmenting import jitter
 from fna.data.pose.checks import Box, inside
 from fna.data.pose.joints import lower_body, mirror
 from fna.data.pose.people import PoseData
 from fna.data.pose.placing import Placing, cut
-from fna.data.transforms import jitter
 from fna.errors import FnaError
 from fna.rng import generator
 

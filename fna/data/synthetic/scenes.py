@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from fna.config import DataConfig
-from fna.data.listing import Arrays, Color, Listing, Reader, class_labels
+from fna.data.listing import Color
 from fna.data.synthetic import objects
 from fna.data.synthetic.background import Background, Street, draw_background, draw_camera, draw_street, smooth_noise
 from fna.data.synthetic.canvas import SUPER, Canvas
@@ -58,7 +55,6 @@ CAST = {
     "lamp": Role(0, 2, 0.4, 7.0),
 }
 DRAW = {"person": objects.draw_person, "tree": objects.draw_tree, "sign": objects.draw_sign, "lamp": objects.draw_lamp}
-LAYOUT = "  nothing: the images are drawn"
 
 
 @dataclass(frozen=True)
@@ -203,20 +199,3 @@ def _annotate(
         np.array(labels, np.int64),
         np.array(keypoints, np.float32).reshape(-1, len(JOINTS), 3),
     )
-
-
-def read(root: Path, split: str, config: DataConfig) -> Listing:
-    """List the scenes of a split; `config.images` says how many, `config.eval_size` how large."""
-    names = tuple(f"{split}_{index:04d}.png" for index in range(config.images))
-    labels = class_labels(len(CLASSES), config.ignore_label)
-    return Listing(
-        names, tuple(CLASSES), tuple(CLASSES.values()), labels, partial(_read, split, config.eval_size or SIZE_HW)
-    )
-
-
-def _read(split: str, size_hw: tuple[int, int], position: int) -> Arrays:
-    drawn = scene(0, split, position, size_hw)
-    return drawn.image, drawn.mask
-
-
-FORMATS = {"synthetic": Reader(read, LAYOUT, on_disk=False)}

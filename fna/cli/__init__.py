@@ -1,0 +1,235 @@
+"""The command line: parse, call one function, show what it returns. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fna.cli.networks import AsJson, add_commands, example
+from fna.cli.tables import show_json, show_result, show_table, table
+from fna.errors import FnaError, pick
+from fna.progress import first_rank, quiet
+
+STAGES = {  # what it does, an example's settings
+    "expand": ("Grow the seed into a super network and remap its weights.", "--recipe recipes/camvid_deeplabv3.yaml"),
+    "search": ("Adapt the architecture to the data.", "--engine.workers 4"),
+    "derive": ("Choose the best architecture within the budget.", "--json"),
+    "adapt": ("Fine-tune the derived network, or a control.", "--adapt.name control --adapt.arch seed"),
+    "evaluate": ("Score every fine-tuned network of the run.", "--evaluate.mode sliding"),
+    "report": ("Write report.html.", ""),
+}
+DEMO = (  # four to five minutes on two cores
+    *("data.format=synthetic", "data.crop=[128, 160]", "data.images=96", "data.color_jitter=0"),
+    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
+    *("adapt.epochs=9", "adapt.optimizer={name: adamw, lr: 1e-3}"),
+)
+TAKE_SETTINGS = ("run", "demo", *STAGES, "count", "remap")
+GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
+UNDOTTED = ("baseline",)  # settings that are in no section
+
+app = typer.Typer(
+    rich_markup_mode=None,  # plain help: rich's panels cost half as much time again
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a bug shows Python's own traceback
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")]
+RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=example("fna run recipes/camvid_deeplabv3.yaml --data.root data/camvid --run runs/camvid"),
+)
+def fna(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Fine-tune the architecture of a pretrained backbone for your task (FNA++)."""
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(f"fna {installed_version('fna')}")
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+    elif ctx.obj and ctx.invoked_subcommand not in TAKE_SETTINGS:
+        command = f"fna {ctx.invoked_subcommand}"
+        raise FnaError(f"{command} takes no setting '--{ctx.obj[0].partition('=')[0]}'; type: {command} --help")
+
+
+@app.command(
+    epilog=example(
+        "fna run recipes/camvid_deeplabv3.yaml --run runs/camvid --data.root data/camvid --search.budget 0.9",
+        "torchrun --nproc-per-node 2 -m -- fna run recipes/cityscapes_deeplabv3.yaml --run runs/city",
+    )
+)
+def run(
+    ctx: typer.Context,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file of settings.")],
+    folder: Annotated[Path, RunOption],
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
+    """Do the whole job in a run folder, or go on with it: expand, search, derive, adapt, evaluate, report.
+
+    Every setting can be changed by a dotted option. `fna list settings` shows them all.
+    """
+    _run(folder, recipe, ctx.obj, as_json, no_words)
+
+
+@app.command(epilog=example("fna demo --run runs/demo"))
+def demo(
+    ctx: typer.Context,
+    folder: Annotated[Path, RunOption] = Path("runs/demo"),
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
+    """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
+    _run(folder, None, [*DEMO, *ctx.obj], as_json, no_words)
+
+
+def _run(folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool) -> None:
+    from fna.config import load_config
+
+    config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
+    from fna.runs import pipeline
+
+    with quiet(as_json or no_words):
+        metrics = pipeline.run(folder, config)
+        _show({**metrics, "report": str(folder / "report.html")}, as_json)
+
+
+def _add_stage(name: str, text: str, settings: str) -> None:
+    @app.command(name, help=text, epilog=example(f"fna {name} runs/camvid {settings}"))
+    def stage(
+        ctx: typer.Context,
+        folder: Folder,
+        recipe: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Settings of a new run.  [default: DIR/config.yaml]")
+        ] = None,
+        as_json: AsJson = False,
+        no_words: Quiet = False,
+    ) -> None:
+        from fna.config import load_config
+
+        config = load_config(recipe, ctx.obj) if recipe else None
+        from fna.runs import pipeline
+
+        with quiet(as_json or no_words), pipeline.Run.open(folder, config, () if recipe else ctx.obj) as job:
+            _show(pipeline.stage(job, name), as_json)
+
+
+for _name, (_text, _settings) in STAGES.items():
+    _add_stage(_name, _text, _settings)
+
+
+@app.command(epilog=example("fna predict runs/camvid --images photos --out labelled"))
+def predict(
+    folder: Folder,
+    images: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Images to label.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the pictures go.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The adaptation to use.")] = "adapted",
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
+    ] = None,
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
+    """Label images with a fine-tuned network of a run: a picture per image; boxes and poses also as COCO results."""
+    from fna.runs import pipeline
+
+    with quiet(as_json or no_words):
+        _show(pipeline.predict(folder, images, out, name, boxes), as_json)
+
+
+@app.command("list", epilog=example("fna list seeds"))
+def list_(
+    what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what there is: seeds, formats, strategies, spaces, optimizers, models, estimators, settings."""
+    from fna.cli.catalogue import CATALOGUE
+
+    chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
+    rows = {name: collect() for name, collect in chosen.items()}
+    if as_json:
+        return show_json(rows)
+    for name, collect in chosen.items():
+        show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
+
+
+add_commands(app)  # count and remap
+
+
+def _show(result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(result)
+    else:
+        show_result(result)
+
+
+# --- the entry point --------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; None: the process's own.
+
+    Returns:
+        The exit code: 0, 2 after a mistake of the user (one message on stderr), 130 after Ctrl-C.
+    """
+    try:
+        rest, settings = split_settings(sys.argv[1:] if argv is None else argv)
+        code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
+    except FnaError as error:
+        return _refuse_once(error)
+    except typer.TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "fna")
+        return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130 and first_rank():
+        print("fna: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse_once(error: FnaError) -> int:
+    """Report an error of several processes from one of them (before they have met: from the first of each node)."""
+    if error.reported_here if error.reported_here is not None else os.environ.get("LOCAL_RANK", "0") == "0":
+        return _refuse(str(error) + ("" if first_rank() else f" (rank {os.environ['RANK']})"))
+    time.sleep(GRACE_SECONDS)
+    return 2
+
+
+def _refuse(message: str) -> int:
+    print(f"fna: error: {message}", file=sys.stderr)
+    return 2
+
+
+def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate settings, which can stand anywhere, from the other arguments.
+
+    >>> split_settings(["run", "--search.epochs", "5", "recipe.yaml", "--data.root=x"])
+    (['run', 'recipe.yaml'], ['search.epochs=5', 'data.root=x'])
+    """
+    rest, settings = [], []
+    words = iter(argv)
+    for word in words:
+        key, sign, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not ("." in key or key in UNDOTTED):
+            rest.append(word)
+            continue
+        value = value if sign else next(words, "--")
+        if not sign and value.startswith("--"):
+            raise FnaError(f"--{key} has no value; write --{key} VALUE (--{key}=VALUE if it begins with --)")
+        settings.append(f"{key}={value}")
+    return rest, settings

@@ -1,0 +1,130 @@
+"""What there is to choose from, for `fna list` and `fna count`. Each table is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+Row = dict[str, Any]
+
+
+def seeds() -> list[Row]:
+    """Pretrained networks at 224x224; also timm/NAME of an MBConv network or a plain ResNet, and a file of your own."""
+    from fna.cost.madds import backbone_rows, classifier_rows, total_cost
+    from fna.seeds import collect
+    from fna.seeds.finding import is_here
+
+    rows = []
+    for name, variant in collect().items():
+        cost = total_cost([*backbone_rows(variant.arch, (224, 224)), *classifier_rows(variant.arch, (224, 224))])
+        # What `weights: pretrained` would take: the first that is here; if none is, the first.
+        published = sorted(variant.weights, key=lambda weights: not is_here(weights))[:1]
+        row: Row = {"name": name, "params": cost.params, "madds_224": cost.madds}
+        row |= {"top1": None, "source": None, "licence": None, "weights": None, "here": False}
+        for w in published:
+            row |= {"top1": w.top1, "source": w.source, "licence": w.licence, "weights": w.file, "here": is_here(w)}
+        rows.append(row)
+    return rows
+
+
+def formats() -> list[Row]:
+    """What data sets look like on disk."""
+    from fna.config import MODELS
+    from fna.tasks import load_task
+
+    return [
+        {"task": task, "name": name, "layout": reader.layout.rstrip()}
+        for task in MODELS
+        for name, reader in load_task(task).formats.items()
+    ]
+
+
+def strategies() -> list[Row]:
+    """How parameters move between networks."""
+    from fna.remapping.rules import DEPTH, GROWTH, KERNEL, WIDTH, map_groups
+
+    tables: dict[str, Mapping[str, Any]] = {"depth": DEPTH, "width": WIDTH, "kernel": KERNEL, "growth": GROWTH}
+    rows = [{"setting": f"remap.{level}", **row} for level, rules in tables.items() for row in _documented(rules)]
+    return [*rows, *({"setting": "(always)", **row} for row in _documented({"groups": map_groups}))]
+
+
+def spaces() -> list[Row]:
+    """What the search may choose from: layers per searchable stage, candidates of a layer. See fna count --space."""
+    from fna.arch.spaces import CELLS, DETECTION_LAYERS, EXPANSIONS, KERNELS, SEGMENTATION_LAYERS
+
+    mbconv = " ".join([*(f"k{k}e{e:g}" for k in KERNELS for e in EXPANSIONS), "skip"])
+    return [
+        {
+            "name": "seg",
+            "blocks": "mbconv",
+            "layers": list(SEGMENTATION_LAYERS),
+            "candidates": mbconv,
+            "source": "Table I",
+        },
+        {
+            "name": "det",
+            "blocks": "mbconv",
+            "layers": list(DETECTION_LAYERS),
+            "candidates": mbconv,
+            "source": "Tables I, IX",
+        },
+        {
+            "name": "pose",
+            "blocks": "mbconv",
+            "layers": list(DETECTION_LAYERS),
+            "candidates": mbconv,
+            "source": "Table I",
+        },
+        {
+            **{"name": "seg, det, pose", "blocks": "basic, bottleneck", "layers": "the seed's"},
+            **{"candidates": " ".join(CELLS), "source": "Table VII"},
+        },
+    ]
+
+
+def optimizers() -> list[Row]:
+    """What trains the weights."""
+    from fna.config import OptimizerConfig
+
+    return _options(OptimizerConfig.model_fields["name"].annotation)
+
+
+def models() -> list[Row]:
+    """What a task puts on the backbone."""
+    from fna.config import MODELS
+
+    return [{"task": task, "name": name} for task, models in MODELS.items() for name in models]
+
+
+def estimators() -> list[Row]:
+    """How the alphas get their gradient."""
+    from fna.searching import ESTIMATORS
+
+    return _documented(ESTIMATORS)
+
+
+def settings() -> list[Row]:
+    """What a recipe can hold, each also an option: --search.epochs 20."""
+    from fna import config
+
+    return [{"name": key, "default": default, "meaning": text} for key, default, text in config.settings()]
+
+
+def _documented(table: Mapping[str, Any]) -> list[Row]:
+    return [{"name": name, "meaning": (entry.__doc__ or "").partition("\n")[0]} for name, entry in table.items()]
+
+
+def _options(literal: Any) -> list[Row]:
+    return [{"name": name} for name in get_args(literal)]
+
+
+CATALOGUE: dict[str, Callable[[], list[Row]]] = {
+    "seeds": seeds,
+    "formats": formats,
+    "strategies": strategies,
+    "spaces": spaces,
+    "optimizers": optimizers,
+    "models": models,
+    "estimators": estimators,
+    "settings": settings,
+}

@@ -1,0 +1,35 @@
+"""Pascal VOC segmentation: 21 classes as palette indices, 255 is void. Source: Everingham et al., IJCV 2015."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fna.config import DataConfig
+from fna.data.listing import (
+    IGNORE,
+    VOC_CLASSES,
+    Listing,
+    Reader,
+    class_labels,
+    palette,
+    read_pairs,
+    split_lines,
+)
+
+LAYOUT = """\
+  ROOT/ImageSets/Segmentation/train.txt   lines: NAME
+  ROOT/JPEGImages/NAME.jpg
+  ROOT/SegmentationClass/NAME.png         palette index = class, 255 = ignore"""
+
+
+def read(root: Path, split: str, config: DataConfig) -> Listing:
+    """List a split of Pascal VOC."""
+    stems = [line for _, line in split_lines(root / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)]
+    images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
+    masks = [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
+    labels = class_labels(len(VOC_CLASSES), IGNORE, config.ignore_label)
+    names = tuple(path.name for path in images)
+    return Listing(names, VOC_CLASSES, palette(len(VOC_CLASSES)), labels, read_pairs(images, masks))
+
+
+FORMATS = {"voc": Reader(read, LAYOUT)}

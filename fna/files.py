@@ -1,0 +1,196 @@
+"""Files that survive a crash: atomic writes, safe reading. No torch at import.
+
+Every file is written beside its final place, flushed to the disk and moved there in one step: a reader finds the old
+content or the new, never a part.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from fna.errors import FnaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
+ADVICE = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "give a place you may use",
+    errno.EPERM: "give a place you may use",
+    errno.EROFS: "give a place you may write to",
+}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it holds its old content or `data`, whatever happens on the way.
+
+    Raises:
+        FnaError: the disk is full, or the place cannot be written; the old content is intact.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with os_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            with suppress(OSError):  # gone already if all went well
+                temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` as indented JSON without NaN or infinity; see `write_bytes`."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file, contiguous and on the CPU; see `write_bytes`."""
+    import torch
+    from safetensors.torch import save
+
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
+    write_bytes(path, save(copies))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        FnaError: the file is missing or unreadable.
+    """
+    with os_errors("read", path):
+        return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FnaError: the file is missing or unreadable, or is no JSON (NaN and infinity are none).
+    """
+    try:
+        return json.loads(read_bytes(path), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FnaError(f"{path} is no valid JSON: {error}") from error
+
+
+def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
+    """Read named tensors from a safetensors or a torch file, told apart by content; no code in the file is run.
+
+    Args:
+        path: the file. A torch file may hold the tensors under one of the keys `WRAPPERS`.
+        finite: refuse NaN and infinity.
+
+    Returns:
+        The tensors by name, on the CPU.
+
+    Raises:
+        FnaError: the file is missing, cut short, of another kind, or holds what is no ordinary finite tensor.
+    """
+    data = read_bytes(path)
+    expected = "expected named tensors: a safetensors file, or a state dict written by torch.save"
+    if not data:
+        raise FnaError(f"{path} is empty; {expected}")
+    state = parse_state(path, data, expected)
+    for key in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state:
+        raise FnaError(f"{path} holds {'an empty dict' if state == {} else f'a {type(state).__name__}'}; {expected}")
+    for name, value in state.items():
+        fault = _fault(name, value, finite)
+        if fault:
+            raise FnaError(f"{path}: '{name}' {fault}; {expected}")
+    return {name: value.detach() for name, value in state.items()}
+
+
+def fingerprint(data: bytes) -> dict[str, Any]:
+    """Return the SHA-256 and the size of a file's content, JSON-ready."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files; one that is gone already is none of our concern."""
+    for path in paths:
+        with os_errors("remove", path):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def os_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into an `FnaError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        advice = ADVICE.get(error.errno or 0)
+        raise FnaError(f"cannot {action} {path}: {error.strerror or error}{f'; {advice}' if advice else ''}") from error
+
+
+def _fault(name: Any, value: Any, finite: bool) -> str:
+    """Say what is wrong with an entry of a state dict; empty if nothing is."""
+    import torch
+
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, no named tensor"
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return "is no ordinary dense tensor"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"claims the shape {tuple(value.shape)} with too little data"
+    if finite and (value.is_floating_point() or value.is_complex()):
+        wide = value.float() if value.element_size() == 1 else value  # 8-bit floats have no isfinite
+        if not bool(wide.isfinite().all()):
+            return "holds NaN or infinity"
+    return ""
+
+
+def parse_state(path: Path, data: bytes, expected: str) -> Any:
+    """Parse safetensors, or what torch's restricted reader accepts: tensors and plain containers, no code."""
+    import torch
+    from safetensors.torch import load
+
+    try:
+        if data[8:9] == b"{":
+            return load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged or hostile file can raise is not a closed list
+        # torch's own message would advise to switch the restriction off.
+        what = (
+            "holds Python objects or is no such file"
+            if isinstance(error, UnpicklingError)
+            else "is cut short or damaged"
+        )
+        raise FnaError(f"cannot read {path}: it {what} ({type(error).__name__}); {expected}") from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Flush a folder's list of names, without which a rename may be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

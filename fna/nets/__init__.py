@@ -1,0 +1,1 @@
+"""Networks as torch modules: plain ones, which training and export see as they are."""

@@ -1,0 +1,1 @@
+"""Runs: the same stages over a folder of plain files."""

@@ -1,0 +1,5 @@
+"""Search algorithms, one file each."""
+
+from fna.searching.alphas import ESTIMATORS, Searched, search
+
+__all__ = ["ESTIMATORS", "Searched", "search"]

@@ -1,0 +1,1 @@
+"""The stages: functions from artifacts to artifacts, which do not know each other."""

@@ -1,0 +1,63 @@
+"""CSV logs that survive a kill: a torn or repeated tail is dropped when the run goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fna.files import write_text
+
+
+class Log:
+    """A CSV file that grows by rows; the first row fixes the columns.
+
+    Args:
+        path: the file, or None to write nowhere.
+        start: rows whose key is not below this value are dropped: they will be written again.
+        key: the column that counts (``step``, ``epoch``).
+    """
+
+    def __init__(self, path: Path | None, start: int, key: str) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path is None or not path.exists():
+            return
+        rows = read_log(path)
+        kept = [row for row in rows if int(row[key]) < start]
+        if kept:
+            self.columns = list(kept[0])
+            text = _line(self.columns) + "".join(_line([row[c] for c in self.columns]) for row in kept)
+            write_text(path, text)
+        else:
+            path.unlink()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        if self.path is None:
+            return
+        text = ""
+        if not self.columns:
+            self.columns = list(row)
+            text = _line(self.columns)
+        values = [
+            "" if row[c] is None else f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in self.columns
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text + _line(values))
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Read the whole rows of a log; a torn last line is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    text = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _line(values: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
