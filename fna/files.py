@@ -63,14 +63,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file, contiguous and on the CPU; see `write_bytes`."""
+def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, contiguous and on the CPU, with text in its header; see `write_bytes`."""
     import torch
     from safetensors.torch import save
 
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
-    write_bytes(path, save(copies))
+    write_bytes(path, save(copies, dict(metadata) if metadata else None))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -123,6 +123,22 @@ def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
         if fault:
             raise FnaError(f"{path}: '{name}' {fault}; {expected}")
     return {name: value.detach() for name, value in state.items()}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text in the header of a safetensors file.
+
+    Raises:
+        FnaError: the file is missing or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with os_errors("read", path):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return file.metadata() or {}
+        except SafetensorError as error:
+            raise FnaError(f"cannot read {path}: it is no safetensors file, or cut short or damaged") from error
 
 
 def fingerprint(data: bytes) -> dict[str, Any]:

@@ -254,8 +254,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_path: Path, what: str) -> None:
-    with opened(tiny_config(images)) as setting:
-        bad = replace(setting, task=replace(setting.task, loss=bad_after(5, what, setting.task.loss)))
+    with opened(tiny_config(images)) as job:
+        bad = job.with_loss(bad_after(5, what, job.problem.task.loss))
         with pytest.raises(FnaError, match=r"at iteration 5 \(learning rate 0\.0\d+\).*files of the batch: .*\.png"):
             adapt_tiny(bad, tmp_path)
     step, state = Checkpoints(tmp_path / "adapt").load_latest() or (None, {})
@@ -276,8 +276,8 @@ def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_
 def test_a_bad_number_in_an_alpha_step_stops_the_search(
     images: Path, tmp_path: Path, call: int, step: int, what: str, words: str
 ) -> None:
-    with opened(tiny_config(images)) as setting:
-        bad = replace(setting, task=replace(setting.task, loss=bad_after(call, what, setting.task.loss)))
+    with opened(tiny_config(images)) as job:
+        bad = job.with_loss(bad_after(call, what, job.problem.task.loss))
         with pytest.raises(FnaError, match=rf"{words}.* at iteration {step} \(learning rate 0\.02\).*\.png"):
             search_tiny(bad, tmp_path)
     assert Checkpoints(tmp_path / "search").steps() == [4, 6]
@@ -317,24 +317,24 @@ class Counting:
 @pytest.mark.parametrize(("every", "saved"), [(0, [3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (4, [3, 4, 6]), (100, [3, 6])])
 def test_checkpoints_come_every_so_often_and_at_the_end_of_epochs(tmp_path: Path, every: int, saved: list[int]) -> None:
     loop = Counting()
-    fit(loop, Checkpoints(tmp_path, keep=100), None, "count", every, CPU)
+    fit(loop, Checkpoints(tmp_path, keep=100), None, "count", replace(CPU, checkpoint_steps=every))
     assert Checkpoints(tmp_path).steps() == saved
     assert (loop.seen, loop.epochs, loop.started) == ([0, 1, 2, 3, 4, 5, 6], [1, 2], [0])
 
 
 def test_a_loop_goes_on_where_its_last_checkpoint_is(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    minutes = fit(Counting(), checkpoints, None, "count", 4, CPU)
+    minutes = fit(Counting(), checkpoints, None, "count", replace(CPU, checkpoint_steps=4))
     again = Counting()
-    assert fit(again, checkpoints, None, "count", 4, CPU) >= minutes - 1e-3
+    assert fit(again, checkpoints, None, "count", replace(CPU, checkpoint_steps=4)) >= minutes - 1e-3
     assert (again.seen, again.epochs, again.started) == ([0, 1, 2, 3, 4, 5, 6], [], [6])
 
 
 def test_a_phase_goes_on_with_as_many_processes_as_it_began_with(tmp_path: Path) -> None:
-    fit(Counting(), Checkpoints(tmp_path), None, "count", 4, CPU)
+    fit(Counting(), Checkpoints(tmp_path), None, "count", replace(CPU, checkpoint_steps=4))
     two = replace(CPU, world=World(0, 2))
     with pytest.raises(FnaError, match=r"'count' began with 1 process, now there are 2; .* without torchrun"):
-        fit(Counting(), Checkpoints(tmp_path), None, "count", 4, two)
+        fit(Counting(), Checkpoints(tmp_path), None, "count", two)
 
 
 # --- device and precision ---------------------------------------------------------------------------------------------

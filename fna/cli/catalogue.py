@@ -98,7 +98,7 @@ def models() -> list[Row]:
 
 def estimators() -> list[Row]:
     """How the alphas get their gradient."""
-    from fna.searching import ESTIMATORS
+    from fna.searching.alphas import ESTIMATORS
 
     return _documented(ESTIMATORS)
 

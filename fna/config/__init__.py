@@ -116,6 +116,7 @@ class DataConfig(Section):
     root: str | None = note(None, "the data set's folder")
     train: str = note("train", "split to learn from (weights, and alphas on a part of it)")
     val: str = note("val", "split to score on")
+    test: str = note("test", "split of `fna evaluate --split test`, opened only then")
     image_folder: str | None = note(None, "folder of the images below root, where the format's own is not it")
     classes: Several[str] | None = note(
         None, "class names by label value (format 'folder'), or those to detect, in order"
@@ -205,7 +206,9 @@ class SearchConfig(Section):
     alpha_split: Share = note(0.5, "share of the training images that only the alphas see")
     cycle: Positive = note(1, "weight steps per alpha step")
     batch_size: Positive = 8
-    budget: AboveZero | None = note(
+    sampler: str = "uniform"
+    chooser: str = "alphas"
+    budget: AboveZero | str | None = note(
         1.0, "MAdds of the whole network: up to 100 x the seed's, above an absolute count; null: use lambda"
     )
     budget_rate: FromZero = note(0.05, "step size of the budget's multiplier")
@@ -218,11 +221,20 @@ class SearchConfig(Section):
     alpha: AlphaConfig = AlphaConfig()
 
 
+class DeriveConfig(Section):
+    """Derivation."""
+
+    name: str = "derived"
+    budget: AboveZero | str | None = None
+
+
 class AdaptConfig(Section):
     """Parameter adaptation; the defaults make the FNA++ network, other choices make its controls."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = note("adapted", "name of its files")
     arch: str = note("derived", "'derived', 'seed', or a file (Arch JSON or net_config text)")
+    head_width: AboveZero | None = None
+    scale: AboveZero | None = None
     init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
     epochs: Positive = 20
     batch_size: Positive = 8
@@ -270,6 +282,7 @@ class Config(Section):
     space: SpaceConfig = SpaceConfig()
     remap: RemapConfig = RemapConfig()
     search: SearchConfig = SearchConfig()
+    derive: DeriveConfig = DeriveConfig()
     adapt: AdaptConfig = AdaptConfig()
     baseline: bool = note(True, "also fine-tune the plain seed under the identical schedule")
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -77,6 +77,17 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def write(self, name: str, content: Any) -> None:
+        """Write a file of the run by the type of its content: a state dict, bytes, text, or what JSON can hold."""
+        if name.endswith(".safetensors"):
+            self.write_state(name, *content) if isinstance(content, tuple) else self.write_state(name, content)
+        elif isinstance(content, bytes):
+            self.write_bytes(name, content)
+        elif isinstance(content, str):
+            self.write_text(name, content)
+        else:
+            self.write_json(name, content)
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file of the run; a stage it was a result of is no longer finished."""
         files.write_bytes(self._claim(name), data)
@@ -89,9 +100,17 @@ class Folder:
         """Write a JSON file of the run; see `Folder.write_bytes`."""
         files.write_json(self._claim(name), data)
 
-    def write_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+    def write_state(self, name: str, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file of the run; see `Folder.write_bytes`."""
-        files.write_state(self._claim(name), state)
+        files.write_state(self._claim(name), state, metadata)
+
+    def read_json(self, stage: str, name: str) -> Any:
+        """Read a JSON file that `stage` wrote."""
+        return read_json(self.path / name)
+
+    def read_state(self, stage: str, name: str) -> dict[str, Tensor]:
+        """Read weights that `stage` wrote."""
+        return files.read_state(self.path / name)
 
     def commit(self, stage: str, files: Iterable[str], info: Mapping[str, Any] | None = None) -> None:
         """Record that `stage` is finished and which files are its result.

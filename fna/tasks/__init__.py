@@ -78,7 +78,9 @@ class Task:
         head_start: (seed's weights, task config) -> weights of the head that the seed has already, by the head's names.
         loss: (head's output, batch, task config) -> (summed loss, number of terms), both scalars; `engine.global_mean`
             divides by the number over all processes.
-        image_size: (data, config) -> height, width of what the network sees of the first record, for counting.
+        scored_size: config -> height, width of what the network sees of every record when it is scored; None: it is
+            the image's own.
+        multiple: sides of what the network sees are padded to multiples of this.
         view: (uint8 image, truth or what is known of it, config) -> what the network sees of a record when it is
             scored, uint8 (3, H, W), and the frame: how to get back to the image.
         predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
@@ -99,12 +101,13 @@ class Task:
     head: Callable[[Arch, int, TaskConfig], nn.Module]
     head_start: Callable[[Mapping[str, Tensor], TaskConfig], dict[str, Tensor]]
     loss: Callable[[Any, Mapping[str, Any], TaskConfig], tuple[Tensor, Tensor]]
-    image_size: Callable[[Any, Config], tuple[int, int]]
+    scored_size: Callable[[Config], tuple[int, int] | None]
     view: Callable[[Tensor, Any, Config], tuple[Tensor, Any]]
     predict: Callable[[nn.Module, Tensor, Sequence[Any], Config], Sequence[Any]]
     scores: Callable[[Any, Config], Scores]
     draw: Callable[[Picture, Any, Any, Config], Picture]
     records: Callable[[Any, Any, Any], list[dict[str, Any]]] | None = None
+    multiple: int = 1
 
 
 def load_task(name: str) -> Task:

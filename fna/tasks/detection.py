@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fna.arch import A, Arch, with_taps
+from fna.arch import MULTIPLE, A, Arch, with_taps
 from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import Config, TaskConfig
 from fna.data.detection import FORMATS, DetectionView, Frame, collate, open_data, to_image, view
@@ -45,7 +45,7 @@ def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Ten
     return total, number
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
+def scored_size(config: Config) -> tuple[int, int]:
     """Return the canvas that images are brought to: ``data.eval_size``, or the crop."""
     return config.data.eval_size or config.data.crop
 
@@ -89,10 +89,11 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=view,
     predict=predict,
     scores=DetectionScores,
     draw=draw_boxes,
     records=records,
+    multiple=MULTIPLE,
 )

@@ -56,7 +56,7 @@ def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str
     return {}
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
+def scored_size(config: Config) -> tuple[int, int]:
     """Return the size of every crop."""
     return config.data.crop
 
@@ -110,7 +110,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=pose_data.view,
     predict=predict,
     scores=PoseScores,

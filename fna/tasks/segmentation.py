@@ -53,10 +53,9 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> t
     return total, (mask != IGNORE).sum()
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
-    """Return the size images are scored at: ``data.eval_size``, or that of the first image."""
-    height, width = config.data.eval_size or data.load(0)[0].shape[1:]
-    return height, width
+def scored_size(config: Config) -> tuple[int, int] | None:
+    """Return the size images are scored at; None: their own."""
+    return config.data.eval_size
 
 
 def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[int, int]]:
@@ -166,7 +165,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=view,
     predict=predict,
     scores=SegmentationScores,

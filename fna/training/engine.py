@@ -32,6 +32,10 @@ class Compute:
     dtype: torch.dtype | None  # of autocast; None: float32 throughout
     channels_last: bool
     world: distributed.World
+    rng_seed: int = 0
+    workers: int = 0  # processes that load data
+    sync_bn: bool = True  # share batch statistics between processes
+    checkpoint_steps: int = 0  # iterations between checkpoints besides those at the ends of epochs; 0: none
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the precision context of a forward pass."""
@@ -45,6 +49,20 @@ class Compute:
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         return model
+
+    def parallel(self, model: Model, *, partial: bool) -> nn.Module:
+        """Place `model` on the device and, under several processes, share statistics and gradients.
+
+        Args:
+            model: a task's network.
+            partial: a step may use a part of the parameters only (a super network's path).
+        """
+        self.place(model)
+        if self.world.size == 1:
+            return model
+        if self.sync_bn:
+            distributed.share_statistics(model, self.device.type == "cuda")
+        return distributed.replicate(model, self.device, partial=partial, sync_bn=self.sync_bn)
 
     def images(self, images_N3HW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """Move uint8 images to the device and normalise them as the seed expects.
@@ -68,19 +86,25 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
     Raises:
         FnaError: the device or precision is not there.
     """
-    device = _device(config.device)
+    device = find_device(config.device)
     precision = _precision(config.precision, device)
     if config.threads:
         torch.set_num_threads(config.threads)
     with distributed.world(device.type == "cuda") as world:
         if device.type == "cuda":
             if world.size > 1:
-                device = _device(f"cuda:{world.local_rank}")
+                device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
-        yield Compute(device, precision, config.channels_last, world)
+        own = ("channels_last", "rng_seed", "workers", "sync_bn", "checkpoint_steps")
+        yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return the device of a name: auto, cpu, cuda, cuda:1 ...
+
+    Raises:
+        FnaError: it is not there.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda:0" if gpus else "cpu"
@@ -283,7 +307,6 @@ def fit(
     checkpoints: Checkpoints | None,
     logs: tuple[Path, Path] | None,
     label: str,
-    every: int,
     compute: Compute,
 ) -> float:
     """Run a loop to its end, from its last checkpoint if it has one.
@@ -293,8 +316,7 @@ def fit(
         checkpoints: where its state is kept, or None.
         logs: CSV files of iterations and of epochs, or None.
         label: name on the progress bar.
-        every: iterations between checkpoints besides those at the ends of epochs; 0: none.
-        compute: the processes.
+        compute: the processes, and how often checkpoints are due.
 
     Returns:
         Minutes of training, those before an interruption included.
@@ -323,6 +345,7 @@ def fit(
                 minutes = (time.monotonic() - began) / 60
                 if scores:
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
+            every = compute.checkpoint_steps
             if checkpoints and (done % loop.steps_per_epoch == 0 or (every and done % every == 0)):
                 if writes:
                     spent, processes = time.monotonic() - began, compute.world.size
