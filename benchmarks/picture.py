@@ -1,6 +1,6 @@
 """Draw docs/found.svg, the README's picture: a seed and the network that a committed result found from it.
 
-    python benchmarks/picture.py
+python benchmarks/picture.py
 """
 
 from __future__ import annotations
