@@ -13,7 +13,7 @@ from fna.data.listing import Reader, data_root
 from fna.errors import FnaError
 from fna.tasks import load_task
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 FORMATS: dict[tuple[str, str], Reader] = {
     (task, name): reader for task in MODELS for name, reader in load_task(task).formats.items()
 }
@@ -32,7 +32,7 @@ def test_the_layout_is_told(task: str, name: str) -> None:
     assert all(line.startswith("  ") and line.strip() for line in lines), "error messages show it indented"
     assert any("ROOT/" in line for line in lines) == reader.on_disk
     assert {"task": task, "name": name, "layout": reader.layout.rstrip()} in formats()
-    assert f"`{name}`" in README.read_text(encoding="utf-8")
+    assert f"`{name}`" in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("task", "name"), [key for key, reader in FORMATS.items() if reader.on_disk])
