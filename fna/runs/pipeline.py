@@ -21,7 +21,7 @@ from fna.files import read_json
 from fna.nets.network import Model
 from fna.progress import say
 from fna.remapping import summarise
-from fna.reporting import write_report
+from fna.reporting.page import write_report
 from fna.runs.run import Run as Run
 from fna.searching import search as search_arch
 from fna.stages.adapt import adapt as adapt_weights
