@@ -171,7 +171,7 @@ def draw_search(log: Mapping[str, Series], unit: Unit, budget: float | None = No
     cost.plot(step, log["expected_cost"] / unit.per, color=BLUE, linewidth=1.5, label="expected")
     if budget is not None:
         cost.axhline(budget / unit.per, color=INK, linewidth=1, linestyle="--", label="budget")
-    cost.set_ylabel(unit.word)
+    cost.set_ylabel(f"cost ({unit.word})")
     cost.legend(**above, ncols=3)
     known = np.isfinite(log["multiplier"])  # one value alone makes no line
     multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5, marker="." if known.sum() == 1 else "")
@@ -254,7 +254,7 @@ def draw_candidates(costs: Series, losses: Series, names: Sequence[str], unit: U
         unit: of the costs.
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    axes = figure.add_subplot(xlabel=unit.word, ylabel="held-out loss")
+    axes = figure.add_subplot(xlabel=f"cost ({unit.word})", ylabel="held-out loss")
     costs = costs / unit.per
     order = np.argsort(costs, kind="stable")
     least = np.minimum.accumulate(losses[order])

@@ -15,6 +15,7 @@ from fna.reporting.parts import Part, Table, read_optional
 from fna.reporting.targets import Derived, read_targets
 
 BEST = 10  # candidates in the table
+UNKNOWN = "unit known at the end"  # of the costs in search.csv, while the search goes on
 
 
 def search(folder: Path) -> Part:
@@ -27,7 +28,7 @@ def search(folder: Path) -> Part:
         "Task loss, cost of the drawn paths and its expectation under the alphas, and the multiplier that holds it to "
         "the budget. Look for an expectation that settles at the dashed line."
     )
-    drawing = figures.draw_search(log, shown_in(found.get("unit", "cost")), budget["cost"] if budget else None)
+    drawing = figures.draw_search(log, shown_in(found.get("unit", UNKNOWN)), budget["cost"] if budget else None)
     part.draw(drawing, caption)
     return part
 
