@@ -90,6 +90,12 @@ def write(folder: Path, name: str, content: object) -> None:
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
+def copy_files(run: Path, folder: Path, *names: str) -> Path:
+    for name in names:
+        write(folder, name, (run / name).read_text(encoding="utf-8"))
+    return folder
+
+
 def read(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
@@ -235,7 +241,7 @@ def test_headline_numbers(page: str) -> None:
 
 def test_an_exceeded_budget_is_said(run: Path, tmp_path: Path) -> None:
     target = read(run, "targets/derived.json")
-    write(tmp_path, "metrics.json", (run / "metrics.json").read_text())
+    copy_files(run, tmp_path, "metrics.json")
     write(tmp_path, "targets/derived.json", target | {"cost": BUDGET + 10**9})
     assert "Budget exceeded 104.2 % of 24.000 GMAdds" in Reader(report(tmp_path)).text
     write(tmp_path, "targets/derived.json", target | {"budget": None})
@@ -296,7 +302,7 @@ def test_masks_are_reduced_exactly_others_smoothly(run: Path, tmp_path: Path, co
 
 
 def test_both_splits_are_shown_with_their_differences(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
+    copy = copy_files(run, tmp_path, "config.yaml", "metrics.json")
     tested = metrics_json({"test": 233, "skipped": ["9.png: empty"], "changed": []}, split="test", fewer=0.1)
     del tested["rows"]["control"]  # adapted since
     write(copy, "metrics_test.json", tested)
@@ -312,8 +318,7 @@ def test_both_splits_are_shown_with_their_differences(run: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["metrics.json", "metrics_test.json"])
 def test_settings_of_the_scoring_are_said(run: Path, tmp_path: Path, name: str) -> None:
-    for file in ("config.yaml", "metrics.json"):
-        write(tmp_path, file, (run / file).read_text())
+    copy_files(run, tmp_path, "config.yaml", "metrics.json")
     before = "On test scored" if name == "metrics_test.json" else "Scored"
     metrics = read(run, "metrics.json")
     sliding = {"evaluate.mode": "sliding", "evaluate.window": [64, 64], "evaluate.flip_test": True}
@@ -352,7 +357,7 @@ def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds(run
 
 
 def test_a_network_without_scores_is_said(run: Path, tmp_path: Path) -> None:
-    write(tmp_path, "metrics.json", (run / "metrics.json").read_text())
+    copy_files(run, tmp_path, "metrics.json")
     write(tmp_path, "half/network.json", {})
     assert f"Not scored yet: half. To score, type: fna evaluate {tmp_path}" in Reader(report(tmp_path)).text
 
@@ -373,8 +378,8 @@ def test_what_needs_the_search_is_charged_for_it(arch: str, init: str, minutes: 
 
 
 def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
-    alphas = read(copy, "found.json")["layers"]
+    copy = copy_files(run, tmp_path, "seed.json", "metrics.json", "targets/derived.json")
+    alphas = read(run, "found.json")["layers"]
     half = {"budget": {"text": "0.5x", "cost": SEED_MADDS // 2}, "cost": 12_000_000_000, "disagreements": []}
     write(copy, "targets/a_half.json", target_json(alphas, **half))
     wide = {"head_width": 0.75, "scale": 1.25, "budget": None, "size_hw": [1280, 2560], "counted_hw": [1280, 2560]}
@@ -399,7 +404,7 @@ def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) ->
 
 
 def test_the_padded_size_is_said(run: Path, tmp_path: Path) -> None:
-    write(tmp_path, "metrics.json", (run / "metrics.json").read_text())
+    copy_files(run, tmp_path, "metrics.json")
     write(tmp_path, "targets/derived.json", read(run, "targets/derived.json") | {"size_hw": [1000, 2048]})
     said = (
         f"Counted at 1024 {TIMES} 2048 pixels (height {TIMES} width), to which images of 1000 {TIMES} 2048 are padded."
@@ -408,8 +413,7 @@ def test_the_padded_size_is_said(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_target_is_left_out(run: Path, tmp_path: Path) -> None:
-    for file in ("seed.json", "targets/derived.json"):
-        write(tmp_path, file, (run / file).read_text())
+    copy_files(run, tmp_path, "seed.json", "targets/derived.json")
     write(tmp_path, "targets/half.json", "{")
     text = Reader(report(tmp_path)).text
     assert "derived · " in text
@@ -418,11 +422,11 @@ def test_a_damaged_target_is_left_out(run: Path, tmp_path: Path) -> None:
 
 
 def test_costs_are_shown_in_their_unit(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
+    copy = copy_files(run, tmp_path, "seed.json", "metrics.json", "search.csv", "targets/derived.json")
     params = {"cost": 2_466_419, "unit": "params", "seed_cost": SEED_PARAMS, "argmax_cost": 2_700_000}
     budget = {"text": "2.5 Mparams", "cost": 2_500_000}
     write(copy, "targets/derived.json", read(copy, "targets/derived.json") | params | {"budget": budget})
-    write(copy, "found.json", read(copy, "found.json") | {"unit": "params", "budget": budget})
+    write(copy, "found.json", read(run, "found.json") | {"unit": "params", "budget": budget})
     page = report(copy)
     text = Reader(page).text
     assert "Budget met 98.7 % of 2.50 Mparams" in text
@@ -489,8 +493,7 @@ def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names:
     "name", ["metrics.json", "metrics_test.json", "targets/derived.json", "remap.json", "found.json"]
 )
 def test_a_damaged_file_costs_its_own_sections(tmp_path: Path, run: Path, name: str, content: str) -> None:
-    for file in ("seed.json", "targets/derived.json", "metrics.json"):
-        write(tmp_path, file, (run / file).read_text())
+    copy_files(run, tmp_path, "seed.json", "targets/derived.json", "metrics.json")
     write(tmp_path, name, content)
     text = Reader(report(tmp_path)).text
     assert f"{name} cannot be used: " in text
