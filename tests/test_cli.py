@@ -212,19 +212,20 @@ def test_list_for_people_is_plain_text(capsys: pytest.CaptureFixture[str]) -> No
 
 # --- what a run shows -------------------------------------------------------------------------------------------------
 
-METRICS = {
+METRICS: dict[str, Any] = {
+    "split": "val",
     "rows": {
         "control": {
             **{"title": "[control]", "arch": "seed", "init": "super", "params": 2.5e6, "madds": 2.6e9},
-            **{"miou": 0.6, "minutes": 5.0},
+            **{"miou": 0.6, "minutes": 5.0, "head_width": 1.0, "scale": 1.0},
         },
         "adapted": {
             **{"title": "FNA++ network", "arch": "derived", "init": "super", "params": 2.4e6, "madds": 2.5e9},
-            **{"miou": 0.612, "minutes": 6.0},
+            **{"miou": 0.612, "minutes": 6.0, "head_width": 1.0, "scale": 1.0},
         },
         "baseline": {
             **{"title": "fine-tuned seed", "arch": "seed", "init": "seed", "params": 2.5e6, "madds": 2.6e9},
-            **{"miou": 0.587, "minutes": 5.5},
+            **{"miou": 0.587, "minutes": 5.5, "head_width": 1.0, "scale": 1.0},
         },
     },
     "metric": "miou",
@@ -239,10 +240,25 @@ def test_results_compare_the_seed_with_the_fna_network() -> None:
     Console(file=text, width=100).print(tables.results_table(METRICS))
     lines = text.getvalue().splitlines()
     header, _, seed, fna, control = (" ".join(line.split()) for line in lines if line.strip())
-    assert header == "network params MAdds mIoU minutes"
+    assert header == "network params MAdds val mIoU minutes"
     assert seed == "fine-tuned seed 2.500 M 2.600 G 58.70 % 5.5"
     assert fna == "FNA++ network 2.400 M 2.500 G 61.20 % 12.0 + 6.0"
     assert control.startswith("[control] ")
+    assert control.endswith(" 12.0 + 5.0")
+
+
+def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds() -> None:
+    rows = {**METRICS["rows"], "adapted": {**METRICS["rows"]["adapted"], "scale": 1.25}}
+    laid = tables.results_table({**METRICS, "split": "test", "rows": rows})
+    assert [column.header for column in laid.columns] == [
+        *("network", "input scale", "params", "MAdds", "test mIoU", "minutes")
+    ]
+    assert list(laid.columns[1].cells) == ["1 x", "1.25 x", "1 x"]
+
+
+def test_costs_are_printed_in_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_result({"cost": 2_400_000, "unit": "params", "argmax_cost": 3_100_000, "madds": 7_000})
+    assert capsys.readouterr().out == "cost: 2.40 Mparams\nunit: params\nargmax_cost: 3.10 Mparams\nmadds: 7,000\n"
 
 
 def test_a_run_ends_with_table_and_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from fna.arch import SuperArch
 from fna.config.budgets import Budget
 from fna.cost.madds import Cost, CostTable, SizeHW, cost_table, param_table, path_cost
+from fna.cost.units import with_unit
 from fna.errors import FnaError, pick
-
-WORDS = {"MAdds": (1e9, "GMAdds"), "params": (1e6, "Mparams"), "ms": (1, "ms")}  # unit -> how people write it
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class Costs:
         low, high = (sum(map(extreme, self.table)) + self.other for extreme in (min, max))
         if not low <= wanted <= high:
             raise FnaError(
-                f"{name} {budget} means {written(wanted, self.unit)}, but this space reaches from "
-                f"{written(low, self.unit)} to {written(high, self.unit)} ({low / self.seed:.2f} to "
+                f"{name} {budget} means {with_unit(wanted, self.unit)}, but this space reaches from "
+                f"{with_unit(low, self.unit)} to {with_unit(high, self.unit)} ({low / self.seed:.2f} to "
                 f"{high / self.seed:.2f} x the seed); choose a budget in that range"
             )
         return int(wanted)
@@ -88,13 +87,3 @@ def find_measure(name: str) -> Measure:
     if name == "latency":
         raise FnaError("a budget in ms needs measured latencies, which are to come; give 0.9x or '2 GMAdds'")
     return pick(COSTS, name, "cost")
-
-
-def written(cost: float, unit: str) -> str:
-    """Write a cost as people do.
-
-    >>> written(24521712128, "MAdds"), written(2567507, "params")
-    ('24.52 GMAdds', '2.568 Mparams')
-    """
-    size, word = WORDS[unit]
-    return f"{cost / size:.4g} {word}"

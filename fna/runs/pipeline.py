@@ -22,7 +22,7 @@ from fna.files import read_json
 from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
-from fna.reporting import write_report
+from fna.reporting.page import write_report
 from fna.runs.run import Run, flatten, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
 from fna.searching.alphas import search

@@ -312,7 +312,8 @@ def search(
         say(f"search: {warning}")
     evidence = Alphas([a.detach().tolist() for a in loop.alphas])
     trained = Network(network.arch, cpu_state(loop.model))
-    return Found(trained, evidence, costs.unit, minutes, config.sampler, config.chooser, warnings)
+    held = None if limit is None else {"text": str(budget), "cost": limit}
+    return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
 
 
 def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: float | None) -> list[str]:

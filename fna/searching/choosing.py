@@ -126,7 +126,7 @@ def choose_from_pool(found: Found, costs: Costs, limit: int | None, rng_seed: in
     if not within:
         raise FnaError(f"none of the {len(ranked)} scored candidates is within the budget; raise --derive.budget")
     chosen, free = within[0], ranked[0]
-    target = Target(found.network.arch.path_arch(chosen.path))
+    target = Target(found.network.arch.path_arch(chosen.path), chosen.head_width, chosen.scale)
     return Choice(chosen.path, target, costs.whole(chosen.path), free.path, costs.whole(free.path))
 
 

@@ -30,12 +30,23 @@ class Alphas:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A path that was scored on held-out training images: its cost, its loss there, and the task's score if known."""
+    """A network that was scored on held-out training images.
+
+    Args:
+        path: the candidate of every layer.
+        cost: of the whole network.
+        loss: there, with shared weights; less is better.
+        score: the task's, if known.
+        head_width: channels of its head, x those of the settings.
+        scale: side of its input, x that of the settings.
+    """
 
     path: LayerPath
     cost: int
     loss: float
     score: float | None = None
+    head_width: float = 1.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Pool:
 
 
 Evidence = Alphas | Pool
+ABOUT = ("unit", "budget", "sampler", "chooser", "minutes")  # what found.json says besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +73,7 @@ class Found:
         network: the super network with its trained weights.
         evidence: what tells its architectures apart.
         unit: of the cost the search held.
+        budget: what it held it at: ``text`` as it was given and ``cost`` of the whole network; None: a fixed lambda.
         minutes: how long it took.
         sampler: how paths were drawn, a name of `sampling.SAMPLERS`.
         chooser: how a target is chosen, a name of `choosing.CHOOSERS`.
@@ -70,6 +83,7 @@ class Found:
     network: Network[SuperArch]
     evidence: Evidence
     unit: str = "MAdds"
+    budget: Mapping[str, Any] | None = None
     minutes: float = 0.0
     sampler: str = "uniform"
     chooser: str = "alphas"
@@ -77,7 +91,7 @@ class Found:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the weights; `from_json` is its inverse."""
-        about = {key: getattr(self, key) for key in ("unit", "sampler", "chooser", "minutes")}
+        about = {key: getattr(self, key) for key in ABOUT}
         return {**self.evidence.to_json(self.network.arch), **about, "warnings": list(self.warnings)}
 
     @classmethod
@@ -89,7 +103,7 @@ class Found:
         """
         try:
             evidence = _evidence(data, network.arch)
-            about = {key: data[key] for key in ("unit", "sampler", "chooser", "minutes")}
+            about = {key: data[key] for key in ABOUT}
             return cls(network, evidence, **about, warnings=tuple(data["warnings"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FnaError(f"not what a search found in this space: {type(error).__name__} {error}") from error
