@@ -110,3 +110,12 @@ for module in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_imported_that_windows_lacks() -> None:
+    posix = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not posix.intersection(names), f"{path}:{node.lineno}"

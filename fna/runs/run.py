@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fna.arch import SuperArch
 from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
-from fna.errors import FnaError, nearest
-from fna.files import read_json, read_state
+from fna.errors import FnaError
 from fna.runs.folder import Folder
 from fna.seeds import Seed, load_seed
 from fna.stages.expand import Costs, count_costs
@@ -91,27 +90,11 @@ class Run:
 
     def read_json(self, name: str, stage: str) -> Any:
         """Read a file that `stage` wrote."""
-        self.need(stage)
-        return read_json(self.path / name)
+        return self.folder.read_json(stage, name)
 
     def read_state(self, name: str, stage: str) -> dict[str, Tensor]:
         """Read the weights that `stage` wrote."""
-        self.need(stage)
-        return read_state(self.path / name)
-
-    def need(self, stage: str) -> None:
-        """Refuse to go on without `stage`.
-
-        Raises:
-            FnaError: it is not finished.
-        """
-        if not self.folder.finished(stage):
-            command, _, name = stage.partition(":")  # an adaptation's name follows its stage
-            what, option = f"stage '{stage}'", ""
-            if name:
-                others = [known.removeprefix(f"{command}:") for known in self.folder.stages() if ":" in known]
-                what, option = f"adaptation '{name}'{nearest(name, others)}", f" --adapt.name {name}"
-            raise FnaError(f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}")
+        return self.folder.read_state(stage, name)
 
     def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
         """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""
