@@ -161,7 +161,8 @@ class SearchLoop:
             [a for a in self.alphas if len(a) > 1], lr=alpha.lr, betas=alpha.betas, weight_decay=alpha.weight_decay
         )
         self.budget = budget and Budget(float(budget), self.config.budget_rate, self.config.budget_weight)
-        self.parts = split_indices(len(setting.train), self.config.alpha_split, setting.config.engine.rng_seed)
+        self.records = len(setting.train)
+        self.parts = split_indices(self.records, self.config.alpha_split, setting.config.engine.rng_seed)
         self.steps_per_epoch = setting.sampler(self.parts[0], self.config.batch_size, "weights").steps_per_epoch
         setting.sampler(self.parts[1], self.config.batch_size, "alphas")  # refuses a part smaller than a batch
         self.total_steps = self.steps_per_epoch * self.config.epochs
@@ -298,7 +299,7 @@ def search(
     """
     pick(ESTIMATORS, setting.config.search.estimator, "estimator")
     loop = SearchLoop(arch, state, table, other_madds, budget, setting)
-    minutes = fit(loop, checkpoints, logs, "search", setting.config.engine.checkpoint_steps, setting.compute)
+    minutes = fit(loop, checkpoints, logs, "search", setting.config.engine, setting.compute)
     warnings = tuple(collapse(arch, loop.alphas, loop.costs, budget))
     if warnings and setting.config.engine.strict:
         raise FnaError(" ".join(warnings))

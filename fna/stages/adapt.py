@@ -36,7 +36,8 @@ class AdaptLoop:
         if config.bn == "frozen":
             freeze_norms(self.model)
         self.network = setting.parallel(self.model, partial=False)
-        self.indices = range(len(setting.train))
+        self.records = len(setting.train)
+        self.indices = range(self.records)
         self.steps_per_epoch = setting.sampler(self.indices, config.batch_size, "adapt").steps_per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
         self.scores: dict[str, Any] = {}
@@ -120,5 +121,5 @@ def adapt(
         FnaError: bad numbers or too few images.
     """
     loop = AdaptLoop(arch, state, config, setting)
-    minutes = fit(loop, checkpoints, logs, config.name, setting.config.engine.checkpoint_steps, setting.compute)
+    minutes = fit(loop, checkpoints, logs, config.name, setting.config.engine, setting.compute)
     return Adapted(cpu_state(loop.model), loop.scores or loop.evaluate(), minutes)
