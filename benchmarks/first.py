@@ -15,6 +15,7 @@ import record
 
 from fna.config import load_config
 from fna.runs import pipeline
+from fna.runs.minutes import searched_minutes
 
 
 def compare(name: str, recipe: Path, data: str, run: str) -> Path:
@@ -30,7 +31,7 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
     metrics = pipeline.run(run, config)
     rows = metrics["rows"]
     epochs = config.adapt.epochs
-    total = metrics["search_minutes"] + rows["adapted"]["minutes"]
+    total = searched_minutes(metrics, rows["adapted"]) + rows["adapted"]["minutes"]
     longer = round(total / (rows["baseline"]["minutes"] / epochs))
     controls = {
         "seed_long": {"arch": "seed", "init": "seed", "epochs": longer},
@@ -60,7 +61,6 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
 def result_row(metrics: dict[str, Any], name: str, title: str) -> dict[str, Any]:
     """Return a row of the result: the headline score, costs, and the other scores that are numbers."""
     row, metric = metrics["rows"][name], metrics["metric"]
-    searched = metrics["search_minutes"] if row["init"] == "super" else 0
     return {
         "row": title,
         "rng_seed": row["rng_seed"],
@@ -68,7 +68,7 @@ def result_row(metrics: dict[str, Any], name: str, title: str) -> dict[str, Any]
         "score": row[metric],
         "params": row["params"],
         "madds": row["madds"],
-        "minutes": row["minutes"] + searched,
+        "minutes": row["minutes"] + searched_minutes(metrics, row),
         "epochs": row["epochs"],
         "scores": {key: row[key] for key in metrics["titles"] if isinstance(row.get(key), float)},
     }

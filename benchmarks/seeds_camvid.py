@@ -20,6 +20,7 @@ import record
 from fna.arch import Arch
 from fna.config import load_config
 from fna.runs import pipeline
+from fna.runs.minutes import searched_minutes
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 WEIGHTS = {  # by seed
@@ -55,7 +56,7 @@ def run_seed(name: str, data: str, folder: Path) -> dict[str, Any]:
         "score": row["miou"] if WEIGHTS[name] == "pretrained" else None,
         "params": row["params"],
         "madds": row["madds"],
-        "minutes": metrics["search_minutes"] + row["minutes"],
+        "minutes": searched_minutes(metrics, row) + row["minutes"],
         "weights": WEIGHTS[name],
         "seed_madds": target["seed_madds"],
         "kinds": sorted({block.kind for _, block in arch.layers()}),

@@ -17,7 +17,7 @@ ROOT = Path(fna.__file__).parent
 # A module may import modules of the rows above its own, and what belongs to its own entry. A package is one entry, but
 # for those of its modules that have an entry themselves.
 ORDER = (
-    "errors progress rng",
+    "errors progress rng runs.minutes",
     "arch files config.strict_yaml training.distributed",
     "arch.spaces arch.net_config nets.depthwise training.sinks training.checkpoints runs.folder cli.tables",
     "config cost",
@@ -91,6 +91,7 @@ def test_no_torch_at_import() -> None:
         "files",
         "config",
         "runs.folder",
+        "runs.minutes",
         "arch.spaces",
         "cost.madds",
         "stages.derive",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import html.parser
+import importlib
 import io
 import json
 import random
@@ -19,13 +20,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+from rich.console import Console
 
 from fna.arch import SuperArch, with_output_stride
 from fna.arch.net_config import from_net_config
 from fna.arch.spaces import make_space
+from fna.cli import tables
 from fna.config import dump_yaml, make_config
 from fna.errors import FnaError
-from fna.reporting import SECTIONS, figures, write_report
+from fna.reporting import SECTIONS, figures, results, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
 
 MOBILENET_V2 = "|".join(
@@ -192,6 +195,28 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
         "torch 2.14", "machine 2 cores", "this page 2025-01-02 00:00 UTC", "81.0 % are copies", "batch_size: 8",
     ):  # fmt: skip
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("arch", "init", "searched"),
+    [("derived", "super", 25.4), ("derived", "seed", 25.4), ("seed", "super", 25.4), ("seed", "seed", 0.0)],
+)
+def test_the_search_is_charged_by_one_rule(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, init: str, searched: float
+) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["rows"] = {"adapted": {**metrics["rows"]["adapted"], "arch": arch, "init": init}}
+    write(tmp_path, "metrics.json", metrics)
+    part = results.result(tmp_path)
+    minutes = "25.4 + 17.2" if searched else "17.2"
+    assert part.tables[0].rows[0][part.tables[0].head.index("minutes")] == minutes
+    assert ("Time", f"{searched + 17.25:.1f} min", f"{searched:.1f} search, 17.2 adapt") in part.tiles
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(tables.results_table(metrics))
+    assert shown.getvalue().split("%")[1].strip() == minutes
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    first = importlib.import_module("first")
+    assert first.result_row(metrics, "adapted", "")["minutes"] == pytest.approx(searched + 17.25)
 
 
 def test_headline_numbers(page: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fna.progress import first_rank, say
+from fna.runs.minutes import write_minutes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,18 +22,17 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: content of metrics.json. Networks that the search led to show its minutes beside their own.
     """
-    metric, search = metrics["metric"], metrics.get("search_minutes")
+    metric = metrics["metric"]
     order = {"baseline": 0, "adapted": 1}
     rows = []
     for _, row in sorted(metrics["rows"].items(), key=lambda item: order.get(item[0], 2)):
-        searched = search is not None and (row["init"] == "super" or row["arch"] == "derived")
         rows.append(
             {
                 "network": row["title"],
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
                 metrics["titles"][metric]: f"{100 * row[metric]:.2f} %",
-                "minutes": (f"{search:.1f} + " if searched else "") + f"{row['minutes']:.1f}",
+                "minutes": write_minutes(metrics, row),
             }
         )
     return table(rows)

@@ -14,6 +14,7 @@ from PIL import Image
 from fna.files import read_json
 from fna.reporting import figures
 from fna.reporting.parts import DASH, TIMES, TITLES, Part, Table, giga, read_optional, seed_first, signed
+from fna.runs.minutes import searched_minutes, write_minutes
 
 SHOWN = 8  # lines about mended or left-out records
 CONFUSED = 30  # classes of a confusion; of more, those with the most mistakes
@@ -48,7 +49,7 @@ def result(folder: Path) -> Part:
             f"{100 * row[metric]:.2f}",
             signed(100 * (row[metric] - base[metric])) if base and row is not base else DASH,
             *(_percent(row[key]) for key in beside),
-            _minutes(row, metrics["search_minutes"]),
+            write_minutes(metrics, row),
             str(row["epochs"]),
             f"{1000 * row['seconds_per_image']:.0f}",
             str(row["rng_seed"]),
@@ -98,18 +99,12 @@ def _percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.2f}"
 
 
-def _minutes(row: Mapping[str, Any], search_minutes: float | None) -> str:
-    searched = search_minutes is not None and (row["init"] == "super" or row["arch"] == "derived")
-    return (f"{search_minutes:.1f} + " if searched else "") + f"{row['minutes']:.1f}"
-
-
 def _tiles(
     row: Mapping[str, Any], base: Mapping[str, Any] | None, seed_madds: int | None, metrics: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-    metric, search_minutes = metrics["metric"], metrics["search_minutes"]
+    metric, searched = metrics["metric"], searched_minutes(metrics, row)
     score, params = 100 * row[metric], row["params"]
     against = f"{signed(score - 100 * base[metric], 1)} points vs the seed" if base else row["title"]
-    minutes = row["minutes"] + (search_minutes or 0)
     return [
         (metrics["titles"][metric], f"{score:.1f} %", against),
         (
@@ -118,7 +113,7 @@ def _tiles(
             f"{row['madds'] / seed_madds:.3f} {TIMES} the seed" if seed_madds else "",
         ),
         ("Parameters", f"{params / 1e6:.2f} M", f"{params / base['params']:.3f} {TIMES} the seed" if base else ""),
-        ("Time", f"{minutes:.1f} min", f"{search_minutes or 0:.1f} search, {row['minutes']:.1f} adapt"),
+        ("Time", f"{searched + row['minutes']:.1f} min", f"{searched:.1f} search, {row['minutes']:.1f} adapt"),
     ]
 
 
