@@ -35,7 +35,7 @@ import torch
 from fna.config import make_config
 from fna.files import fingerprint, read_bytes, read_json, read_state
 from fna.runs import pipeline
-from fna.runs.folder import Folder
+from fna.runs.folder import MANIFEST, Folder
 from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import read_log
 
@@ -53,7 +53,10 @@ CONFIG = make_config(
         "search": {"epochs": 6, "alpha_start": 2, "batch_size": 2, "alpha": {"lr": 0.01}, "optimizer": OPTIMIZER},
         "adapt": {"epochs": 5, "batch_size": 4, "recalibrate": 2, "optimizer": OPTIMIZER},
         "evaluate": {"every": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1, "checkpoint_steps": 3},
+        "engine": {
+            **{"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1},
+            **{"checkpoint_steps": 3, "checkpoint_seconds": 0.0},
+        },
     }
 )
 STEPS = {"search": 24, "baseline": 20, "adapted": 20}
@@ -179,6 +182,8 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
     for stage in ["expand", "search", "derive", "adapt:baseline", "adapt:adapted", "evaluate", "report"]:
         if ended or stage in opened.stages():
             attempt(f"stage {stage}", partial(opened.finished, stage))
+            for name in read_json(folder / MANIFEST)["stages"].get(stage, {"files": ()})["files"]:
+                attempt(f"stage {stage}", partial(opened.read_bytes, stage, name))
     if ended:
         faults += [str(path) for path in folder.rglob("*.tmp")]
     return faults

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from fna.errors import FnaError
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEMPORARY = re.compile(r".+\.\d+\.tmp")  # what `write_bytes` calls a file on its way: NAME.PROCESS.tmp
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -89,8 +91,13 @@ def read_json(path: Path) -> Any:
     Raises:
         FnaError: the file is missing or unreadable, or is no JSON (NaN and infinity are none).
     """
+    return decode_json(path, read_bytes(path))
+
+
+def decode_json(path: Path, data: bytes) -> Any:
+    """Decode the content of the JSON file `path`; see `read_json`."""
     try:
-        return json.loads(read_bytes(path), parse_constant=_refuse_constant)
+        return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FnaError(f"{path} is no valid JSON: {error}") from error
 
@@ -108,7 +115,11 @@ def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
     Raises:
         FnaError: the file is missing, cut short, of another kind, or holds what is no ordinary finite tensor.
     """
-    data = read_bytes(path)
+    return decode_state(path, read_bytes(path), finite=finite)
+
+
+def decode_state(path: Path, data: bytes, *, finite: bool = True) -> dict[str, Tensor]:
+    """Decode the content of the file of named tensors `path`; see `read_state`."""
     expected = "expected named tensors: a safetensors file, or a state dict written by torch.save"
     if not data:
         raise FnaError(f"{path} is empty; {expected}")
@@ -151,6 +162,11 @@ def remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with os_errors("remove", path):
             path.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """Return what killed writes left behind in a folder and those below it; a user's ``notes.tmp`` is none of ours."""
+    return [path for path in folder.rglob("*.tmp") if TEMPORARY.fullmatch(path.name)]
 
 
 @contextmanager

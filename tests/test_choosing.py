@@ -154,7 +154,9 @@ def test_every_chooser_keeps_the_budget(chooser: str) -> None:
 )
 def test_what_was_found_survives_json(evidence: Alphas | Pool) -> None:
     network = Network(space([3, 1, 3]), {})
-    found = Found(network, evidence, "params", {"text": "3 Mparams", "cost": 3}, 1.5, "uniform", "alphas", ("look out",))
+    found = Found(
+        network, evidence, "params", {"text": "3 Mparams", "cost": 3}, 1.5, "uniform", "alphas", ("look out",)
+    )
     again = Found.from_json(json.loads(json.dumps(found.to_json())), network)
     assert again.to_json() == found.to_json()
     assert again.evidence == evidence

@@ -19,8 +19,10 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml training.distributed",
-    "arch.spaces arch.net_config nets.depthwise training.sinks training.checkpoints runs.folder reporting.rows",
-    "config cost",
+    "arch.spaces arch.net_config arch.target nets.depthwise training.sinks training.checkpoints runs.folder",
+    "reporting.rows",
+    "config",
+    "cost",
     "nets.blocks",
     "nets",
     "remapping seeds",
@@ -30,11 +32,15 @@ ORDER = (
     "data.segmentation data.detection data.pose",
     "data tasks",
     "tasks.detection tasks.segmentation tasks.pose",
+    "tasks.problem",
     "training",
-    "stages.derive stages.expand stages.evaluate stages.predict",
-    "searching stages.adapt",
+    "searching.sampling searching.knapsack searching.found",
+    "searching.choosing",
+    "searching",
+    "stages.expand stages.evaluate stages.predict",
     "stages",
-    "runs.run cli.counting cli.transfer cli.tables",
+    "runs.saved cli.counting cli.transfer cli.tables",
+    "runs.run",
     "reporting",
     "runs",
     "cli",
@@ -112,3 +118,12 @@ for module in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_imported_that_windows_lacks() -> None:
+    posix = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not posix.intersection(names), f"{path}:{node.lineno}"

@@ -192,15 +192,18 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_flipped_byte_is_noticed(finished: tuple[Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("name", ["adapted/network.safetensors", "found.safetensors"])
+def test_a_flipped_byte_is_noticed_where_it_is_read(finished: tuple[Path, dict[str, Any]], name: str) -> None:
     path, _ = finished
-    data = (path / "found.safetensors").read_bytes()
-    (path / "found.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    data = (path / name).read_bytes()
+    (path / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     try:
-        with pytest.raises(FnaError, match=r"found\.safetensors"):
-            pipeline.run(path, tiny())
+        with Run.open(path, None, ["adapt.name=flipped", "adapt.arch=seed"]) as run:
+            with pytest.raises(FnaError, match=rf"{name} is not as the stage '.*' left it \(its SHA-256"):
+                pipeline.stage(run, "evaluate" if name.startswith("adapted") else "adapt")
+            assert pipeline.stage(run, "derive")["madds"]  # reads neither
     finally:
-        (path / "found.safetensors").write_bytes(data)
+        (path / name).write_bytes(data)
 
 
 def test_the_fixed_lambda_of_the_article_stays_available(tmp_path: Path) -> None:

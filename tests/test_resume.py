@@ -17,6 +17,7 @@ from tiny import Job, adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
 from fna.config import Config, TaskConfig
+from fna.errors import FnaError
 from fna.files import read_state
 from fna.runs import pipeline
 from fna.tasks import segmentation
@@ -174,6 +175,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     newest.write_bytes(data)
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*going back to the checkpoint before"):
         assert outcome(phase, job, tmp_path) == unbroken[phase.name]
+
+
+@both
+def test_more_images_are_refused(job: Job, tmp_path: Path, phase: Phase) -> None:
+    stop(phase, job, tmp_path, 9)
+    more = write_images(tmp_path / "more", train=16)
+    began = rf"'{phase.name}\w*' began with 12 records to train on, now there are 16; "
+    with opened(tiny_config(more)) as job, pytest.raises(FnaError, match=began):
+        phase.run(job, tmp_path)
 
 
 # --- negative controls: each item of the state counts -----------------------------------------------------------------

@@ -62,8 +62,9 @@ def tiny_config(root: Path, *overrides: str) -> Config:
         "adapt": {"epochs": 4, "batch_size": 4, "recalibrate": 2, "optimizer": optimizer},
         "baseline": False,
         "evaluate": {"every": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0, "checkpoint_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0},
     }
+    data["engine"] |= {"checkpoint_steps": 2, "checkpoint_seconds": 0.0}
     return make_config(merge(data, overrides))
 
 

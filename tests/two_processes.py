@@ -71,6 +71,8 @@ def train(images: Path, out: Path, overrides: list[str]) -> None:
         if isinstance(module, SuperBackbone) and all(isinstance(choice, int) for choice in arguments[1]):
             paths.append(tuple(arguments[1]))
 
+    # Other processes than the first would never find a checkpoint due: it must not ask them.
+    overrides = [*overrides, f"engine.checkpoint_seconds={1e6 if int(os.environ.get('RANK', '0')) else 0.0}"]
     with opened(tiny_config(images, *overrides), double=True) as job:
         world = job.compute.world
         folder = out / f"{world.rank}-of-{world.size}"

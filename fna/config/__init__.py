@@ -269,7 +269,8 @@ class EngineConfig(Section):
     workers: Natural = note(2, "processes that load data")
     rng_seed: Natural = 0
     sync_bn: bool = note(True, "share batch statistics between processes")
-    checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at each epoch's end")
+    checkpoint_steps: Natural = note(0, "iterations between checkpoints besides those at the ends of epochs; 0: none")
+    checkpoint_seconds: FromZero = note(30.0, "least seconds between checkpoints at the ends of epochs; 0: at each")
     strict: bool = note(False, "warnings (collapse, dead channels) stop the run")
 
 

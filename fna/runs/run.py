@@ -13,7 +13,7 @@ from torch import Tensor
 from fna.arch import Arch, SuperArch
 from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
 from fna.data.splits import Splits, open_splits
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError
 from fna.nets.weights import Network
 from fna.runs.folder import Folder
 from fna.searching.found import Found
@@ -125,32 +125,15 @@ class Run:
 
     def read_json(self, name: str, stage: str) -> Any:
         """Read a file that `stage` wrote."""
-        self.need(stage)
         return self.folder.read_json(stage, name)
 
     def read_state(self, name: str, stage: str) -> dict[str, Tensor]:
         """Read the weights that `stage` wrote."""
-        self.need(stage)
         return self.folder.read_state(stage, name)
 
     def names(self, stage: str) -> list[str]:
         """Return the names under which a stage is finished: adaptations, targets."""
         return [name.removeprefix(f"{stage}:") for name in self.folder.stages() if name.startswith(f"{stage}:")]
-
-    def need(self, stage: str) -> None:
-        """Refuse to go on without `stage`.
-
-        Raises:
-            FnaError: it is not finished.
-        """
-        if not self.folder.finished(stage):
-            command, _, name = stage.partition(":")  # the name of an adaptation or a target follows its stage
-            what, option = f"stage '{stage}'", ""
-            if name:
-                kind = {"adapt": "adaptation", "derive": "target"}.get(command, command)
-                what = f"{kind} '{name}'{nearest(name, self.names(command))}"
-                option = f" --{command}.name {name}"
-            raise FnaError(f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}")
 
     def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
         """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""

@@ -153,7 +153,8 @@ class SearchLoop:
         self._make_alphas()
         held = None if limit is None else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
-        self.parts = split_indices(len(data), self.config.alpha_split, compute.rng_seed)
+        self.records = len(data)
+        self.parts = split_indices(self.records, self.config.alpha_split, compute.rng_seed)
         size = self.config.batch_size
         self.steps_per_epoch = make_sampler(data, self.parts[0], size, "weights", compute).steps_per_epoch
         make_sampler(data, self.parts[1], size, "alphas", compute)  # refuses a part smaller than a batch
@@ -304,7 +305,7 @@ def search(
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit)
-    minutes = fit(loop, checkpoints, logs, "search", compute)
+    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute)
     warnings = tuple(collapse(network.arch, loop.alphas, loop.table, loop.holder.target if loop.holder else None))
     if warnings and problem.config.engine.strict:
         raise FnaError(" ".join(warnings))

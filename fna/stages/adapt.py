@@ -39,7 +39,8 @@ class AdaptLoop:
         if config.bn == "frozen":
             freeze_norms(self.model)
         self.network = compute.parallel(self.model, partial=False)
-        self.indices = range(len(data.train))
+        self.records = len(data.train)
+        self.indices = range(self.records)
         self.steps_per_epoch = make_sampler(
             data.train, self.indices, config.batch_size, "adapt", compute
         ).steps_per_epoch
@@ -132,6 +133,6 @@ def adapt(
     """
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
-    minutes = fit(loop, checkpoints, logs, config.name, compute)
+    minutes = fit(loop, checkpoints, logs, config.name, problem.config.engine, compute)
     tuned = Network(network.arch, cpu_state(loop.model), network.head_width, network.scale)
     return Tuned(tuned, loop.scores or loop.evaluate(), minutes)
