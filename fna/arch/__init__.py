@@ -17,6 +17,7 @@ from fna.errors import FnaError, nearest
 KINDS = ("mbconv", "basic", "bottleneck", "skip")
 ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
+MULTIPLE = 32  # the largest stride of a backbone: images are padded to multiples of it
 
 
 def _whole(*numbers: object) -> bool:

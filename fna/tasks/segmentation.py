@@ -54,15 +54,21 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> t
 
 
 def image_size(data: Any, config: Config) -> tuple[int, int]:
-    """Return the size images are scored at: ``data.eval_size``, or that of the first image."""
+    """Return the size images are scored at: ``data.eval_size``, or that of the first image, times the scale."""
     height, width = config.data.eval_size or data.load(0)[0].shape[1:]
-    return height, width
+    return _scaled((height, width), config.data.eval_scale)
+
+
+def _scaled(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return a size in whole pixels, at least 1."""
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
 
 def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[int, int]]:
     """Return the image at the size it is scored at, and the size it has."""
-    size, own = config.data.eval_size, (image_3HW.shape[1], image_3HW.shape[2])
-    if size is None or own == tuple(size):
+    own = (image_3HW.shape[1], image_3HW.shape[2])
+    size = _scaled(config.data.eval_size or own, config.data.eval_scale)
+    if own == size:
         return image_3HW, own
     return F.interpolate(image_3HW[None], size=size, mode="bilinear", antialias=True)[0], own
 
