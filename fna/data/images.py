@@ -30,6 +30,7 @@ class Images:
 
     Attributes:
         paths: as given.
+        on_disk: whether they are image files.
         sizes: height and width in pixels; (0, 0) of an image with a problem.
         problems: position -> why the image cannot be read; every other image can.
         stamps: of the files that were checked now.
@@ -47,6 +48,7 @@ class Images:
         self.sizes = list(sizes or ())
         self.problems: dict[int, str] = {}
         self.stamps: dict[Path, Stamp] = {}
+        self.on_disk = read is None
         self._read = read
         self._cache: Cache[Pixels] = Cache(self._decode, where, cache_gb)
         if sizes is None:

@@ -100,9 +100,10 @@ def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | No
         accepted = [*index["changed"], *describe(compared.changes)]
     data = package.open_data(config, split)
     data.changed = accepted
-    if write:
-        settings = {"format": FORMAT, "settings": _settings(config, split), "changed": accepted}
-        _write(path, {**settings, **data.to_index(root), **data.sources.to_json(root)})
+    known = data.to_index(root) if write else None
+    if known is not None:
+        about = {"format": FORMAT, "settings": _settings(config, split), "changed": accepted}
+        _write(path, {**about, **known, **data.sources.to_json(root)})
     return data
 
 

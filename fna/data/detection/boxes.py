@@ -128,8 +128,10 @@ class DetectionData:
         """Decode as many images as stay in memory, so that workers which are forked later share them."""
         self._images.preload()
 
-    def to_index(self, root: Path) -> dict[str, Any]:
-        """Return what `from_index` needs, ready for JSON; paths from `root`."""
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not self._images.on_disk:
+            return None
         records = []
         for position, truth in zip(self._positions, self._truths, strict=True):
             record = self._records[position]

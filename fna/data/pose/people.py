@@ -174,8 +174,10 @@ class PoseData:
         """Decode as many images as stay in memory, so that workers which are forked later share them."""
         self._images.preload()
 
-    def to_index(self, root: Path) -> dict[str, Any]:
-        """Return what `from_index` needs, ready for JSON; paths from `root`."""
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not self._images.on_disk:
+            return None
         images = zip(self._names, self._images.paths, self._images.sizes, strict=True)
         return {
             "classes": self.classes,

@@ -136,9 +136,10 @@ class SegmentationData:
         bytes_each = (4 * height * width for height, width in sizes)  # RGB and the mask
         self._cache.preload(zip(self._records, bytes_each, strict=True))
 
-    def to_index(self, root: Path) -> dict[str, Any]:
-        """Return what `from_index` needs, ready for JSON; paths from `root`."""
-        assert isinstance(self._listing.read, Pairs), "only files have an index"
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not isinstance(self._listing.read, Pairs):
+            return None
         images, masks = self._listing.read.images, self._listing.read.masks
         records = [
             {
