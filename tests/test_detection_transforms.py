@@ -18,12 +18,13 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from fna.config import Config, make_config
 from fna.data.augmenting import FILL_RGB
-from fna.data.detection import DetectionData, DetectionListing, DetectionView, collate, to_image, to_view, view
+from fna.data.detection import DetectionData, DetectionListing
 from fna.data.detection.listing import Box, Record
 from fna.data.detection.transforms import cut_boxes, distort, draw_patch, draw_resize, seen_part
-from fna.data.detection.views import Window, turned
+from fna.data.detection.views import Window, collate, to_image, to_view, turned
 from fna.data.sampling import Loader, StepSampler
 from fna.rng import generator
+from fna.tasks.detection import train_view, view
 
 LAWS = settings(max_examples=60, deadline=None)
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -65,7 +66,7 @@ def test_boxes_stay_inside_and_images_in_the_canvas(
     size: tuple[int, int], crop: tuple[int, int], model: str, epoch: int, scale: float
 ) -> None:
     data = memory([size], 6)
-    sample = DetectionView(data, [0], configure(model, crop=list(crop), scale=[scale, 2 * scale]))[epoch, 0]
+    sample = train_view(data, [0], configure(model, crop=list(crop), scale=[scale, 2 * scale]))[epoch, 0]
     image, boxes = sample["image"], sample["boxes"]
     height, width = image.shape[1:]
     canvas = crop if model == "ssdlite" else turned(crop, size)
@@ -84,7 +85,7 @@ def test_boxes_stay_inside_and_images_in_the_canvas(
 def test_samples_are_a_function_of_seed_epoch_and_record(model: str) -> None:
     data = memory([(60, 80), (80, 60), (50, 50)])
     config = configure(model)
-    view_of_all, view_of_last = DetectionView(data, [0, 1, 2], config), DetectionView(data, [2], config)
+    view_of_all, view_of_last = train_view(data, [0, 1, 2], config), train_view(data, [2], config)
     torch.manual_seed(1)
     first = view_of_all[3, 2]
     torch.manual_seed(2)
@@ -95,13 +96,13 @@ def test_samples_are_a_function_of_seed_epoch_and_record(model: str) -> None:
     assert all(torch.equal(first[key], second[key]) for key in ("image", "boxes", "labels"))
     assert not torch.equal(collate([first])["image"], collate([view_of_all[4, 2]])["image"])
     other = make_config({"task": {"model": model}, "data": {"crop": [32, 48]}, "engine": {"rng_seed": 1}})
-    assert not torch.equal(collate([first])["image"], collate([DetectionView(data, [2], other)[3, 0]])["image"])
+    assert not torch.equal(collate([first])["image"], collate([train_view(data, [2], other)[3, 0]])["image"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_change_nothing(workers: int) -> None:
     data = memory([(60, 80)] * 4)
-    training = DetectionView(data, range(4), configure())
+    training = train_view(data, range(4), configure())
     sampler = StepSampler(4, 2, 0, "weights", 0, 4)
     batches = list(Loader(training, sampler, workers, collate))
     for batch, keys in zip(batches, sampler, strict=True):
@@ -116,7 +117,7 @@ def test_workers_change_nothing(workers: int) -> None:
 def test_crowd_and_difficult_boxes_are_not_learned() -> None:
     data = memory([(60, 80)], 2)  # both are marked
     still = configure(scale=[1.0, 1.0], flip=False, color_jitter=0.0)
-    assert len(DetectionView(data, [0], still)[0, 0]["boxes"]) == 0
+    assert len(train_view(data, [0], still)[0, 0]["boxes"]) == 0
     assert len(data.truth(0)["boxes"]) == 2
 
 
@@ -124,7 +125,7 @@ def test_without_randomness_the_sample_is_the_view() -> None:
     data = memory([(60, 80), (80, 60), (33, 97)])
     config = configure(scale=[1.0, 1.0], flip=False, color_jitter=0.0)
     for index in range(3):
-        sample = DetectionView(data, [index], config)[0, 0]
+        sample = train_view(data, [index], config)[0, 0]
         image, truth = data.load(index)
         seen, frame = view(image, truth, config)
         height, width = sample["image"].shape[1:]
@@ -139,8 +140,8 @@ def test_without_randomness_the_sample_is_the_view() -> None:
 def test_a_flip_mirrors_image_and_boxes_and_two_change_nothing(size: tuple[int, int], epoch: int) -> None:
     data = memory([size])
     config = configure(color_jitter=0.0)
-    flipped = DetectionView(data, [0], config)[epoch, 0]
-    still = DetectionView(data, [0], configure(color_jitter=0.0, flip=False))[epoch, 0]
+    flipped = train_view(data, [0], config)[epoch, 0]
+    still = train_view(data, [0], configure(color_jitter=0.0, flip=False))[epoch, 0]
     width = still["image"].shape[2]
     mirrored = still["boxes"].clone()
     mirrored[:, [0, 2]] = width - mirrored[:, [2, 0]]
@@ -156,14 +157,14 @@ def test_a_flip_mirrors_image_and_boxes_and_two_change_nothing(size: tuple[int, 
 def test_flips_are_as_frequent_as_not() -> None:
     data = memory([(32, 48)])
     config, still = configure(color_jitter=0.0, scale=[1.0, 1.0]), data.load(0)[0]
-    flips = [not torch.equal(DetectionView(data, [0], config)[epoch, 0]["image"], still) for epoch in range(100)]
+    flips = [not torch.equal(train_view(data, [0], config)[epoch, 0]["image"], still) for epoch in range(100)]
     assert 30 < sum(flips) < 70
 
 
 def test_augment_overrides_the_model() -> None:
     data = memory([(60, 80)])
     for model, augment, exact in (("retinanet", "ssd", True), ("ssdlite", "resize", False)):
-        training = DetectionView(data, [0], configure(model, augment=augment))
+        training = train_view(data, [0], configure(model, augment=augment))
         sizes = {tuple(training[epoch, 0]["image"].shape) for epoch in range(20)}
         assert (sizes == {(3, 32, 48)}) == exact
 
@@ -307,7 +308,7 @@ def test_an_image_is_scored_on_the_canvas_it_was_learned_on(model: str) -> None:
     """Maps of another size would lie elsewhere: of EfficientNet-Lite by half a cell."""
     data = memory([(120, 160)])
     config = configure(model, crop=[90, 120], scale=[1.0, 1.0], flip=False, color_jitter=0.0, augment="resize")
-    batch = collate([DetectionView(data, [0], config)[0, 0]])
+    batch = collate([train_view(data, [0], config)[0, 0]])
     image, _ = data.load(0)
     seen, frame = view(image, None, config)
     assert torch.equal(batch["image"][0], seen)
@@ -317,7 +318,7 @@ def test_an_image_is_scored_on_the_canvas_it_was_learned_on(model: str) -> None:
 def test_batches_are_padded_to_a_multiple_of_32() -> None:
     data = memory([(60, 80), (80, 60)])
     still = configure(scale=[1.0, 1.0], flip=False, crop=[40, 70])
-    samples = [DetectionView(data, [index], still)[0, 0] for index in range(2)]
+    samples = [train_view(data, [index], still)[0, 0] for index in range(2)]
     batch = collate(samples)
     assert batch["image"].shape == (2, 3, 64, 64)
     assert batch["image"].dtype == torch.uint8
@@ -336,5 +337,5 @@ def test_batches_are_padded_to_a_multiple_of_32() -> None:
 
 def test_data_goes_to_worker_processes_that_are_not_forked() -> None:
     data = memory([(60, 80)])
-    training = pickle.loads(pickle.dumps(DetectionView(data, [0], configure())))
-    assert torch.equal(training[0, 0]["image"], DetectionView(data, [0], configure())[0, 0]["image"])
+    training = pickle.loads(pickle.dumps(train_view(data, [0], configure())))
+    assert torch.equal(training[0, 0]["image"], train_view(data, [0], configure())[0, 0]["image"])

@@ -195,7 +195,7 @@ def test_pckh_is_that_of_mpiis_script(tmp_path: Path) -> None:
     )
     corners_22N = rng.uniform(10, 60, (2, 2, people))
     savemat(tmp_path / "annot" / "gt_valid.mat", {"headboxes_src": corners_22N})
-    result = noisy(open_data(DataConfig(format="mpii", root=str(tmp_path)), "val"), 12)
+    result = noisy(open_data(DataConfig(format="mpii", crop=(256, 192), root=str(tmp_path)), "val"), 12)
 
     found_N16x2 = np.array([row["keypoints"] for row in result["results"]]).reshape(people, 16, 3)[..., :2] + 1
     head_N = 0.6 * np.linalg.norm(corners_22N[1] - corners_22N[0], axis=0)
@@ -274,7 +274,7 @@ def test_oks_ap_of_a_file_is_that_of_pycocotools(tmp_path: Path, noise: float) -
     for image in images:
         Image.new("RGB", (320, 240)).save(tmp_path / image["file_name"])
     (tmp_path / "person_keypoints_val.json").write_text(json.dumps(document))
-    data = open_data(DataConfig(format="coco", root=str(tmp_path)), "val")
+    data = open_data(DataConfig(format="coco", crop=(256, 192), root=str(tmp_path)), "val")
     assert (len(data), len(data.ignored)) == (50, 30)
     result = noisy(data, noise)
     official = of_pycocotools(document, result["results"])

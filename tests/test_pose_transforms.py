@@ -17,10 +17,10 @@ from torchvision.transforms import v2
 
 from fna.config import Config, make_config
 from fna.data.augmenting import FILL_RGB
-from fna.data.pose import Frame, PoseData, PoseView, collate, open_data, view
+from fna.data.pose import PoseData, open_data
 from fna.data.pose.listing import PoseListing, Record
 from fna.data.pose.placing import Placing, cut
-from fna.data.pose.transforms import half_box, move
+from fna.data.pose.transforms import Frame, PoseView, collate, half_box, move, view
 from fna.errors import FnaError
 
 H, W = 120, 160

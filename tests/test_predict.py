@@ -72,6 +72,16 @@ def test_only_single_persons_count(tmp_path: Path) -> None:
     assert len(boxes_of(tmp_path, rows[:1]).records["17.png"]) == 1, "the only category there is"
     with pytest.raises(FnaError, match=r"has no person in any image, such as a.jpg .1 boxes are crowds"):
         boxes_of(tmp_path, rows[2:])
+    posed = {"annotations": rows[:1], "categories": [{"id": 4, "name": "mouse", "keypoints": ["nose", "tail"]}]}
+    assert len(boxes_of(tmp_path, posed).records["17.png"]) == 1, "what has joints is posed"
+
+
+def test_boxes_of_cars_are_no_persons(tmp_path: Path) -> None:
+    rows = [{"image_id": 17, "bbox": BOX, "category_id": 3}]
+    with pytest.raises(FnaError, match=r"boxes of car, of no category 'person'; give the boxes of persons"):
+        boxes_of(tmp_path, {"annotations": rows, "categories": [{"id": 3, "name": "car"}]})
+    with pytest.raises(FnaError, match=r"persons, of no category 'person' \(did you mean 'persons'\?\)"):
+        boxes_of(tmp_path, {"annotations": rows, "categories": [{"id": 3, "name": "persons"}]})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from fna.config import Config, TaskConfig
-from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, slide
+from fna.config import Config, TaskConfig, make_config
+from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, image_size, loss, slide, view
 
 
 def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
@@ -46,6 +47,23 @@ def test_the_mean_is_over_the_data_set_as_torchmetrics_has_it() -> None:
         scores.update([0], [prediction], [truth])
         oracle.update(prediction[None], truth[None])
     assert scores.compute()["miou"] == pytest.approx(float(oracle.compute()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({}, (41, 60)),
+        ({"eval_scale": 1.25}, (51, 75)),
+        ({"eval_scale": 0.5, "eval_size": [64, 90]}, (32, 45)),
+        ({"eval_scale": 0.001}, (1, 1)),
+    ],
+)
+def test_images_are_scored_at_a_multiple_of_their_size(settings: dict[str, Any], seen: tuple[int, int]) -> None:
+    config, image = make_config({"data": settings}), torch.zeros(3, 41, 60, dtype=torch.uint8)
+    data = SimpleNamespace(load=lambda index: (image, None))
+    pixels, own = view(image, None, config)
+    assert tuple(pixels.shape[1:]) == image_size(data, config) == seen
+    assert own == (41, 60), "predictions come back at the image's own size"
 
 
 def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:

@@ -18,6 +18,7 @@ MULTIPLE = 32  # the largest stride of a backbone
 KINDS = ("mbconv", "basic", "bottleneck", "skip")
 ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
+MULTIPLE = 32  # the largest stride of a backbone: images are padded to multiples of it
 
 
 def _whole(*numbers: object) -> bool:

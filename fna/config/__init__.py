@@ -139,9 +139,11 @@ class DataConfig(Section):
     eval_size: Size | None = note(
         None, "height, width images are scored at; null: their own (segmentation), the crop (detection, pose)"
     )
+    eval_scale: AboveZero = note(1.0, "segmentation: images are scored at this multiple of their size")
     on_error: Literal["fail", "fix", "skip"] = note(
         "fail", "a bad record stops the run, is mended where possible, or is left out; all are counted"
     )
+    allow_change: bool = note(False, "go on although files changed since the run began; the report says so")
     cache_gb: FromZero = note(4.0, "keep decoded images in memory up to this size")
     images: Positive = note(96, "images per split (format 'synthetic')")
 

@@ -9,6 +9,8 @@ Masks hold a label per pixel: 8- or 16-bit grey, a palette's indices, or black a
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -18,20 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fna.data.stamps import Stamp
 from fna.errors import FnaError, nearest
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GB of RGB
+MAX_BYTES = 2**30  # of a file, more than that many pixels ever take
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # JPEG includes MPO, what many cameras write
 RGB_MODES = ("RGB", "L", "1", "LA", "La", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit grey to 0..255; labels must not be
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np.uint8]:
     """Read an image.
 
     Args:
         path: a file of one of `FORMATS`, whatever its ending.
+        stamps: where the file's stamp is put, if it is wanted.
 
     Returns:
         RGB pixels, uint8, shape (height, width, 3).
@@ -39,7 +44,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         FnaError: the file is missing, broken, too large, or of a kind this module's rules refuse.
     """
-    image, _ = _decode(path)
+    image, _ = _decode(path, _content(path, stamps))
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     if image.mode not in RGB_MODES:
@@ -61,11 +66,12 @@ def to_pixels(image: Any) -> NDArray[np.uint8]:
     raise FnaError(f"an image is a path, a PIL image, or uint8 RGB (height, width, 3), not {what}")
 
 
-def read_mask(path: Path) -> NDArray[np.int32] | NDArray[np.uint8]:
+def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np.int32] | NDArray[np.uint8]:
     """Read a label mask.
 
     Args:
         path: a file of one of `FORMATS`; use PNG, as JPEG changes labels.
+        stamps: where the file's stamp is put, if it is wanted.
 
     Returns:
         Labels as in the file, shape (height, width).
@@ -73,7 +79,7 @@ def read_mask(path: Path) -> NDArray[np.int32] | NDArray[np.uint8]:
     Raises:
         FnaError: the file is missing, broken, too large, or not a single channel of whole numbers.
     """
-    image, stretch = _decode(path)
+    image, stretch = _decode(path, _content(path, stamps))
     if image.format in ("JPEG", "MPO"):
         raise FnaError(f"the mask {path} is a JPEG, which blurs labels; save masks as PNG")
     if image.mode not in MASK_MODES:
@@ -86,11 +92,10 @@ def read_mask(path: Path) -> NDArray[np.int32] | NDArray[np.uint8]:
     return labels.astype(np.int32)
 
 
-def _decode(path: Path) -> tuple[Image.Image, int]:
+def _decode(path: Path, content: bytes) -> tuple[Image.Image, int]:
     """Return the decoded, upright image and by how much Pillow stretched its grey values."""
-    _check_file(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = MAX_PIXELS / 1e6
                 raise FnaError(
@@ -105,7 +110,7 @@ def _decode(path: Path) -> tuple[Image.Image, int]:
     except FnaError:
         raise
     except UnidentifiedImageError as error:
-        raise FnaError(f"{path} is not an image: it begins with {_beginning(path)}") from error
+        raise FnaError(f"{path} is not an image: it begins with {repr(content[:16])[1:]}") from error
     except Exception as error:  # a broken file may raise anything inside its decoder
         raise FnaError(f"{path} cannot be decoded: {error or type(error).__name__}") from error
 
@@ -116,18 +121,25 @@ def _raw_mode(image: Any) -> str:
     return args if isinstance(args, str) else str(args[0]) if args else ""
 
 
-def _check_file(path: Path) -> None:
+def _content(path: Path, stamps: dict[Path, Stamp] | None) -> bytes:
+    """Return the bytes of a file, and note its stamp."""
     try:
         info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise FnaError(f"{path} is not a file")
+        if info.st_size == 0:
+            raise FnaError(f"{path} is empty (0 bytes)")
+        if info.st_size > MAX_BYTES:
+            raise FnaError(f"{path} has {info.st_size / 1e9:.1f} GB; more than {MAX_BYTES / 1e9:.1f} are refused")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise FnaError(f"{path} is missing{_neighbour(path)}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FnaError(f"{path} cannot be opened: {reason}") from error
-    if not stat.S_ISREG(info.st_mode):
-        raise FnaError(f"{path} is not a file")
-    if info.st_size == 0:
-        raise FnaError(f"{path} is empty (0 bytes)")
+    if stamps is not None:
+        stamps[path] = Stamp(info.st_size, info.st_mtime_ns, hashlib.sha256(content).hexdigest())
+    return content
 
 
 def _neighbour(path: Path) -> str:
@@ -135,8 +147,3 @@ def _neighbour(path: Path) -> str:
         return nearest(path.name, os.listdir(path.parent))
     except OSError:
         return f" (there is no folder {path.parent})"
-
-
-def _beginning(path: Path) -> str:
-    with path.open("rb") as file:
-        return repr(file.read(16))[1:]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from fna.config import DataConfig
 from fna.data.decoding import read_image, read_mask
+from fna.data.stamps import Sources, Stamp
 from fna.errors import FnaError, nearest
 
 VOC_CLASSES = (  # of Pascal VOC, in the order of its palette
@@ -34,7 +34,8 @@ class Listing:
         classes: class names by class id.
         colors: an RGB colour per class, for pictures.
         labels: label value in a mask -> class id or `IGNORE`; other values are mistakes.
-        read: position -> RGB image (height, width, 3) and label mask (height, width) as stored.
+        read: position -> RGB image (height, width, 3) and label mask (height, width) as stored; `Pairs` of files.
+        sources: what was read to make the list.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Listing:
     colors: tuple[Color, ...]
     labels: Mapping[int, int]
     read: Callable[[int], Arrays]
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,16 @@ class Family(Protocol):
         """Tell whether the data are files."""
 
 
-def read_pairs(images: list[Path], masks: list[Path]) -> Callable[[int], Arrays]:
-    """Return a function that decodes the image and mask at a position."""
-    return partial(_read_pair, images, masks)
+@dataclass(frozen=True)
+class Pairs:
+    """The image and the mask files of records, by position; calling it decodes a pair."""
 
+    images: Sequence[Path]
+    masks: Sequence[Path]
 
-def _read_pair(images: list[Path], masks: list[Path], position: int) -> Arrays:
-    return read_image(images[position]), read_mask(masks[position])
+    def __call__(self, position: int, stamps: dict[Path, Stamp] | None = None) -> Arrays:
+        """Return the image and the mask at a position, and note the stamps of their files if they are wanted."""
+        return read_image(self.images[position], stamps), read_mask(self.masks[position], stamps)
 
 
 def data_root(config: DataConfig, reader: Family) -> Path:
@@ -131,7 +136,7 @@ def class_labels(classes: int, *ignored: int | None) -> dict[int, int]:
 def overlap(train: Any, val: Any) -> list[str]:
     """Return the names of images that are in both splits: scores on them say little."""
     learned = {train.name(index) for index in range(len(train))}
-    return [name for name in map(val.name, range(len(val))) if name in learned]
+    return [name for name in dict.fromkeys(map(val.name, range(len(val)))) if name in learned]
 
 
 def palette(n: int) -> tuple[Color, ...]:

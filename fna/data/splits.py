@@ -1,14 +1,12 @@
-"""Training and validation data together. Placeholder of the lead until the index lands."""
+"""Training and validation data together. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from fna.config import Config
+from fna.data.index import open_splits
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,11 @@ class Splits:
 
 
 def open_data(config: Config) -> Splits:
-    """Open and check the training and the validation split."""
-    return Splits(**open_splits(config, ("train", "val"), None))
+    """Open and check the training and the validation split.
 
-
-def open_splits(config: Config, splits: Sequence[str], folder: Path | None, writes: bool = True) -> dict[str, Any]:
-    """Open splits."""
-    read = import_module(f"fna.tasks.{config.task.name}").TASK.open_data
-    return {split: read(config.data, getattr(config.data, split)) for split in splits}
+    Raises:
+        FnaError: the data are missing or have flaws, all of them listed, or the splits have different classes.
+    """
+    names = config.data.train, config.data.val
+    opened = open_splits(config.task.name, config.data, names)
+    return Splits(*(opened[name] for name in names))

@@ -9,10 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.arch import Arch, SuperArch, levels
+from fna.arch import MULTIPLE, Arch, SuperArch, levels
 from fna.nets.blocks import ConvNormAct, build_block
-
-MULTIPLE = 32  # the largest stride of a backbone
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
-from fna.data.splits import Splits, open_splits
+from fna.data.index import open_splits
+from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
 from fna.runs.folder import Folder
@@ -38,6 +39,7 @@ class Run:
     def __init__(self, folder: Folder, config: Config, compute: Compute) -> None:
         self.folder, self.config, self.compute = folder, config, compute
         self.path = folder.path
+        self.writes = compute.world.writes
         self._data: dict[str, Any] = {}
 
     @classmethod
@@ -89,10 +91,23 @@ class Run:
         Raises:
             FnaError: they are missing, have flaws, or changed since the run began.
         """
-        missing = [split for split in splits if split not in self._data]
+        names = [getattr(self.config.data, split) for split in splits]
+        missing = [name for name in names if name not in self._data]
         if missing:
-            self._data |= open_splits(self.config, missing, self.path / "data", self.compute.world.writes)
-        return [self._data[split] for split in splits]
+            self._data |= self._open(missing)
+        return [self._data[name] for name in names]
+
+    def _open(self, names: Sequence[str]) -> dict[str, Any]:
+        """Open splits by name: the first process checks and indexes them, the others read its indices."""
+        task, data, folder, writes = self.config.task.name, self.config.data, self.path / "data", self.writes
+        opened, error = {}, None
+        if writes:
+            try:
+                opened = open_splits(task, data, names, folder)
+            except FnaError as problem:
+                error = str(problem)
+        distributed.agree(error)
+        return opened if writes else open_splits(task, data, names, folder, write=False)
 
     @property
     def splits(self) -> Splits:
@@ -137,7 +152,7 @@ class Run:
 
     def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
         """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""
-        if self.compute.world.writes:
+        if self.writes:
             for name, content in files.items():
                 self.folder.write(name, content)
             self.folder.commit(stage, list(files), info)
@@ -149,7 +164,7 @@ class Run:
 
     def clear(self, phase: str) -> None:
         """Remove the checkpoints of a finished phase."""
-        if self.compute.world.writes:
+        if self.writes:
             self.checkpoints(phase).clear()
 
 

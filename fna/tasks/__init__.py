@@ -20,6 +20,20 @@ Picture = NDArray[np.uint8]  # RGB, (H, W, 3)
 class Data(Protocol):
     """One split of a data set, validated. A record is what is scored at once: an image, or a person in it.
 
+    The truth of a record, in pixels of its image, is
+
+    - segmentation: a mask, uint8 (H, W), of class ids and 255 = void.
+    - detection: ``boxes`` float32 (N, 4), x0, y0, x1, y1, and ``labels`` int64 (N,). It may say ``crowd`` and
+      ``difficult``, bool (N,), else False; ``area``, float32 (N,), else the box's; ``image_id``, a whole number, else
+      the index + 1.
+    - pose: ``points`` float32 (K, 3), x, y, visibility (0 unlabelled, 1 hidden, 2 seen), and ``box`` float32 (4,), x0,
+      y0, width, height. It may say ``area``, else the box's; ``head``, the head's size, else unknown; ``image_id``, a
+      number or a name, else the index + 1; ``joints``, the names, without which there is no flip test.
+
+    Data may also have ``image_id(index)``, ``category_ids`` (detection: their own numbers of the classes), ``ignored``
+    (pose: people in whose place a find is neither right nor wrong), ``preload()`` (decode what the memory is for,
+    before workers are forked) and ``changed`` (what changed since the run began and was accepted, a line each).
+
     Attributes:
         classes: names of the classes, or of the joints.
         colors: RGB by class.

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from fna.arch import MULTIPLE, A, Arch, with_taps
 from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import Config, TaskConfig
-from fna.data.detection import FORMATS, DetectionView, Frame, collate, open_data, to_image, view
+from fna.data.detection import FORMATS, open_data, views
+from fna.data.detection.transforms import DetectionView
+from fna.data.detection.views import Frame, collate, to_image
 from fna.nets.network import feature_info
 from fna.tasks import Task, retinanet, ssdlite
 from fna.tasks.box_drawing import draw_boxes
@@ -45,9 +47,21 @@ def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Ten
     return total, number
 
 
+def train_view(data: Any, indices: Sequence[int], config: Config) -> DetectionView:
+    """Return the augmented samples of some images; without ``data.augment`` as the model is trained by its authors."""
+    augment = config.data.augment or MODELS[config.task.model].AUGMENT
+    return DetectionView(data, indices, config.data, config.engine.rng_seed, augment)
+
+
 def scored_size(config: Config) -> tuple[int, int]:
     """Return the canvas that images are brought to: ``data.eval_size``, or the crop."""
     return config.data.eval_size or config.data.crop
+
+
+def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
+    """Return the image on the canvas, in its proportions or stretched, as the model needs it, and the way back."""
+    canvas = config.data.eval_size or config.data.crop
+    return views.view(image_3HW, canvas, letterbox=MODELS[config.task.model].LETTERBOX)
 
 
 def predict(
@@ -83,7 +97,7 @@ TASK = Task(
     layers=DETECTION_LAYERS,
     formats=FORMATS,
     open_data=open_data,
-    train_view=DetectionView,
+    train_view=train_view,
     collate=collate,
     prepare=prepare,
     head=build_head,

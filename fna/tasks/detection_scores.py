@@ -65,16 +65,23 @@ class DetectionScores:
     def update(self, indices: Sequence[int], predictions: Sequence[Any], truths: Sequence[Any]) -> None:
         """Add images: positions in the data, predictions and truths as the detection task has them."""
         for index, prediction, truth in zip(indices, predictions, truths, strict=True):
-            record = {key: truth[key].tolist() for key in ("boxes", "labels", "crowd", "difficult", "area")}
-            image_id = int(truth["image_id"])
+            image_id = int(truth.get("image_id", index + 1))
             found = records(prediction, image_id, self.data)
-            self.images.append({**record, "index": int(index), "image_id": image_id, "results": found})
+            self.images.append({**_lists(truth), "index": int(index), "image_id": image_id, "results": found})
 
     def compute(self) -> dict[str, Any]:
         """Return the scores of `TITLES`, ``curves``, ``confusion`` and ``results`` over all processes."""
         # Sorted: ties in score are broken by the order of the images, whatever process scored them.
         images = sorted(distributed.gather(self.images), key=lambda image: int(image["index"]))
         return score_images(images, self.data.classes, category_ids(self.data), self.threshold)
+
+
+def _lists(truth: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return a truth as lists; where nothing is said, a thing is no crowd, not difficult, and as large as its box."""
+    boxes = truth["boxes"].tolist()
+    area = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
+    said = {key: truth[key].tolist() for key in ("labels", "crowd", "difficult", "area") if key in truth}
+    return {"boxes": boxes, "crowd": [False] * len(boxes), "difficult": [False] * len(boxes), "area": area, **said}
 
 
 def category_ids(data: Any) -> tuple[int, ...]:

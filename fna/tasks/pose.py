@@ -11,34 +11,14 @@ from torch import Tensor, nn
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import DETECTION_LAYERS
-from fna.config import Config, DataConfig, TaskConfig
-from fna.data import pose as pose_data
-from fna.errors import FnaError
+from fna.config import Config, TaskConfig
+from fna.data.pose import FORMATS, open_data
+from fna.data.pose.transforms import Frame, PoseView, collate, view
 from fna.nets.network import feature_info
 from fna.tasks import Task
 from fna.tasks.pose_drawing import draw
 from fna.tasks.pose_scores import TITLES, PoseScores, person_score, result
 from fna.tasks.simple_baseline import SimpleBaselineHead, decode, loss, mirrored
-
-COARSEST = 32  # crop pixels per pixel of the map the head starts from
-
-
-def open_data(config: DataConfig, split: str) -> pose_data.PoseData:
-    """Read and check a split.
-
-    Raises:
-        FnaError: the crop does not fit the network, or the data have problems.
-    """
-    height, width = config.crop
-    if height % COARSEST or width % COARSEST:
-        good = [max(1, round(side / COARSEST)) * COARSEST for side in config.crop]
-        raise FnaError(f"data.crop is {[height, width]}; pose needs multiples of {COARSEST}, e.g. {good}")
-    if config.eval_size and config.eval_size != config.crop:
-        raise FnaError(
-            f"data.eval_size is {list(config.eval_size)}; persons are scored at data.crop {[height, width]}: "
-            "leave data.eval_size out"
-        )
-    return pose_data.open_data(config, split)
 
 
 def prepare(arch: A, config: TaskConfig) -> A:
@@ -61,9 +41,7 @@ def scored_size(config: Config) -> tuple[int, int]:
     return config.data.crop
 
 
-def predict(
-    model: nn.Module, crops_N3HW: Tensor, frames: Sequence[pose_data.Frame], config: Config
-) -> list[dict[str, Any]]:
+def predict(model: nn.Module, crops_N3HW: Tensor, frames: Sequence[Frame], config: Config) -> list[dict[str, Any]]:
     """Find the joints of a batch of persons.
 
     Args:
@@ -85,7 +63,7 @@ def predict(
     return [_person(points_K3, frame) for points_K3, frame in zip(points_NK3, frames, strict=True)]
 
 
-def _person(points_K3: Tensor, frame: pose_data.Frame) -> dict[str, Any]:
+def _person(points_K3: Tensor, frame: Frame) -> dict[str, Any]:
     """Return the prediction of a person from joints in its crop."""
     xy = frame.to_image(points_K3[:, :2].double())
     points = torch.cat([xy, points_K3[:, 2:].double()], 1)
@@ -102,16 +80,16 @@ TASK = Task(
     metric="pck",
     titles=TITLES,
     layers=DETECTION_LAYERS,
-    formats=pose_data.FORMATS,
+    formats=FORMATS,
     open_data=open_data,
-    train_view=pose_data.PoseView,
-    collate=pose_data.collate,
+    train_view=PoseView,
+    collate=collate,
     prepare=prepare,
     head=build_head,
     head_start=head_start,
     loss=loss,
     scored_size=scored_size,
-    view=pose_data.view,
+    view=view,
     predict=predict,
     scores=PoseScores,
     draw=draw,

@@ -85,13 +85,13 @@ class PoseScores:
     """Distances of predicted and true joints, person by person.
 
     Args:
-        data: ``classes`` are the joints, ``ignored`` the people of COCO's file that are no records.
+        data: ``classes`` are the joints, ``ignored``, if there, the people of COCO's file that are no records.
         config: not needed.
     """
 
     def __init__(self, data: Any, config: Config) -> None:
         self.joints: tuple[str, ...] = tuple(data.classes)
-        self._ignored = data.ignored
+        self._ignored: Sequence[Person] = getattr(data, "ignored", ())
         self._rows: list[dict[str, Any]] = []
 
     def update(
@@ -102,20 +102,22 @@ class PoseScores:
         Args:
             indices: their positions in the data.
             predictions: ``points``, (K, 3): x, y in image pixels, score; ``score`` of the person.
-            truths: ``points``, (K, 3): x, y, visibility; ``box``, ``area``, ``head``, ``image_id``.
+            truths: ``points``, (K, 3): x, y, visibility; ``box``, x0, y0, width, height; where known, ``head``,
+                ``area`` (else the box's) and ``image_id`` (else each person is in an image of its own, from 1 on).
         """
         for index, prediction, truth in zip(indices, predictions, truths, strict=True):
             points = np.asarray(truth["points"], np.float64)
             box = np.asarray(truth["box"], np.float64)
-            sizes = {"head": float(truth["head"]), "torso": torso(points, self.joints), "box": float(box[2:].max())}
+            head = float(truth.get("head", math.nan))
+            sizes = {"head": head, "torso": torso(points, self.joints), "box": float(box[2:].max())}
             row = {
                 "index": int(index),
-                "image_id": truth["image_id"],
+                "image_id": truth.get("image_id", index + 1),
                 "points": np.asarray(prediction["points"], np.float64).tolist(),
                 "score": float(prediction["score"]),
                 "truth": points.tolist(),
                 "box": box.tolist(),
-                "area": float(truth["area"]),
+                "area": float(truth.get("area", box[2] * box[3])),
                 "sizes": {name: size if math.isfinite(size) and size > 0 else None for name, size in sizes.items()},
             }
             self._rows.append(row)

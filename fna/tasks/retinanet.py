@@ -25,6 +25,7 @@ OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of a level's anchors / side 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 CANDIDATES = 1000  # boxes per level that non-maximum suppression sees
 
+LETTERBOX, AUGMENT = True, "resize"  # how images are brought to the canvas; to train, where `data.augment` is null
 MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 

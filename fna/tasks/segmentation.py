@@ -54,14 +54,20 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> t
 
 
 def scored_size(config: Config) -> tuple[int, int] | None:
-    """Return the size images are scored at; None: their own."""
-    return config.data.eval_size
+    """Return the size images are scored at: ``data.eval_size`` times the scale; None: their own, times the scale."""
+    return _scaled(config.data.eval_size, config.data.eval_scale) if config.data.eval_size else None
+
+
+def _scaled(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return a size in whole pixels, at least 1."""
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
 
 def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[int, int]]:
     """Return the image at the size it is scored at, and the size it has."""
-    size, own = config.data.eval_size, (image_3HW.shape[1], image_3HW.shape[2])
-    if size is None or own == tuple(size):
+    own = (image_3HW.shape[1], image_3HW.shape[2])
+    size = _scaled(config.data.eval_size or own, config.data.eval_scale)
+    if own == size:
         return image_3HW, own
     return F.interpolate(image_3HW[None], size=size, mode="bilinear", antialias=True)[0], own
 

@@ -27,6 +27,7 @@ SCALES = [0.1, 0.2, 0.38, 0.56, 0.74, 0.92, 1.1]  # side of a level's boxes / si
 NEGATIVES = 3  # background anchors that learn, per positive one
 CANDIDATES = 400  # boxes per class that non-maximum suppression sees
 
+LETTERBOX, AUGMENT = False, "ssd"  # how images are brought to the canvas; to train, where `data.augment` is null
 MATCHER = SSDMatcher(0.5)
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from fna.data.detection.checks import Found, Truth, check_record, place, printable, summarise
-from fna.data.detection.listing import DetectionListing, mark_repeated
+from fna.data.detection.listing import DetectionListing, Record, mark_repeated
 from fna.data.images import Images
 from fna.data.listing import Color, palette
+from fna.data.stamps import Sources, below
 from fna.errors import FnaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRUTH = {"boxes": np.float32, "labels": np.int64, "crowd": np.bool_, "difficult": np.bool_, "area": np.float32}
 
 
 class DetectionData:
     """Images with boxes around things; an image without boxes is a record too: nothing is there to be found.
 
-    Making one decodes all images and checks all annotations; as many images as `cache_gb` allows stay in memory.
+    Making one decodes all images and checks all annotations, unless an index has them; as many images as `cache_gb`
+    allows stay in memory.
 
     Args:
         listing: the records.
@@ -28,6 +34,7 @@ class DetectionData:
         on_error: ``"fail"``: flaws raise one error that lists them; ``"fix"``: boxes are cut to their image, bad boxes
             and images that cannot be mended left out; ``"skip"``: images with any flaw are left out.
         cache_gb: memory for decoded images, in 1e9 bytes.
+        known: height and width, and the truth, that an index has of every record; None: all are checked now.
 
     Attributes:
         classes: names by class id.
@@ -37,23 +44,34 @@ class DetectionData:
         groups: a number per image: 1 = upright (higher than wide), 0 = any other.
         skipped: how many flaws of each kind there were, what the reader remarks, then what was left out or mended; a
             line each.
+        changed: what changed since the index was made and was accepted, a line each.
+        sources: the files that were read.
 
     Raises:
         FnaError: flaws (``"fail"``), or not one good image, or not one box.
     """
 
-    def __init__(self, listing: DetectionListing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
+    def __init__(
+        self,
+        listing: DetectionListing,
+        where: str,
+        on_error: str = "fail",
+        cache_gb: float = 4.0,
+        known: Sequence[tuple[tuple[int, int], Truth]] | None = None,
+    ) -> None:
         self.classes: tuple[str, ...] = listing.classes
         self.colors: tuple[Color, ...] = palette(len(listing.classes) + 1)[1:]
         self.category_ids: tuple[int, ...] = listing.category_ids
         self.links: tuple[tuple[int, int], ...] = ()
         self.skipped: list[str] = []
+        self.changed: list[str] = []
         self._listing = listing
-        self._records = mark_repeated(listing.records)
-        self._images = Images([record.path for record in self._records], where, cache_gb, listing.read)
-        self._truths: list[Truth] = []
-        self._positions: list[int] = []  # index -> position in the listing
-        found = self._check_all(on_error)
+        self._records = listing.records if known is not None else mark_repeated(listing.records)
+        paths, sizes = [record.path for record in self._records], None if known is None else [hw for hw, _ in known]
+        self._images = Images(paths, where, cache_gb, listing.read, sizes)
+        self._truths: list[Truth] = [truth for _, truth in known or ()]
+        self._positions: list[int] = list(range(len(self._truths)))  # index -> position in the listing
+        found = self._check_all(on_error) if known is None else []
         if found and on_error == "fail":
             raise FnaError(summarise(where, found, len(self._records)))
         if not self._truths:
@@ -66,8 +84,9 @@ class DetectionData:
             )
         kinds = Counter(one.flaw.kind for one in found)
         self.skipped = [*(f"{kind}: {n}" for kind, n in kinds.most_common()), *listing.notes, *self.skipped]
-        sizes = [self._images.size(position) for position in self._positions]
+        sizes = [self._images.sizes[position] for position in self._positions]
         self.groups: Sequence[int] = tuple(int(height > width) for height, width in sizes)
+        self.sources = Sources([*listing.sources.files, *paths], listing.sources.folders, self._images.stamps)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -87,6 +106,8 @@ class DetectionData:
             image_3HW: RGB, uint8, in channels-last memory order.
             truth: see `truth`.
         """
+        import torch
+
         pixels_HW3 = self._images.load(self._positions[index])
         return torch.from_numpy(pixels_HW3).permute(2, 0, 1), self.truth(index)
 
@@ -97,18 +118,42 @@ class DetectionData:
             ``boxes`` float32 (N, 4), x0, y0, x1, y1 in pixels, ``labels`` int64 (N,), ``crowd`` and ``difficult`` bool
             (N,), ``area`` float32 (N,) in square pixels, and ``image_id``.
         """
+        import torch
+
         truth = self._truths[index]
-        arrays = {key: torch.from_numpy(getattr(truth, key).copy()) for key in Truth.__dataclass_fields__}
+        arrays = {key: torch.from_numpy(getattr(truth, key).copy()) for key in TRUTH}
         return {**arrays, "image_id": self.image_id(index)}
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over classes, images (names, sizes) and boxes: other data, other text."""
-        digest = hashlib.sha256(repr((self.classes, self.category_ids)).encode())
-        for index, (position, truth) in enumerate(zip(self._positions, self._truths, strict=True)):
-            digest.update(repr((self.name(index), self.image_id(index), self._images.digest(position))).encode())
-            for key in Truth.__dataclass_fields__:
-                digest.update(getattr(truth, key).tobytes())
-        return digest.hexdigest()
+    def preload(self) -> None:
+        """Decode as many images as stay in memory, so that workers which are forked later share them."""
+        self._images.preload()
+
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not self._images.on_disk:
+            return None
+        records = []
+        for position, truth in zip(self._positions, self._truths, strict=True):
+            record = self._records[position]
+            image = {"name": record.name, "image": below(record.path, root), "image_id": record.image_id}
+            boxes = {key: getattr(truth, key).tolist() for key in TRUTH}
+            records.append({**image, "size": self._images.sizes[position], **boxes})
+        named = {"classes": self.classes, "category_ids": self.category_ids}
+        return {**named, "skipped": self.skipped, "records": records}
+
+    @classmethod
+    def from_index(cls, index: Mapping[str, Any], root: Path, where: str, cache_gb: float) -> DetectionData:
+        """Return the data that `to_index` tells of; no file is read."""
+        records, known = [], []
+        for record in index["records"]:
+            records.append(Record(record["name"], root / record["image"], record["image_id"]))
+            height, width = record["size"]
+            arrays: dict[str, Any] = {key: np.array(record[key], kind) for key, kind in TRUTH.items()}
+            known.append(((height, width), Truth(**{**arrays, "boxes": arrays["boxes"].reshape(-1, 4)})))
+        listing = DetectionListing(records, tuple(index["classes"]), tuple(index["category_ids"]))
+        data = cls(listing, where, cache_gb=cache_gb, known=known)
+        data.skipped = list(index["skipped"])
+        return data
 
     def _check_all(self, on_error: str) -> list[Found]:
         """Keep the good records and those that can be mended; return all flaws."""
@@ -118,7 +163,7 @@ class DetectionData:
             everything.append(found)
             self.skipped.append(_line(found))
         for position, record in enumerate(self._records):
-            truth, flaws = check_record(record, self._images.size(position), self._images.problems.get(position))
+            truth, flaws = check_record(record, self._images.sizes[position], self._images.problems.get(position))
             everything += flaws
             if flaws and on_error == "skip":
                 more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""

@@ -27,6 +27,7 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
+from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 LAYOUT = """\
@@ -47,7 +48,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     boxes, flaws = _boxes(annotations, {_id(image) for image in images}, categories, classes)
     ids = {name: number for number, name in categories.items()}
     records = tuple(_records(images, folder, boxes))
-    return DetectionListing(records, classes, tuple(ids[name] for name in classes), tuple(flaws))
+    numbers = tuple(ids[name] for name in classes)
+    return DetectionListing(records, classes, numbers, tuple(flaws), sources=Sources([path]))
 
 
 def _categories(items: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fna.config import DataConfig
-from fna.data.decoding import read_image
 from fna.data.images import Pixels
+from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
 
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -92,7 +92,8 @@ class DetectionListing:
         category_ids: the data set's own number of each class.
         flaws: of annotations that belong to no record.
         notes: what is no mistake but may surprise, a line each.
-        read: decodes, or draws, the image of a path.
+        read: makes the image of a path; None: the paths are image files.
+        sources: what was read to make the list.
     """
 
     records: Sequence[Record]
@@ -100,7 +101,8 @@ class DetectionListing:
     category_ids: tuple[int, ...]
     flaws: Sequence[Flaw] = ()
     notes: tuple[str, ...] = ()
-    read: Callable[[Path], Pixels] = read_image
+    read: Callable[[Path], Pixels] | None = None
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)

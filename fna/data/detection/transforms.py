@@ -14,7 +14,8 @@ Both flip. A box stays if its centre is in the part; it is cut to it, and droppe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from fna.config import Config
+from fna.config import DataConfig
 from fna.data.augmenting import jitter, uniform
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.views import Pair, Sample, Window, fit, scaled, turned
@@ -43,15 +44,19 @@ class DetectionView(Dataset[Sample]):
     Args:
         data: where the records are.
         indices: records of this view; a position is an index into them.
-        config: `data`, `task.model` and `engine.rng_seed`.
+        config: crop, scale, flip and color_jitter.
+        rng_seed: the run's seed.
+        augment: ``"resize"`` or ``"ssd"``.
     """
 
-    def __init__(self, data: DetectionData, indices: Sequence[int], config: Config) -> None:
+    def __init__(
+        self, data: DetectionData, indices: Sequence[int], config: DataConfig, rng_seed: int, augment: str
+    ) -> None:
         self.data = data
         self.indices = tuple(indices)
-        self.config = config.data
-        self.rng_seed = config.engine.rng_seed
-        self.ssd = (config.data.augment or ("ssd" if config.task.model == "ssdlite" else "resize")) == "ssd"
+        self.config = config
+        self.rng_seed = rng_seed
+        self.ssd = augment == "ssd"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -62,8 +67,7 @@ class DetectionView(Dataset[Sample]):
         index = self.indices[position]
         draws = generator(self.rng_seed, "augment", epoch, index)
         image_3HW, truth = self.data.load(index)
-        plain = ~(truth["crowd"] | truth["difficult"])
-        boxes_N4, labels_N = truth["boxes"][plain], truth["labels"][plain]
+        boxes_N4, labels_N = plain(truth)
         size: Pair = (image_3HW.shape[1], image_3HW.shape[2])
         window = (
             draw_patch(size, boxes_N4, self.config.crop, draws)
@@ -80,6 +84,15 @@ class DetectionView(Dataset[Sample]):
         if self.config.flip and uniform(draws) < 0.5:
             crop_3HW, boxes = v2.functional.horizontal_flip(crop_3HW), v2.functional.horizontal_flip(boxes)
         return {"image": crop_3HW, "boxes": boxes.as_subclass(Tensor), "labels": labels_N[kept], "index": index}
+
+
+def plain(truth: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the boxes (N, 4) and labels (N,) that are neither of crowds nor difficult; a truth may mark none."""
+    kept_N = torch.ones(len(truth["labels"]), dtype=torch.bool)
+    for mark in ("crowd", "difficult"):
+        if mark in truth:
+            kept_N &= ~truth[mark]
+    return truth["boxes"][kept_N], truth["labels"][kept_N]
 
 
 def cut_boxes(boxes_N4: Tensor, window: Window) -> tuple[BoundingBoxes, Tensor]:

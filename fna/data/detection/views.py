@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
-from fna.config import Config
+from fna.arch import MULTIPLE
 from fna.data.augmenting import FILL_RGB
-from fna.nets.network import MULTIPLE
 
 Pair = tuple[int, int]  # vertical, horizontal; in pixels
 
@@ -123,22 +122,21 @@ def _round_up(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
-    """Bring an image to the canvas that images are scored on, ``data.eval_size`` or the crop.
+def view(image_3HW: Tensor, canvas: Pair, *, letterbox: bool) -> tuple[Tensor, Frame]:
+    """Bring an image to the canvas that images are scored on.
 
-    SSDLite stretches it to the canvas. RetinaNet keeps its proportions, and turns the canvas where the image is upright
-    and the canvas lying (or the other way round). Then the view is padded bottom and right with `FILL_RGB`, to the
-    canvas and on to a multiple of `MULTIPLE`, as batches in training are: there the network learned where boxes lie.
+    The view is padded bottom and right with `FILL_RGB`, to the canvas and on to a multiple of `MULTIPLE`, as batches in
+    training are: there the network learned where boxes lie.
 
     Args:
         image_3HW: RGB, uint8.
-        truth: not used; images are seen whole.
-        config: `data` and `task.model`.
+        canvas: height, width in pixels.
+        letterbox: keep the image's proportions, and turn the canvas where the image is upright and the canvas lying (or
+            the other way round); else the image is stretched to the canvas.
     """
     size: Pair = (image_3HW.shape[1], image_3HW.shape[2])
-    canvas = config.data.eval_size or config.data.crop
     resized = canvas
-    if config.task.model != "ssdlite":
+    if letterbox:
         canvas = turned(canvas, size)
         factor = fit(size, canvas)
         resized = (min(canvas[0], scaled(size[0], factor)), min(canvas[1], scaled(size[1], factor)))

@@ -36,6 +36,7 @@ from fna.data.detection.listing import (
     choose_classes,
 )
 from fna.data.listing import VOC_CLASSES, require_dir, split_lines
+from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
 
 CLASSES = VOC_CLASSES[1:]
@@ -51,7 +52,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of Pascal VOC."""
     stems = _stems(root, split)
     parsed = [_parse(root, stem) for stem in stems]
-    learned = parsed if config.train == split else [_parse(root, stem) for stem in _stems(root, config.train)]
+    others = [] if config.train == split else _stems(root, config.train)
+    learned = [_parse(root, stem) for stem in others] if others else parsed
     where = f"'{config.train}' of {root}"
     known = _known(learned, where)
     if config.classes is None and known and set(known) <= set(CLASSES):
@@ -68,7 +70,9 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         if config.classes is not None:
             boxes = [box for box in boxes if box.flaw is None or box.flaw.kind != UNKNOWN_CLASS]
         records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
-    return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)))
+    lists = [_list_file(root, name) for name in (split, config.train)]
+    sources = Sources([*lists, *(_annotation_file(root, stem) for stem in [*stems, *others])])
+    return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)), sources=sources)
 
 
 def _known(learned: Sequence[ElementTree.Element | Flaw], where: str) -> list[str]:
@@ -85,11 +89,19 @@ def _known(learned: Sequence[ElementTree.Element | Flaw], where: str) -> list[st
 
 def _stems(root: Path, split: str) -> list[str]:
     """Return the names of a split without endings."""
-    lines = [line for _, line in split_lines(root / "ImageSets" / "Main" / f"{split}.txt", LAYOUT)]
+    lines = [line for _, line in split_lines(_list_file(root, split), LAYOUT)]
     names = [  # a name may end like a column: 'photo 1'
-        line if os.path.exists(root / "Annotations" / f"{line}.xml") else COLUMN.sub("", line) for line in lines
+        line if os.path.exists(_annotation_file(root, line)) else COLUMN.sub("", line) for line in lines
     ]
     return [os.path.splitext(name)[0] if name.lower().endswith((".jpg", ".jpeg", ".png")) else name for name in names]
+
+
+def _list_file(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Main" / f"{split}.txt"
+
+
+def _annotation_file(root: Path, stem: str) -> Path:
+    return root / "Annotations" / f"{stem}.xml"
 
 
 def _finder(folder: Path) -> Callable[[str], Path]:
@@ -109,7 +121,7 @@ class _Tree(ElementTree.TreeBuilder):
 
 def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
     """Return the root element of an annotation file, or why it is none."""
-    path = root / "Annotations" / f"{stem}.xml"
+    path = _annotation_file(root, stem)
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

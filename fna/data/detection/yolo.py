@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ from fna.data.detection.listing import (
     choose_classes,
 )
 from fna.data.listing import split_lines
+from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
 
 LAYOUT = """\
@@ -41,6 +43,7 @@ LAYOUT = """\
   ROOT/images/train/NAME.jpg  or ROOT/train/images/, or a list ROOT/train.txt of paths below ROOT
   ROOT/labels/train/NAME.txt  lines: class x y width height, shares of the image; absent: nothing to be found"""
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
+IMAGES = rf".*({'|'.join(map(re.escape, ENDINGS))})"
 
 
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
@@ -55,7 +58,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         check_classes(config.classes)
     names = known if known is not None else list(config.classes or ())
     classes = choose_classes(names, config.classes, f"{root / 'data.yaml'}")
-    paths = _images(root, split, settings, config.image_folder)
+    sources = Sources([root / "data.yaml"])
+    paths = _images(root, split, settings, config.image_folder, sources)
     labels = [_label_file(path, root) for path in paths]
     if not any(map(os.path.exists, labels)):
         raise FnaError(
@@ -66,7 +70,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), 1)
     ]
     ids = tuple(names.index(name) + 1 for name in classes)
-    return DetectionListing(tuple(records), classes, ids, notes=_notes(root, paths, labels))
+    sources.files.extend(labels)
+    return DetectionListing(tuple(records), classes, ids, notes=_notes(root, paths, labels), sources=sources)
 
 
 def _settings(root: Path) -> dict[str, Any]:
@@ -103,23 +108,23 @@ def _names(settings: dict[str, Any], root: Path) -> list[str] | None:
     return [str(name) for name in values]
 
 
-def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None) -> list[Path]:
-    """Return the images of a split: those of a folder sorted, those of a list in its order."""
+def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None, sources: Sources) -> list[Path]:
+    """Return the images of a split: those of a folder sorted, those of a list in its order; note the sources."""
     bases = _bases(root, settings)
     if folder is not None:
         places = [f"{folder}/{split}", folder]
     elif settings.get(split) is not None:
-        return _said_images(root, split, settings[split], bases)
+        return _said_images(root, split, settings[split], bases, sources)
     else:
         usual = (f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt")
         places = [posixpath.normpath(f"{base}/{place}") for base in bases for place in usual]
-    images = _first_images(root, places, bases)
+    images = _first_images(root, places, bases, sources)
     if not images:
         raise FnaError(f"no images of '{split}' in {', '.join(places)} below {root}; expected\n{LAYOUT}")
     return images
 
 
-def _said_images(root: Path, split: str, said: Any, bases: Sequence[str]) -> list[Path]:
+def _said_images(root: Path, split: str, said: Any, bases: Sequence[str], sources: Sources) -> list[Path]:
     """Return the images in the place, or the places, that data.yaml names for a split."""
     where = f"{root / 'data.yaml'}: '{split}'"
     wanted = said if isinstance(said, list) else [said]
@@ -128,7 +133,7 @@ def _said_images(root: Path, split: str, said: Any, bases: Sequence[str]) -> lis
     images: list[Path] = []
     for place in wanted:
         places = _places(root, place, bases)
-        found = _first_images(root, places, bases)
+        found = _first_images(root, places, bases, sources)
         if not found:
             base = root / bases[0]
             folders = [_relative(Path(parent, name), base) for parent, names, _ in os.walk(base) for name in names]
@@ -172,14 +177,16 @@ def _from_root(root: Path, said: str) -> str:
     return str(path.relative_to(start) if path.is_relative_to(start) else path)
 
 
-def _first_images(root: Path, places: Sequence[str], bases: Sequence[str]) -> list[Path]:
-    """Return the images of the first place that has any: a folder, or a list of paths."""
+def _first_images(root: Path, places: Sequence[str], bases: Sequence[str], sources: Sources) -> list[Path]:
+    """Return the images of the first place that has any: a folder, or a list of paths; note which it is."""
     for place in places:
         path = root / place
         if os.path.isfile(path):
+            sources.files.append(path)
             return [_listed(root, line, bases) for _, line in split_lines(path, LAYOUT)]
         images = _files(path, ENDINGS)
         if images:
+            sources.folders.append(Watched(path, IMAGES))
             return images
     return []
 

@@ -1,4 +1,4 @@
-"""Pose data: a record is a person in an image, `open_data` reads and checks a split, `PoseView` cuts training crops.
+"""Pose data: a record is a person in an image, `open_data` reads and checks a split, `transforms` cuts crops.
 
 In images, a coordinate of 0 is the centre of the first pixel, as the data sets have it; MPII's, which count from 1, are
 moved. Boxes are x0, y0, width, height, and begin and end at the rims of pixels: the whole image is (0, 0, w, h). In
@@ -12,30 +12,46 @@ scripts of MPII and COCO do. Where a person has no box, the one around the joint
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fna.config import DataConfig
 from fna.data.listing import data_root
 from fna.data.pose import coco, deeplabcut, mpii, synthetic
 from fna.data.pose.listing import PoseReader
 from fna.data.pose.people import PoseData
-from fna.data.pose.transforms import Frame, PoseView, collate, view
-from fna.errors import pick
+from fna.errors import FnaError, pick
 
 FAMILIES = (coco, deeplabcut, mpii, synthetic)
 FORMATS: dict[str, PoseReader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
+COARSEST = 32  # crop pixels per pixel of the map that heads start from
 
-__all__ = ["FORMATS", "Frame", "PoseData", "PoseReader", "PoseView", "collate", "open_data", "view"]
+__all__ = ["FORMATS", "PoseData", "PoseReader", "open_data"]
 
 
-def open_data(config: DataConfig, split: str) -> PoseData:
-    """Read and check a split.
+def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = None) -> PoseData:
+    """Read and check a split, or open it as an index has it.
 
     Args:
         config: the data set, and what to do with bad records.
         split: its name in the data set (``config.train``, ``config.val``); each format's layout says what it may be.
+        index: what the split's `to_index` said when it was checked.
 
     Raises:
-        FnaError: the data set or the split is missing, or records are bad and ``on_error`` is ``"fail"``.
+        FnaError: the crop does not fit any network, the data set or the split is missing, or records are bad and
+            ``on_error`` is ``"fail"``.
     """
+    height, width = config.crop
+    if height % COARSEST or width % COARSEST:
+        good = [max(1, round(side / COARSEST)) * COARSEST for side in config.crop]
+        raise FnaError(f"data.crop is {[height, width]}; pose needs multiples of {COARSEST}, e.g. {good}")
+    if config.eval_size and config.eval_size != config.crop:
+        raise FnaError(
+            f"data.eval_size is {list(config.eval_size)}; persons are scored at data.crop {[height, width]}: "
+            "leave data.eval_size out"
+        )
     reader = pick(FORMATS, config.format, "data format of poses")
-    listing = reader.read(data_root(config, reader), split, config)
-    return PoseData(listing, f"{config.format} '{split}'", config.on_error, config.cache_gb)
+    root, where = data_root(config, reader), f"{config.format} '{split}'"
+    if index is not None:
+        return PoseData.from_index(index, root, where, config.cache_gb)
+    return PoseData(reader.read(root, split, config), where, config.on_error, config.cache_gb)

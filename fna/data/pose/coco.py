@@ -13,6 +13,7 @@ from typing import Any
 from fna.config import DataConfig
 from fna.data.coco_json import annotation_file, entries, image_folder, load_json
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
+from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 LAYOUT = """\
@@ -54,7 +55,8 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     paths = [folder / name for name in names]
     places = {image["id"]: position for position, image in enumerate(chosen)}
     ignored = list(_ignored([person for why, person in left_out if why != OBJECTS], places, len(joints)))
-    return PoseListing(joints, links, paths, names, records, sizes, problems, notes, ignored=ignored)
+    sources = Sources([path])
+    return PoseListing(joints, links, paths, names, records, sizes, problems, notes, ignored=ignored, sources=sources)
 
 
 def _ignored(people: Sequence[dict[str, Any]], places: dict[Any, int], joints: int) -> Iterator[Record]:

@@ -14,7 +14,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fna.config import DataConfig
 from fna.config.strict_yaml import parse_yaml
 from fna.data.listing import split_lines
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record
+from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
 
 PLACES = (  # the first that has files
@@ -60,7 +61,7 @@ class Row:
 
 def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     """List the animals in the frames of a split."""
-    files = next((files for place in PLACES if (files := sorted(root.glob(place)))), [])
+    place, files = next(((place, files) for place in PLACES if (files := sorted(root.glob(place)))), ("", []))
     if not files:
         raise FnaError(f"there is no CSV below {root}; expected\n{LAYOUT}")
     joints: tuple[str, ...] = ()
@@ -72,7 +73,9 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
         joints = joints or own
         rows += frames
     links, notes = _links(root, joints)
-    return _list(_choose(rows, root, split), joints, links, notes)
+    lists = [root / "config.yaml", root / f"{split}.txt"]
+    sources = Sources([*files, *lists], [Watched(root, re.escape(place).replace(r"\*", "[^/]*"))])
+    return replace(_list(_choose(rows, root, split), joints, links, notes), sources=sources)
 
 
 def _list(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from fna.config import DataConfig
-from fna.data.decoding import read_image
 from fna.data.images import Pixels, is_utf8
+from fna.data.stamps import Sources
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class PoseListing:
         sizes: what the files say of the images' height and width; None: nothing. () is nothing of any.
         problems: bad entries that are not among the records.
         notes: what is left out by rule, a line each.
-        read: decodes an image.
+        read: makes the image of a path; None: the paths are image files.
         ignored: people beside the records in whose place a find is neither right nor wrong.
+        sources: what was read to make the list.
     """
 
     joints: tuple[str, ...]
@@ -82,8 +83,9 @@ class PoseListing:
     sizes: Sequence[tuple[int, int] | None] = ()
     problems: Sequence[Defect] = ()
     notes: Sequence[str] = ()
-    read: Callable[[Path], Pixels] = read_image
+    read: Callable[[Path], Pixels] | None = None
     ignored: Sequence[Record] = ()
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)

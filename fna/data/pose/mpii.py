@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fna.data.coco_json import image_folder
 from fna.data.pose import mpii_mat
 from fna.data.pose.checks import Wrong, number, short
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
+from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 JOINTS = (
@@ -57,11 +59,13 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
                 f"split or a file with data.train and data.val; expected\n{LAYOUT}"
             )
         people, notes = mpii_mat.read_people(official, split)
+        sources = Sources([official])
     else:
         people = _read_json(path)
         notes = _add_heads(people, path, split)
         notes = [] if split == config.train != config.val else notes  # heads matter where people are scored
-    return _list(root, split, config, people, notes)
+        sources = Sources([path, *_head_files(path, split)])
+    return replace(_list(root, split, config, people, notes), sources=sources)
 
 
 def _list(
@@ -145,9 +149,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     return [{key: person[key] for key in KEYS if key in person} for person in people]
 
 
+def _head_files(path: Path, split: str) -> list[Path]:
+    """Return where the heads' boxes of a json may be."""
+    return [path.with_name(f"gt_{Path(name).name}.mat") for name in dict.fromkeys((path.stem, split))]
+
+
 def _add_heads(people: list[dict[str, Any]], path: Path, split: str) -> list[str]:
     """Add the heads' sizes from the MATLAB file beside the json, if there, in place; return a note if it is not."""
-    known = [path.with_name(f"gt_{name}.mat") for name in dict.fromkeys((path.stem, split))]
+    known = _head_files(path, split)
     file = next((file for file in known if _is_file(file)), None)
     if file is None:
         note = (

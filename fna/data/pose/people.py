@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fna.data.images import Images
 from fna.data.listing import Color
 from fna.data.pose.checks import Box, check
 from fna.data.pose.joints import head_segment, joint_colors, mirror
 from fna.data.pose.listing import Defect, PoseListing, Record
+from fna.data.stamps import Sources, below
 from fna.errors import FnaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = 10  # kinds of problems listed in an error message
 NAMED = 3  # examples of each of them
@@ -36,6 +38,26 @@ class Person:
     image_id: int | str
     id: int
     crowd: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the person ready for JSON."""
+        return {**vars(self), "points": self.points.tolist(), "head": None if math.isnan(self.head) else self.head}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Person:
+        """Return the person that `to_json` wrote."""
+        points_K3, (x0, y0, width, height) = np.array(record["points"], np.float32), record["box"]
+        head = math.nan if record["head"] is None else record["head"]
+        return cls(**{**record, "points": points_K3, "box": (x0, y0, width, height), "head": head})
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an index has of a split: height and width of every image, its records and the people to ignore."""
+
+    sizes: Sequence[tuple[int, int]]
+    people: Sequence[Person]
+    ignored: Sequence[Person]
 
 
 @dataclass
@@ -60,7 +82,8 @@ class _Findings:
 class PoseData:
     """Persons with the joints that are labelled.
 
-    Making one decodes every image with a person; as many as `cache_gb` allows stay in memory.
+    Making one decodes every image with a person, unless an index has them; as many as `cache_gb` allows stay in
+    memory.
 
     Args:
         listing: the persons.
@@ -68,6 +91,7 @@ class PoseData:
         on_error: ``"fail"``: bad records raise one error that lists them; ``"fix"``: they are mended where possible,
             else left out; ``"skip"``: they are left out.
         cache_gb: memory for decoded images, in 1e9 bytes.
+        known: what an index has of the images and persons; None: all are checked now.
 
     Attributes:
         classes: the joints' names.
@@ -76,33 +100,35 @@ class PoseData:
         groups: (), one group: all crops are alike.
         ignored: people who are no records, and in whose place a find is neither right nor wrong.
         skipped: what was mended or left out, a line each; then, in numbers, what the rules leave out.
+        changed: what changed since the index was made and was accepted, a line each.
+        sources: the files that were read.
 
     Raises:
         FnaError: bad records (``"fail"``), or no joint to learn.
     """
 
-    def __init__(self, listing: PoseListing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
+    def __init__(
+        self,
+        listing: PoseListing,
+        where: str,
+        on_error: str = "fail",
+        cache_gb: float = 4.0,
+        known: Known | None = None,
+    ) -> None:
         self.classes = listing.joints
         self.colors: tuple[Color, ...] = joint_colors(listing.joints)
         self.links = listing.links
         self.groups: Sequence[int] = ()
+        self.skipped: list[str] = []
+        self.changed: list[str] = []
         self._names = listing.names
-        self._images = Images(listing.paths, where, cache_gb, listing.read)
-        found = _Findings([(problem, False) for problem in listing.problems])
-        checked = [self._check(record, listing, on_error == "fix", found) for record in listing.records]
-        good = [person for person in checked if person]
-        self._people = [person for person in good if person.points[:, 2].any()]
-        found.unlabelled = len(good) - len(self._people)
-        regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
-        self.ignored = [region for region in regions if region]
-        found.spoilt = len(regions) - len(self.ignored)
-        total = len(checked) + len(listing.problems)
-        if found.defects and on_error == "fail":
-            raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
-        self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
-        self.skipped += [*_notes(found), *listing.notes]
-        if not found.inside:
-            raise FnaError(_nobody(where, self.skipped, total, bool(found.defects)))
+        self._images = Images(listing.paths, where, cache_gb, listing.read, known.sizes if known else None)
+        if known:
+            self._people, self.ignored = list(known.people), list(known.ignored)
+        else:
+            self._check_all(listing, where, on_error)
+        files = [*listing.sources.files, *listing.paths]
+        self.sources = Sources(files, listing.sources.folders, self._images.stamps)
 
     def __len__(self) -> int:
         return len(self._people)
@@ -129,6 +155,8 @@ class PoseData:
                 square pixels; ``head``, the head's size in pixels, nan where it is unknown or 0; ``image_id``;
                 ``id``; ``joints``, their names.
         """
+        import torch
+
         person = self._people[index]
         image_3HW = torch.from_numpy(self._images.load(person.image)).permute(2, 0, 1)
         truth = {
@@ -142,17 +170,58 @@ class PoseData:
         }
         return image_3HW, truth
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over joints, images and persons: other data, other text."""
-        digest = hashlib.sha256(repr((self.classes, self.links)).encode())
-        for person in self._people:
-            place = f"{self._names[person.image]!a} {self._images.digest(person.image)}"
-            digest.update(f"{place} {person.box} {person.area} {person.head} {person.id}".encode())
-            digest.update(person.points.tobytes())
-        for region in self.ignored:
-            digest.update(f"{region.image_id} {region.box} {region.area} {region.crowd}".encode())
-            digest.update(region.points.tobytes())
-        return digest.hexdigest()
+    def preload(self) -> None:
+        """Decode as many images as stay in memory, so that workers which are forked later share them."""
+        self._images.preload()
+
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not self._images.on_disk:
+            return None
+        images = zip(self._names, self._images.paths, self._images.sizes, strict=True)
+        return {
+            "classes": self.classes,
+            "links": self.links,
+            "skipped": self.skipped,
+            "images": [{"name": name, "image": below(path, root), "size": size} for name, path, size in images],
+            "people": [person.to_json() for person in self._people],
+            "ignored": [person.to_json() for person in self.ignored],
+        }
+
+    @classmethod
+    def from_index(cls, index: Mapping[str, Any], root: Path, where: str, cache_gb: float) -> PoseData:
+        """Return the data that `to_index` tells of; no file is read."""
+        images = index["images"]
+        listing = PoseListing(
+            tuple(index["classes"]),
+            tuple((a, b) for a, b in index["links"]),
+            [root / image["image"] for image in images],
+            [image["name"] for image in images],
+            (),
+        )
+        people, ignored = ([Person.from_json(record) for record in index[key]] for key in ("people", "ignored"))
+        known = Known([(height, width) for image in images for height, width in [image["size"]]], people, ignored)
+        data = cls(listing, where, cache_gb=cache_gb, known=known)
+        data.skipped = list(index["skipped"])
+        return data
+
+    def _check_all(self, listing: PoseListing, where: str, on_error: str) -> None:
+        """Check every person: keep the good ones and those that can be mended, and what is to be said."""
+        found = _Findings([(problem, False) for problem in listing.problems])
+        checked = [self._check(record, listing, on_error == "fix", found) for record in listing.records]
+        good = [person for person in checked if person]
+        self._people = [person for person in good if person.points[:, 2].any()]
+        found.unlabelled = len(good) - len(self._people)
+        regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
+        self.ignored = [region for region in regions if region]
+        found.spoilt = len(regions) - len(self.ignored)
+        total = len(checked) + len(listing.problems)
+        if found.defects and on_error == "fail":
+            raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
+        self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
+        self.skipped += [*_notes(found), *listing.notes]
+        if not found.inside:
+            raise FnaError(_nobody(where, self.skipped, total, bool(found.defects)))
 
     def _check(self, record: Record, listing: PoseListing, fix: bool, found: _Findings) -> Person | None:
         """Return the person, or None where it is left out; add to what is found."""
@@ -162,7 +231,7 @@ class PoseData:
         if unreadable is not None:
             found.defects.append((Defect("the image cannot be read", who, unreadable), False))
             return None
-        size = self._images.size(record.image)
+        size = self._images.sizes[record.image]
         declared = listing.sizes[record.image] if listing.sizes else None
         if declared is not None and declared != size:
             detail = f"{size[1]}x{size[0]} pixels, not {declared[1]}x{declared[0]}"

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fna.data.pose.checks import number
-from fna.errors import FnaError
+from fna.errors import FnaError, nearest
 from fna.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PERSON = "person"  # COCO's name of the category, and 1 its number
 PERSON_ID = 1
@@ -36,7 +37,8 @@ class PersonBoxes:
 def read_boxes(path: Path, images: Sequence[Path]) -> PersonBoxes:
     """Read persons from COCO annotations, or from a list of detections.
 
-    Of several categories only persons count: the category of that name, or number 1 where categories have no names.
+    Only persons count. If the file names its categories, a person is what is called so, or has joints. If it does not,
+    it is the only category there is, or number 1 of several.
 
     Args:
         path: annotations with ``images``, or detections with a ``file_name`` or an ``image_id`` that is a file's stem;
@@ -44,7 +46,7 @@ def read_boxes(path: Path, images: Sequence[Path]) -> PersonBoxes:
         images: the images they are for.
 
     Raises:
-        FnaError: the file is no such json, or has no person in any of `images`.
+        FnaError: the file is no such json, names no category of persons, or has no person in any of `images`.
     """
     data = read_json(path)
     numbers = {str(int(p.stem)): p.name for p in images if p.stem.isdecimal()}
@@ -54,7 +56,7 @@ def read_boxes(path: Path, images: Sequence[Path]) -> PersonBoxes:
         rows = data.get("annotations", ()) if isinstance(data, dict) else data
         listed = data.get("images", ()) if isinstance(data, dict) else ()
         files = {row.get("id"): row.get("file_name") for row in listed}
-        persons = _person_ids(data, rows)
+        persons = _person_ids(data, rows, path)
         for row in rows:
             image = row.get("image_id")
             name = names.get(Path(row.get("file_name") or files.get(image) or str(image)).name)
@@ -77,17 +79,25 @@ def read_boxes(path: Path, images: Sequence[Path]) -> PersonBoxes:
     return found
 
 
-def _person_ids(data: Any, rows: Any) -> set[Any]:
-    """Return the category numbers that are persons; all there are, if there is but one."""
-    used = {row.get("category_id") for row in rows}
-    if len(used) == 1:
-        return used
+def _person_ids(data: Any, rows: Any, path: Path) -> set[Any]:
+    """Return the category numbers that are persons."""
     categories = data.get("categories", ()) if isinstance(data, dict) else ()
-    named = {row["id"] for row in categories if str(row.get("name")).lower() == PERSON}
-    return named or {PERSON_ID}
+    names = [str(row["name"]) for row in categories if row.get("name")]
+    persons = {row["id"] for row in categories if str(row.get("name")).lower() == PERSON or row.get("keypoints")}
+    if names and not persons:
+        raise FnaError(
+            f"--boxes {path} has boxes of {', '.join(names[:10])}, of no category '{PERSON}'{nearest(PERSON, names)}; "
+            f"give the boxes of persons, or call the right category '{PERSON}'"
+        )
+    used = {row.get("category_id") for row in rows}
+    if persons:
+        return persons | ({None} if len(categories) == 1 else set())
+    return used if len(used) == 1 else {PERSON_ID}
 
 
-def _box(row: Mapping[str, Any], name: str) -> torch.Tensor:
+def _box(row: Mapping[str, Any], name: str) -> Tensor:
+    import torch
+
     values = [number(value) for value in row["bbox"]] if isinstance(row["bbox"], list) else []
     if len(values) != 4 or not all(map(math.isfinite, values)) or min(values[2:]) <= 0:
         raise ValueError(f"the box {row['bbox']} of {name} is not [x, y, width, height]")

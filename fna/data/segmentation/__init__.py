@@ -1,9 +1,12 @@
-"""Segmentation data: `open_data` reads and checks a split, `TrainView` and `collate` turn it into batches.
+"""Segmentation data: `open_data` reads and checks a split; `transforms` turns it into batches.
 
 A new format is one file with a `FORMATS` table, named in `FAMILIES`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from fna.config import DataConfig
 from fna.data.listing import Reader, data_root
@@ -15,16 +18,19 @@ FAMILIES = (camvid, cityscapes, folder, synthetic, voc)
 FORMATS: dict[str, Reader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
 
 
-def open_data(config: DataConfig, split: str) -> SegmentationData:
-    """Read and check a split.
+def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = None) -> SegmentationData:
+    """Read and check a split, or open it as an index has it.
 
     Args:
         config: the data set, and what to do with bad records.
         split: its name in the data set (``config.train``, ``config.val``).
+        index: what the split's `to_index` said when it was checked.
 
     Raises:
         FnaError: the data set or the split is missing, or records are bad and ``on_error`` is ``"fail"``.
     """
     reader = pick(FORMATS, config.format, "data format of segmentation")
-    listing = reader.read(data_root(config, reader), split, config)
-    return SegmentationData(listing, f"{config.format} '{split}'", config.on_error, config.cache_gb)
+    root, where = data_root(config, reader), f"{config.format} '{split}'"
+    if index is not None:
+        return SegmentationData.from_index(index, root, where, config.cache_gb)
+    return SegmentationData(reader.read(root, split, config), where, config.on_error, config.cache_gb)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from fna.config import DataConfig
-from fna.data.listing import Color, Listing, Reader, class_labels, read_pairs, split_lines
+from fna.data.listing import Color, Listing, Pairs, Reader, class_labels, split_lines
+from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 CLASSES: dict[str, Color] = {
@@ -45,7 +46,7 @@ def read(root: Path, split: str, config: DataConfig) -> Listing:
         masks.append(mask)
     labels = class_labels(len(CLASSES), VOID, config.ignore_label)
     names = tuple(path.name for path in images)
-    return Listing(names, tuple(CLASSES), tuple(CLASSES.values()), labels, read_pairs(images, masks))
+    return Listing(names, tuple(CLASSES), tuple(CLASSES.values()), labels, Pairs(images, masks), Sources([file]))
 
 
 FORMATS = {"camvid": Reader(read, LAYOUT)}

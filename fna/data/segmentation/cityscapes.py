@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fna.config import DataConfig
-from fna.data.listing import IGNORE, Color, Listing, Reader, read_pairs, require_dir
+from fna.data.listing import IGNORE, Color, Listing, Pairs, Reader, require_dir
+from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError
 
 CLASSES: dict[str, tuple[int, Color]] = {  # in the order of the train ids: label id, colour
@@ -30,6 +31,7 @@ CLASSES: dict[str, tuple[int, Color]] = {  # in the order of the train ids: labe
     "bicycle": (33, (119, 11, 32)),
 }
 LABEL_IDS = 34
+IMAGES = r"[^/]+/[^/]*_leftImg8bit\.[^/]*"  # below a split's folder
 
 LAYOUT = """\
   ROOT/leftImg8bit/train/CITY/NAME_leftImg8bit.png
@@ -58,7 +60,8 @@ def read(root: Path, split: str, config: DataConfig) -> Listing:
         labels[config.ignore_label] = IGNORE
     names = tuple(path.name for path in images)
     colors = tuple(color for _, color in CLASSES.values())
-    return Listing(names, tuple(CLASSES), colors, labels, read_pairs(images, masks))
+    sources = Sources(folders=[Watched(image_dir, IMAGES)])
+    return Listing(names, tuple(CLASSES), colors, labels, Pairs(images, masks), sources)
 
 
 FORMATS = {"cityscapes": Reader(read, LAYOUT)}

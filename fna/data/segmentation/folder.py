@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from fna.config import DataConfig
-from fna.data.listing import IGNORE, Listing, Reader, class_labels, palette, read_pairs, require_dir, split_lines
+from fna.data.listing import IGNORE, Listing, Pairs, Reader, class_labels, palette, require_dir, split_lines
+from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 LAYOUT = """\
@@ -26,7 +27,8 @@ def read(root: Path, split: str, config: DataConfig) -> Listing:
     twice = sorted({name for name in config.classes if config.classes.count(name) > 1})
     if twice:
         raise FnaError(f"data.classes has '{twice[0]}' more than once; expected a different name for each class")
-    lines = split_lines(root / f"{split}.txt", LAYOUT)
+    file = root / f"{split}.txt"
+    lines = split_lines(file, LAYOUT)
     image_files = _index(require_dir(root / "images", LAYOUT))
     mask_files = _index(require_dir(root / "masks", LAYOUT))
     names = [_find(line, image_files) or line for _, line in lines]
@@ -34,7 +36,8 @@ def read(root: Path, split: str, config: DataConfig) -> Listing:
     images = [Path(f"{root}/images/{name}") for name in names]
     masks = [Path(f"{root}/masks/{_find(stem, mask_files) or stem + '.png'}") for stem in stems]
     labels = class_labels(len(config.classes), IGNORE, config.ignore_label)
-    return Listing(tuple(names), config.classes, palette(len(config.classes)), labels, read_pairs(images, masks))
+    colors, pairs = palette(len(config.classes)), Pairs(images, masks)
+    return Listing(tuple(names), config.classes, colors, labels, pairs, Sources([file]))
 
 
 def _index(folder: Path) -> dict[str, list[str]]:

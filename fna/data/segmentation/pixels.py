@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from fna.data.cache import Cache
 from fna.data.images import is_utf8
-from fna.data.listing import IGNORE, Color, Listing
+from fna.data.listing import IGNORE, Color, Listing, Pairs
+from fna.data.stamps import Sources, Stamp, below
 from fna.errors import FnaError
-from fna.progress import bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIN_SIDE = 32  # the largest output stride: a smaller image would have no pixel left
 SHOWN = 10  # problems listed in an error message
@@ -36,10 +37,27 @@ class Sample:
         return self.image.nbytes + self.mask.nbytes
 
 
+@dataclass(frozen=True)
+class Extent:
+    """What is known of a record without its pixels: height and width, and the number of pixels by class id."""
+
+    size_hw: tuple[int, int]
+    pixels: Mapping[int, int]
+
+    @classmethod
+    def of(cls, sample: Sample) -> Extent:
+        """Measure a decoded record."""
+        counts = np.bincount(sample.mask.reshape(-1), minlength=256)
+        present = np.flatnonzero(counts)
+        pixels = dict(zip(present.tolist(), counts[present].tolist(), strict=True))
+        return cls((sample.mask.shape[0], sample.mask.shape[1]), pixels)
+
+
 class SegmentationData:
     """Images with a class id per pixel.
 
-    Making one decodes all records; as many as `cache_gb` allows stay in memory, where forked workers share them.
+    Making one decodes all records, unless an index has them; as many as `cache_gb` allows stay in memory, where forked
+    workers share them.
 
     Args:
         listing: the records and their labels.
@@ -47,6 +65,7 @@ class SegmentationData:
         on_error: ``"fail"``: bad records raise one error that lists them; ``"skip"`` or ``"fix"``: they are left out
             (a bad mask cannot be mended).
         cache_gb: memory for decoded records, in 1e9 bytes.
+        known: what an index says of every record; None: they are decoded and checked now.
 
     Attributes:
         classes: names by class id.
@@ -54,25 +73,40 @@ class SegmentationData:
         links: of joints; there are none.
         groups: of records; there is one.
         skipped: why records were left out, a line each.
+        changed: what changed since the index was made and was accepted, a line each.
+        sources: the files that were read.
 
     Raises:
         FnaError: bad records (``"fail"``), or not one good record.
     """
 
-    def __init__(self, listing: Listing, where: str, on_error: str = "fail", cache_gb: float = 4.0) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        where: str,
+        on_error: str = "fail",
+        cache_gb: float = 4.0,
+        known: Sequence[Extent] | None = None,
+    ) -> None:
         self.classes: tuple[str, ...] = listing.classes
         self.colors: tuple[Color, ...] = listing.colors
         self.links: tuple[tuple[int, int], ...] = ()
         self.groups: tuple[int, ...] = ()
         self.skipped: list[str] = []
+        self.changed: list[str] = []
         self._listing = listing
         self._table = _label_table(listing)
-        self._records: list[int] = []  # index -> position in the listing
-        self._cache: dict[int, Sample] = {}  # by position
-        self._digest = hashlib.sha256(repr((listing.classes, sorted(listing.labels.items()))).encode())
-        self._check_all(where, cache_gb * 1e9)
-        if self.skipped and on_error == "fail":
-            raise FnaError(_complaint(where, self.skipped, len(listing.names)))
+        self._stamps: dict[Path, Stamp] | None = {} if known is None else None
+        self._cache: Cache[Sample] = Cache(self._decode, where, cache_gb)  # by position
+        self._records = list(range(len(known or ())))  # index -> position in the listing
+        self._extents = list(known or ())  # by index
+        if known is None:
+            self._check_all()
+            if self.skipped and on_error == "fail":
+                raise FnaError(_complaint(where, self.skipped, len(listing.names)))
+        files = [*listing.read.images, *listing.read.masks] if isinstance(listing.read, Pairs) else []
+        self.sources = Sources([*listing.sources.files, *files], listing.sources.folders, self._stamps or {})
+        self._stamps = None  # from now on, reading is not checking
         if not self._records:
             first = f"; the first: {self.skipped[0]}" if self.skipped else ""
             raise FnaError(f"{where} has no usable image of {len(listing.names)}{first}")
@@ -91,54 +125,78 @@ class SegmentationData:
             image_3HW: RGB, uint8, in channels-last memory order.
             mask_HW: class ids 0..C-1 or 255 = ignore, uint8.
         """
-        position = self._records[index]
-        sample = self._cache.get(position) or self._decode(position)
+        import torch
+
+        sample = self._cache.load(self._records[index])
         return torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.mask)
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over classes, names, sizes and the number of pixels per class: other data, other text."""
-        return self._digest.hexdigest()
+    def preload(self) -> None:
+        """Decode as many records as stay in memory, so that workers which are forked later share them."""
+        sizes = (extent.size_hw for extent in self._extents)
+        bytes_each = (4 * height * width for height, width in sizes)  # RGB and the mask
+        self._cache.preload(zip(self._records, bytes_each, strict=True))
 
-    def _check_all(self, where: str, cache_bytes: float) -> None:
+    def to_index(self, root: Path) -> dict[str, Any] | None:
+        """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
+        if not isinstance(self._listing.read, Pairs):
+            return None
+        images, masks = self._listing.read.images, self._listing.read.masks
+        records = [
+            {
+                "name": self._listing.names[position],
+                "image": below(images[position], root),
+                "mask": below(masks[position], root),
+                "size": extent.size_hw,
+                "pixels": extent.pixels,
+            }
+            for position, extent in zip(self._records, self._extents, strict=True)
+        ]
+        labels = sorted(self._listing.labels.items())
+        named = {"classes": self.classes, "colors": self.colors, "labels": labels}
+        return {**named, "skipped": self.skipped, "records": records}
+
+    @classmethod
+    def from_index(cls, index: Mapping[str, Any], root: Path, where: str, cache_gb: float) -> SegmentationData:
+        """Return the data that `to_index` tells of; no file is read."""
+        records = index["records"]
+        images, masks = ([root / record[key] for record in records] for key in ("image", "mask"))
+        listing = Listing(
+            tuple(record["name"] for record in records),
+            tuple(index["classes"]),
+            tuple((r, g, b) for r, g, b in index["colors"]),
+            dict(index["labels"]),
+            Pairs(images, masks),
+        )
+        known = [
+            Extent((height, width), {int(label): n for label, n in record["pixels"].items()})
+            for record in records
+            for height, width in [record["size"]]
+        ]
+        data = cls(listing, where, cache_gb=cache_gb, known=known)
+        data.skipped = list(index["skipped"])
+        return data
+
+    def _check_all(self) -> None:
         """Decode every record once, in order: fill the cache, and collect what is wrong."""
         names = self._listing.names
         seen: set[str] = set()
-        with bar(len(names), f"reading {where}") as progress:
-            for position, outcome in enumerate(self._decoded()):
-                progress.advance()
-                name = names[position]
-                if not is_utf8(name):
-                    self.skipped.append(f"{name!r}: the file's name is not UTF-8; rename it")
-                elif name in seen:
-                    self.skipped.append(f"{name}: listed twice")
-                elif isinstance(outcome, FnaError):
-                    self.skipped.append(f"{name}: {outcome}")
-                else:
-                    counts = np.bincount(outcome.mask.reshape(-1), minlength=256)
-                    self._digest.update(repr((name, outcome.mask.shape, counts.tolist())).encode())
-                    self._records.append(position)
-                    cache_bytes -= outcome.nbytes
-                    if cache_bytes >= 0:
-                        self._cache[position] = outcome
-                seen.add(name)
-
-    def _decoded(self) -> Iterator[Sample | FnaError]:
-        """Yield each record decoded, or what is wrong with it; decoders release the interpreter, so threads help."""
-
-        def attempt(position: int) -> Sample | FnaError:
-            try:
-                return self._decode(position)
-            except FnaError as error:
-                return error
-
-        total, threads = len(self._listing.names), min(8, os.cpu_count() or 1)
-        with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, total, 4 * threads):  # a block at a time, to bound memory
-                yield from pool.map(attempt, range(start, min(start + 4 * threads, total)))
+        for position, outcome in enumerate(self._cache.decode_all(len(names))):
+            name = names[position]
+            if not is_utf8(name):
+                self.skipped.append(f"{name!r}: the file's name is not UTF-8; rename it")
+            elif name in seen:
+                self.skipped.append(f"{name}: listed twice")
+            elif isinstance(outcome, FnaError):
+                self.skipped.append(f"{name}: {outcome}")
+            else:
+                self._records.append(position)
+                self._extents.append(Extent.of(outcome))
+            seen.add(name)
 
     def _decode(self, position: int) -> Sample:
         """Read a record, check that mask and image belong together, and turn labels into class ids."""
-        image_HW3, labels_HW = self._listing.read(position)
+        read = self._listing.read
+        image_HW3, labels_HW = read(position, self._stamps) if isinstance(read, Pairs) else read(position)
         size = image_HW3.shape[:2]
         if min(size) < MIN_SIDE:
             raise FnaError(f"the image is {_size(size)} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")

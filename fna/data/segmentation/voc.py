@@ -9,12 +9,13 @@ from fna.data.listing import (
     IGNORE,
     VOC_CLASSES,
     Listing,
+    Pairs,
     Reader,
     class_labels,
     palette,
-    read_pairs,
     split_lines,
 )
+from fna.data.stamps import Sources
 
 LAYOUT = """\
   ROOT/ImageSets/Segmentation/train.txt   lines: NAME
@@ -24,12 +25,14 @@ LAYOUT = """\
 
 def read(root: Path, split: str, config: DataConfig) -> Listing:
     """List a split of Pascal VOC."""
-    stems = [line for _, line in split_lines(root / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)]
+    file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    stems = [line for _, line in split_lines(file, LAYOUT)]
     images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
     masks = [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
     labels = class_labels(len(VOC_CLASSES), IGNORE, config.ignore_label)
     names = tuple(path.name for path in images)
-    return Listing(names, VOC_CLASSES, palette(len(VOC_CLASSES)), labels, read_pairs(images, masks))
+    pairs = Pairs(images, masks)
+    return Listing(names, VOC_CLASSES, palette(len(VOC_CLASSES)), labels, pairs, Sources([file]))
 
 
 FORMATS = {"voc": Reader(read, LAYOUT)}

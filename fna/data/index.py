@@ -1,0 +1,195 @@
+"""Open splits: each is checked once, and its index, kept in a run folder, opens it again without decoding an image.
+
+An index holds the records with their truths, what was left out or mended, and a stamp of every file that was read: a
+file that is not as it was then is told, not silently learned from. Nothing here needs torch, so that a wrong path or a
+flaw is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import zip_longest
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fna.config import DataConfig
+from fna.data.listing import data_root, overlap
+from fna.data.stamps import compare, describe
+from fna.errors import FnaError
+from fna.files import read_json, write_text
+from fna.progress import say
+
+FORMAT = 1
+DECISIVE = ("format", "train", "val", "image_folder", "classes", "ignore_label", "on_error")  # what an index depends on
+REMARKS = 6  # on a split's data that the terminal shows
+
+
+def open_splits(
+    task: str, config: DataConfig, splits: Sequence[str], folder: Path | None = None, *, write: bool = True
+) -> dict[str, Any]:
+    """Open some splits of a data set, and say what is remarkable about them.
+
+    Args:
+        task: ``"segmentation"``, ``"detection"`` or ``"pose"``.
+        config: the data set, and what to do with bad records and with changed files.
+        splits: their names in the data set.
+        folder: where their indices are kept; None: they are read and checked anew.
+        write: whether to keep new indices; of several processes one does.
+
+    Returns:
+        The data by the name of the split.
+
+    Raises:
+        FnaError: a split is missing or has flaws, or its files changed since its index was made, or splits have
+            different classes; one message for all splits.
+    """
+    package = import_module(f"fna.data.{task}")
+    opened: dict[str, Any] = {}
+    problems: list[str] = []
+    for split in dict.fromkeys(splits):
+        try:
+            opened[split] = _open(package, config, split, folder, write)
+        except FnaError as error:
+            problems.append(str(error))
+    if problems:
+        raise FnaError("\n".join(dict.fromkeys(problems)))
+    _remark(package, config, opened, folder)
+    return opened
+
+
+def index_file(folder: Path, split: str) -> Path:
+    """Return where the index of a split is kept.
+
+    >>> index_file(Path("run/data"), "val").as_posix()
+    'run/data/val.json'
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", split)[:80]
+    if safe != split:  # a path, or a list of videos: others may come to the same
+        safe += f"-{hashlib.sha256(split.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return folder / f"{safe}.json"
+
+
+def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | None, write: bool) -> Any:
+    """Open a split by its index, or anew."""
+    reader = package.FORMATS.get(config.format)
+    if folder is None or reader is None or not reader.on_disk:
+        return package.open_data(config, split)
+    root, path = data_root(config, reader), index_file(folder, split)
+    index = _read(path, config, split)
+    accepted: list[str] = []
+    if index is not None:
+        with _damage_told(path):
+            compared = compare(index["files"], index["folders"], root)
+        if not compared.changes:
+            data = _restore(package, index, config, split, path)
+            if compared.stamps and write:
+                _write(path, {**index, "files": {**index["files"], **compared.stamps}})
+            return data
+        if not config.allow_change:
+            raise FnaError(
+                f"the files of '{split}' in {root} are not those that the run in {folder.parent} began with: "
+                f"{'; '.join(describe(compared.changes))}; put them back, start another run, or type "
+                "--data.allow_change true to go on with them as they are"
+            )
+        accepted = [*index["changed"], *describe(compared.changes)]
+    data = package.open_data(config, split)
+    data.changed = accepted
+    known = data.to_index(root) if write else None
+    if known is not None:
+        about = {"format": FORMAT, "settings": _settings(config, split), "changed": accepted}
+        _write(path, {**about, **known, **data.sources.to_json(root)})
+    return data
+
+
+def _settings(config: DataConfig, split: str) -> dict[str, Any]:
+    """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
+    chosen = {key: getattr(config, key, None) for key in DECISIVE}
+    settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen}))
+    return settings
+
+
+def _read(path: Path, config: DataConfig, split: str) -> dict[str, Any] | None:
+    """Return an index; None where there is none that was made with these settings."""
+    if not path.exists():
+        return None
+    index, made_with = read_json(path), {"format": FORMAT, "settings": _settings(config, split)}
+    return index if isinstance(index, dict) and made_with.items() <= index.items() else None
+
+
+def _restore(package: ModuleType, index: Mapping[str, Any], config: DataConfig, split: str, path: Path) -> Any:
+    """Return a split as its index, read from `path`, has it."""
+    with _damage_told(path):
+        data = package.open_data(config, split, index)
+        data.changed = list(index["changed"])
+    return data
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Turn what a spoilt index raises into an `FnaError`."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FnaError(f"{path} is damaged ({error!r}); delete it, and the data are checked anew") from error
+
+
+def _write(path: Path, index: Mapping[str, Any]) -> None:
+    """Write an index as JSON, a line a record, so that it is small and can be read by people, too."""
+    parts = []
+    for key, value in index.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
+        elif isinstance(value, dict) and value:
+            text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}"
+        parts.append(f"{json.dumps(key)}: {text}")
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
+
+
+# --- remarks ----------------------------------------------------------------------------------------------------------
+
+
+def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], folder: Path | None) -> None:
+    """Say what was left out, accepted, or is in two splits; refuse splits of different classes."""
+    for split, data in opened.items():
+        if data.skipped:
+            rest = len(data.skipped) - REMARKS
+            more = f"; and {rest} more lines in metrics.json" if rest > 0 else ""
+            say(f"data: split '{split}': {'; '.join(data.skipped[:REMARKS])}{more}")
+        if data.changed:
+            say(f"data: split '{split}' changed since the run began: {'; '.join(data.changed[:REMARKS])}")
+    train = opened.get(config.train) or _indexed(package, config, folder)
+    if train is None:
+        return
+    for split in (split for split in opened if split != config.train or split == config.val):
+        _same_classes(config.train, train.classes, split, opened[split].classes)
+        both = overlap(train, opened[split])
+        if both:
+            say(
+                f"data: {len(both)} images of '{split}' are in '{config.train}', too ({', '.join(both[:3])}): the "
+                "score will flatter every network"
+            )
+
+
+def _indexed(package: ModuleType, config: DataConfig, folder: Path | None) -> Any:
+    """Return the training split as its index tells, if there is one, for its names and classes."""
+    if folder is None:
+        return None
+    path = index_file(folder, config.train)
+    index = _read(path, config, config.train)
+    return None if index is None else _restore(package, index, config, config.train, path)
+
+
+def _same_classes(train: str, learned: Sequence[str], split: str, scored: Sequence[str]) -> None:
+    if tuple(learned) != tuple(scored):
+        odd = next(pair for pair in zip_longest(learned, scored) if pair[0] != pair[1])
+        raise FnaError(
+            f"the splits name different classes: '{odd[0]}' in '{train}' is '{odd[1]}' in '{split}'; give both the "
+            "same, in one order, or list them in data.classes"
+        )
