@@ -19,7 +19,7 @@ def architecture(folder: Path) -> Part:
     """Draw the searched architecture under the seed (article, Fig. 7); list where the budget overrules the argmax."""
     seed_json, target_json = read_json(folder / "seed.json"), read_json(folder / "target.json")
     config = read_config(folder)
-    stride = config.task.output_stride if config else 32
+    stride = config.task.stride if config else 32
     seed, target = (_dilated(Arch.from_json(data["arch"]), stride) for data in (seed_json, target_json))
     part = Part()
     blocks = [block for arch in (seed, target) for _, block in arch.layers() if block.kind != "skip"]

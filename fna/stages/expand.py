@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.arch.spaces import task_space
+from fna.config import parse_budget
 from fna.cost.madds import Cost, CostTable, cost_table, model_cost, path_cost
 from fna.errors import FnaError
 from fna.remapping import Row, Strategy, remap, summarise
@@ -123,15 +124,17 @@ def count_costs(arch: SuperArch, setting: Setting) -> Costs:
     table = cost_table(strided, (height, width))
     seed = network_cost(arch.seed, setting, (height, width))
     other = seed.madds - path_cost(table, strided.seed_path())
-    budget = config.search.budget
-    if budget is None:
+    if config.search.budget is None:
         return Costs((height, width), table, other, seed, None)
-    wanted = budget * seed.madds if budget <= 100 else budget
+    budget = parse_budget(config.search.budget)
+    if budget.cost != "madds":
+        raise FnaError(f"search.budget is {config.search.budget}; a search holds MAdds, e.g. 0.9x or 2.4 GMAdds")
+    wanted = budget.amount * (seed.madds if budget.relative else 1)
     low, high = (sum(map(extreme, table)) + other for extreme in (min, max))
     if not low <= wanted <= high:
         raise FnaError(
-            f"search.budget {budget:g} means {wanted / 1e9:.4g} G MAdds at {height}x{width}, but this space reaches "
-            f"from {low / 1e9:.4g} to {high / 1e9:.4g} G "
+            f"search.budget {config.search.budget} means {wanted / 1e9:.4g} G MAdds at {height}x{width}, but this "
+            f"space reaches from {low / 1e9:.4g} to {high / 1e9:.4g} G "
             f"({low / seed.madds:.2f} to {high / seed.madds:.2f} x the seed); choose a budget in that range"
         )
     return Costs((height, width), table, other, seed, int(wanted) - other)

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import DETECTION_LAYERS
-from fna.config import Config, DataConfig, TaskConfig
+from fna.config import PoseConfig, PoseDataConfig, SimpleBaseline
 from fna.data import pose as pose_data
 from fna.errors import FnaError
 from fna.nets.network import feature_info
-from fna.tasks import Task
+from fna.tasks import Task, load_model
 from fna.tasks.pose_drawing import draw
 from fna.tasks.pose_scores import TITLES, PoseScores, person_score, result
-from fna.tasks.simple_baseline import SimpleBaselineHead, decode, loss, mirrored
+from fna.tasks.simple_baseline import decode, loss, mirrored
 
 COARSEST = 32  # crop pixels per pixel of the map the head starts from
 
 
-def open_data(config: DataConfig, split: str) -> pose_data.PoseData:
+def open_data(config: PoseDataConfig, split: str) -> pose_data.PoseData:
     """Read and check a split.
 
     Raises:
@@ -41,28 +41,29 @@ def open_data(config: DataConfig, split: str) -> pose_data.PoseData:
     return pose_data.open_data(config, split)
 
 
-def prepare(arch: A, config: TaskConfig) -> A:
+def prepare(arch: A, config: SimpleBaseline) -> A:
     """Give the backbone the stride the head needs."""
-    return with_output_stride(arch, config.output_stride)
+    return with_output_stride(arch, COARSEST)
 
 
-def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
+def build_head(arch: Arch, classes: int, config: SimpleBaseline) -> nn.Module:
     """Build the head for `classes` joints."""
-    return SimpleBaselineHead(feature_info(arch), classes, config.channels)
+    head: nn.Module = load_model(config)(feature_info(arch), classes, config.channels)
+    return head
 
 
-def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
+def head_start(seed_state: Mapping[str, Tensor], config: SimpleBaseline) -> dict[str, Tensor]:
     """Return no weights: a classifier knows nothing of joints."""
     return {}
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
+def image_size(data: Any, config: PoseConfig) -> tuple[int, int]:
     """Return the size of every crop."""
     return config.data.crop
 
 
 def predict(
-    model: nn.Module, crops_N3HW: Tensor, frames: Sequence[pose_data.Frame], config: Config
+    model: nn.Module, crops_N3HW: Tensor, frames: Sequence[pose_data.Frame], config: PoseConfig
 ) -> list[dict[str, Any]]:
     """Find the joints of a batch of persons.
 

@@ -23,7 +23,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from fna.config import Config
+from fna.config import DetectionConfig
 from fna.data.augmenting import jitter, uniform
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.views import Pair, Sample, Window, fit, scaled, turned
@@ -43,15 +43,15 @@ class DetectionView(Dataset[Sample]):
     Args:
         data: where the records are.
         indices: records of this view; a position is an index into them.
-        config: `data`, `task.model` and `engine.rng_seed`.
+        config: `data`, the model's own way to augment, and `engine.rng_seed`.
     """
 
-    def __init__(self, data: DetectionData, indices: Sequence[int], config: Config) -> None:
+    def __init__(self, data: DetectionData, indices: Sequence[int], config: DetectionConfig) -> None:
         self.data = data
         self.indices = tuple(indices)
         self.config = config.data
         self.rng_seed = config.engine.rng_seed
-        self.ssd = (config.data.augment or ("ssd" if config.task.model == "ssdlite" else "resize")) == "ssd"
+        self.ssd = (config.data.augment or config.task.augment) == "ssd"
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
-from fna.config import Config
+from fna.config import DetectionConfig
 from fna.data.augmenting import FILL_RGB
 from fna.nets.network import MULTIPLE
 
@@ -123,22 +123,23 @@ def _round_up(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
+def view(image_3HW: Tensor, truth: Any, config: DetectionConfig) -> tuple[Tensor, Frame]:
     """Bring an image to the canvas that images are scored on, ``data.eval_size`` or the crop.
 
-    SSDLite stretches it to the canvas. RetinaNet keeps its proportions, and turns the canvas where the image is upright
-    and the canvas lying (or the other way round). Then the view is padded bottom and right with `FILL_RGB`, to the
-    canvas and on to a multiple of `MULTIPLE`, as batches in training are: there the network learned where boxes lie.
+    A model that stretches fills the canvas. Any other keeps the image's proportions, and turns the canvas where the
+    image is upright and the canvas lying (or the other way round). Then the view is padded bottom and right with
+    `FILL_RGB`, to the canvas and on to a multiple of `MULTIPLE`, as batches in training are: there the network learned
+    where boxes lie.
 
     Args:
         image_3HW: RGB, uint8.
         truth: not used; images are seen whole.
-        config: `data` and `task.model`.
+        config: `data`, and whether the model stretches.
     """
     size: Pair = (image_3HW.shape[1], image_3HW.shape[2])
     canvas = config.data.eval_size or config.data.crop
     resized = canvas
-    if config.task.model != "ssdlite":
+    if not config.task.stretches:
         canvas = turned(canvas, size)
         factor = fit(size, canvas)
         resized = (min(canvas[0], scaled(size[0], factor)), min(canvas[1], scaled(size[1], factor)))

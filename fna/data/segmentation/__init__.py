@@ -5,7 +5,7 @@ A new format is one file with a `FORMATS` table, named in `FAMILIES`.
 
 from __future__ import annotations
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import Reader, data_root
 from fna.data.segmentation import camvid, cityscapes, folder, synthetic, voc
 from fna.data.segmentation.pixels import SegmentationData
@@ -15,7 +15,7 @@ FAMILIES = (camvid, cityscapes, folder, synthetic, voc)
 FORMATS: dict[str, Reader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
 
 
-def open_data(config: DataConfig, split: str) -> SegmentationData:
+def open_data(config: SegmentationDataConfig, split: str) -> SegmentationData:
     """Read and check a split.
 
     Args:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.augmenting import FILL_RGB, jitter, uniform
 from fna.data.listing import IGNORE
 from fna.data.segmentation.pixels import SegmentationData
@@ -52,7 +52,9 @@ class TrainView(Dataset[Crop]):
         FnaError: `scale` is not a range of positive factors.
     """
 
-    def __init__(self, data: SegmentationData, indices: Sequence[int], config: DataConfig, rng_seed: int) -> None:
+    def __init__(
+        self, data: SegmentationData, indices: Sequence[int], config: SegmentationDataConfig, rng_seed: int
+    ) -> None:
         low, high = self.scale = config.scale or SCALE
         if not 0 < low <= high:
             raise FnaError(f"data.scale is [{low:g}, {high:g}]; expected [smallest, largest] above 0, e.g. [0.75, 2]")
