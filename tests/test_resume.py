@@ -17,7 +17,7 @@ import torch
 from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
-from fna.config import Config, TaskConfig
+from fna.config import Config, DeepLab
 from fna.files import read_state
 from fna.runs import pipeline
 from fna.tasks import segmentation
@@ -53,7 +53,7 @@ def stopping(setting: Setting, call: int) -> Setting:
     """Return a setting whose loss ends the process when it is called for the n-th time (from 0)."""
     calls = iter(range(1_000_000))
 
-    def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    def loss(output: Any, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
         if next(calls) == call:
             raise StoppedError
         return setting.task.loss(output, batch, config)
