@@ -43,7 +43,7 @@ RNG_SEED = 2  # of the moments
 POLL_SECONDS = 0.0005
 WRITE_SECONDS = 0.004  # up to which a write goes on before it is killed
 LIMIT_SECONDS = 600  # for one process
-OPTIMIZER = {"lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
+OPTIMIZER = {"name": "sgd", "lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
 CONFIG = make_config(
     {
         "seed": {"name": "mobilenet_v2_035", "weights": None},

@@ -131,6 +131,8 @@ def test_the_demo_is_a_valid_run() -> None:
         ("run . --run d", "cannot read the recipe .: Is a directory"),
         ("demo --search.alpha.lr 0", "'search.alpha.lr' is 0; expected greater than 0"),
         ("list optimisers", "did you mean 'optimizers'?"),
+        ("list settings retina", "did you mean 'retinanet'?"),
+        ("list models ssdlite", "fna list settings ssdlite"),
         ("list --search.epochs 5", "fna list takes no setting '--search.epochs'; type: fna list --help"),
         ("count mobilnet_v2", "did you mean 'mobilenet_v2'?"),
         ("count mobilenet_v2 --size 1024", "expected HEIGHTxWIDTH"),
@@ -199,6 +201,18 @@ def test_list_shows_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["optimizers"] == {"sgd", "rmsprop", "adam", "adamw"}
     assert {"full", "two_path"} <= names["estimators"]
     assert "search.alpha.lr" in names["settings"]
+
+
+def test_the_settings_of_a_model_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in answer("list settings retinanet", capsys)["settings"]}
+    assert {"task.anchor_scale", "evaluate.nms", "search.budget"} <= rows.keys()
+    assert not {"task.rates", "data.rotation"} & rows.keys()
+    owners = {row["name"]: row["of"] for row in answer("list settings", capsys)["settings"]}
+    assert (owners["task.anchor_scale"], owners["evaluate.nms"], owners["search.budget"]) == (
+        "retinanet",
+        "detection",
+        "all",
+    )
 
 
 def test_list_for_people_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,22 @@ def test_the_seeds_last_convolution_starts_ssdlites(channels: int) -> None:
     assert TASK.head_start(state, config().task) == {}
 
 
+@pytest.mark.parametrize(("width", "starts"), [(0.5, True), (1.5, False)])
+def test_a_narrower_ssdlite_starts_with_the_seeds_first_channels(width: float, starts: bool) -> None:
+    arch = replace(load_seed("efficientnet_lite0", None).arch, head_channels=96)
+    state, task = Classifier(arch).state_dict(), config("task.model=ssdlite", f"task.width={width}").task
+    start = TASK.head_start(state, task)
+    with torch.device("meta"):
+        head = TASK.head(TASK.prepare(arch, task), 3, task).state_dict()
+    assert head["last.conv.weight"].shape[0] == 96 * width
+    assert head["extras.0.2.0.weight"].shape[0] == 512 * width
+    assert bool(start) == starts
+    assert {name: value.shape for name, value in start.items()} == {name: head[name].shape for name in start}
+    for name, value in start.items():
+        source = state[name.replace("last.", "head.")]
+        assert torch.equal(value, source[:48] if source.ndim else source)
+
+
 @pytest.mark.parametrize("model", BOTH)
 def test_predictions_lie_in_their_images(squares: Path, model: str) -> None:
     settings = detection_config(squares, f"task.model={model}", "evaluate.score_threshold=0.0", "data.crop=[96, 96]")

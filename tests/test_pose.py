@@ -16,7 +16,7 @@ from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
-from fna.config import Config, make_config
+from fna.config import make_config
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
@@ -153,7 +153,7 @@ def test_coco_results() -> None:
 def drawn(points: list[tuple[float, float, float]], **about: Any) -> np.ndarray[Any, Any]:
     picture = np.zeros((80, 100, 3), np.uint8)
     person = {"points": torch.tensor(points), "box": torch.tensor([5.0, 5.0, 80.0, 60.0]), **about}
-    result = draw(picture, person, LABELS, Config())
+    result = draw(picture, person, LABELS, make_config({"task": {"name": "pose"}}))
     assert not picture.any()  # drawn into a copy
     return result
 

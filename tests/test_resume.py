@@ -16,7 +16,7 @@ import torch
 from tiny import Job, adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
-from fna.config import Config, TaskConfig
+from fna.config import Config, DeepLab
 from fna.errors import FnaError
 from fna.files import read_state
 from fna.runs import pipeline
@@ -51,7 +51,7 @@ def stopping(job: Job, call: int) -> Job:
     """Return a job whose loss ends the process when it is called for the n-th time (from 0)."""
     calls = iter(range(1_000_000))
 
-    def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    def loss(output: Any, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
         if next(calls) == call:
             raise StoppedError
         return job.problem.task.loss(output, batch, config)

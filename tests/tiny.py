@@ -52,7 +52,7 @@ def write_images(root: Path, train: int = 12, val: int = 4) -> Path:
 
 def tiny_config(root: Path, *overrides: str) -> Config:
     """Return the configuration of a run on `root`: 15 iterations of search, 12 of adaptation."""
-    optimizer = {"lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
+    optimizer = {"name": "sgd", "lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
     data: dict[str, Any] = {
         "seed": {"name": "mobilenet_v2_035", "weights": None},
         "task": {"channels": 8},

@@ -26,8 +26,8 @@ STAGES = {  # what it does, an example's settings
 }
 DEMO = (  # four to five minutes on two cores
     *("data.format=synthetic", "data.crop=[128, 160]", "data.images=96", "data.color_jitter=0"),
-    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
-    *("adapt.epochs=9", "adapt.optimizer={name: adamw, lr: 1e-3}"),
+    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
+    *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
 TAKE_SETTINGS = ("run", "demo", *STAGES, "predict", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
@@ -185,16 +185,19 @@ def predict(
         _show(predict_folder(folder / name if name else folder, images, out, boxes, ctx.obj), as_json)
 
 
-@app.command("list", epilog=example("fna list seeds"))
+@app.command("list", epilog=example("fna list seeds", "fna list settings retinanet"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
+    model: Annotated[str | None, typer.Argument(show_default=False, help="Settings: only those of this model.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what there is: seeds, formats, strategies, spaces, optimizers, models, estimators, settings."""
-    from fna.cli.catalogue import CATALOGUE
+    from fna.cli.catalogue import CATALOGUE, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
-    rows = {name: collect() for name, collect in chosen.items()}
+    if model and what != "settings":
+        raise FnaError(f"'{model}' is one word too many; only settings are those of a model: fna list settings {model}")
+    rows = {name: settings(model) if model else collect() for name, collect in chosen.items()}
     if as_json:
         return show_json(rows)
     for name, collect in chosen.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fna.config import Config
+from fna.config.configs import Config
+from fna.config.data import SegmentationDataConfig, SegmentationEvaluateConfig
 
-COARSEST = 32  # pose: sides are multiples of the coarsest stride
-CHANNELS = 4  # a head's channels are multiples of this
+COARSEST = 32  # the crops of pose have sides in multiples of the coarsest stride
+FOLLOWING = ("anchor_scale", "sigma")  # settings of models that are in pixels of the input
 
 
 def at_scale(config: Config, head_width: float, scale: float) -> Config:
@@ -18,45 +19,28 @@ def at_scale(config: Config, head_width: float, scale: float) -> Config:
 
     Args:
         config: settings at scale 1.
-        head_width: channels of the head, x ``task.channels`` (or ``task.width``).
+        head_width: channels of the head, x those of the settings.
         scale: side of the input, x that of the settings.
     """
-    task, data, evaluate = config.task, config.data, config.evaluate
-    whole = COARSEST if task.name == "pose" else 1
-    changed: dict[str, Any] = {
-        "task": _times(task, {"anchor_scale": scale, "sigma": scale, "width": head_width})
-        | ({"channels": channels(task.channels, head_width)} if hasattr(task, "channels") else {}),
-        "data": {key: size(getattr(data, key), scale, whole) for key in ("crop", "eval_size") if hasattr(data, key)},
-        "evaluate": {"window": size(evaluate.window, scale, whole)} if hasattr(evaluate, "window") else {},
-    }
-    if task.name == "segmentation":
-        changed["data"] |= _times(data, {} if data.eval_size else {"eval_scale": scale})
-        changed["data"]["scale"] = tuple(factor * scale for factor in data.scale or (0.75, 2.0))
-    return config.model_copy(
-        update={name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}
-    )
+    task, data, evaluate = config.task.scaled(head_width), config.data, config.evaluate
+    multiple = COARSEST if task.name == "pose" else 1
+    task = task.model_copy(update={k: getattr(task, k) * scale for k in FOLLOWING if hasattr(task, k)})
+    sizes: dict[str, Any] = {"crop": times(data.crop, scale, multiple)}
+    if isinstance(data, SegmentationDataConfig):
+        low, high = data.resize
+        sizes |= {"scale": (low * scale, high * scale), "eval_scale": data.eval_scale * scale}
+    elif data.eval_size:
+        sizes["eval_size"] = times(data.eval_size, scale, multiple)
+    if isinstance(evaluate, SegmentationEvaluateConfig) and evaluate.window:
+        evaluate = evaluate.model_copy(update={"window": times(evaluate.window, scale)})
+    return config.model_copy(update={"task": task, "data": data.model_copy(update=sizes), "evaluate": evaluate})
 
 
-def _times(section: Any, factors: dict[str, float]) -> dict[str, Any]:
-    return {key: getattr(section, key) * factor for key, factor in factors.items() if hasattr(section, key)}
-
-
-def channels(number: int, factor: float) -> int:
-    """Return a head's channels at another width.
-
-    >>> channels(64, 0.7), channels(256, 1.0)
-    (44, 256)
-    """
-    return max(CHANNELS, round(number * factor / CHANNELS) * CHANNELS) if factor != 1 else number
-
-
-def size(size_hw: tuple[int, int] | None, factor: float, multiple: int = 1) -> tuple[int, int] | None:
+def times(size_hw: tuple[int, int], factor: float, multiple: int = 1) -> tuple[int, int]:
     """Return a size at another scale, in whole multiples.
 
-    >>> size((240, 320), 1.25), size((128, 128), 1.2, 32), size(None, 2.0)
-    ((300, 400), (160, 160), None)
+    >>> times((240, 320), 1.25), times((128, 128), 1.2, 32)
+    ((300, 400), (160, 160))
     """
-    if size_hw is None:
-        return None
     height, width = (max(multiple, round(side * factor / multiple) * multiple) for side in size_hw)
     return height, width

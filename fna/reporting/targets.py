@@ -90,7 +90,7 @@ def architecture(folder: Path) -> Part:
     """Draw the targets under the seed (article, Fig. 7), compare them, list where a budget overrules the argmax."""
     part, seed_json = Part(), read_json(folder / "seed.json")
     config = read_config(folder)
-    stride = config.task.output_stride if config else 32
+    stride = config.task.stride if config else 32
     targets = read_targets(folder, part)
     shown = dict(list(targets.items())[:DRAWN])
     seed = _dilated(Arch.from_json(seed_json["arch"]), stride)

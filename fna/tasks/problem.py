@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fna.arch import Arch, SuperArch, padded
 from fna.config import Config, make_config
-from fna.config.scaling import at_scale, size
+from fna.config.scaling import at_scale, times
 from fna.cost.costs import Costs, find_measure
 from fna.cost.madds import Cost, model_cost, path_cost
 from fna.errors import FnaError
@@ -73,8 +73,7 @@ class Problem:
         if network.head_width == network.scale == 1:
             return self
         config = at_scale(self.config, network.head_width, network.scale)
-        size_hw = self.task.scored_size(config) or size(self.size_hw, network.scale)
-        assert size_hw is not None
+        size_hw = self.task.scored_size(config) or times(self.size_hw, network.scale)
         return replace(self, config=config, size_hw=size_hw)
 
     # --- networks
