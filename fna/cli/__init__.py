@@ -99,10 +99,13 @@ def _run(folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bo
     from fna.config import load_config
 
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs import pipeline
+    from fna.runs.opening import check_data
 
     with quiet(as_json or no_words):
-        metrics = pipeline.run(folder, config)
+        data = check_data(folder, config, ("train", "val"))
+        from fna.runs import pipeline
+
+        metrics = pipeline.run(folder, config, data=data)
         _show({**metrics, "report": str(folder / "report.html")}, as_json)
 
 
@@ -124,13 +127,16 @@ def _stage(
     name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
 ) -> None:
     from fna.config import load_config
+    from fna.runs.opening import NEEDS, check_data, settle_config
 
-    config = load_config(recipe, settings) if recipe else None
-    from fna.runs import pipeline
-    from fna.runs.run import Run
+    config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    with quiet(as_json or no_words):
+        data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
+        from fna.runs import pipeline
+        from fna.runs.run import Run
 
-    with quiet(as_json or no_words), Run.open(folder, config, () if recipe else settings) as job:
-        _show(pipeline.stage(job, name, **more), as_json)
+        with Run.open(folder, config, data=data) as job:
+            _show(pipeline.stage(job, name, **more), as_json)
 
 
 for _name, (_text, _settings) in STAGES.items():

@@ -40,6 +40,17 @@ class Budget:
         """Whether the amount is a multiple of the seed's cost."""
         return self.unit == "x"
 
+    def __str__(self) -> str:
+        """Return it as people write it.
+
+        >>> str(parse_budget(0.9)), str(parse_budget("0.8x params")), str(parse_budget(2.4e9))
+        ('0.9x', '0.8x params', '2.4 GMAdds')
+        """
+        if self.relative:
+            return f"{self.amount:g}x{'' if self.cost == 'madds' else f' {self.cost}'}"
+        prefix, size = next((p, s) for p, s in reversed(PREFIXES.items()) if self.amount >= s or s == 1)
+        return f"{self.amount / size:g} {prefix.upper().replace('K', 'k')}{self.unit}"
+
 
 def parse_budget(value: float | str) -> Budget:
     """Read a budget; a bare number is a multiple of the seed's MAdds below 10, and a number of MAdds from 1e4 on.

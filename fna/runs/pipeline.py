@@ -23,7 +23,8 @@ from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
 from fna.reporting.page import write_report
-from fna.runs.run import Run, flatten, seed_json
+from fna.runs.opening import flatten
+from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
 from fna.searching.alphas import search
 from fna.stages.adapt import adapt
@@ -327,13 +328,18 @@ def stage(run: Run, name: str, **more: Any) -> dict[str, Any]:
     return STAGES[name](run, **more)
 
 
-def run(folder: str | Path, config: Config | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Do the whole job in `folder`, or go on with it.
+def run(
+    folder: str | Path,
+    config: Config | None = None,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Do the whole job in `folder`, or go on with it; see `Run.open` for the arguments.
 
     Returns:
         The metrics of all rows.
     """
-    with Run.open(folder, config, overrides) as job:
+    with Run.open(folder, config, overrides, data) as job:
         results = {name: stage(job, name) for name in STAGES}
     return results["evaluate"]
 

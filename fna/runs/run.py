@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from fna.arch import Arch, SuperArch
-from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
+from fna.config import Config
 from fna.data.index import open_splits
 from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
 from fna.runs.folder import Folder
+from fna.runs.opening import keep_config, settle_config
 from fna.searching.found import Found
 from fna.seeds import Seed, load_seed
 from fna.stages.expand import with_head
@@ -25,32 +26,32 @@ from fna.training import distributed
 from fna.training.checkpoints import Checkpoints
 from fna.training.engine import Compute, computing
 
-# Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
-FREE = (
-    *("adapt.", "derive.", "evaluate.", "baseline"),
-    *("data.root", "data.test", "data.cache_gb", "data.allow_change"),
-    *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
-)
-
 
 class Run:
     """A run folder opened by one process of a job; see `open`."""
 
-    def __init__(self, folder: Folder, config: Config, compute: Compute) -> None:
+    def __init__(self, folder: Folder, config: Config, compute: Compute, data: Mapping[str, Any]) -> None:
         self.folder, self.config, self.compute = folder, config, compute
         self.path = folder.path
         self.writes = compute.world.writes
-        self._data: dict[str, Any] = {}
+        self._data = dict(data)
 
     @classmethod
     @contextmanager
-    def open(cls, path: str | Path, config: Config | None = None, overrides: Sequence[str] = ()) -> Iterator[Run]:
+    def open(
+        cls,
+        path: str | Path,
+        config: Config | None = None,
+        overrides: Sequence[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> Iterator[Run]:
         """Open (or start) a run.
 
         Args:
             path: the folder.
             config: the configuration of a new run, or of the one to go on with; None: the folder's own.
             overrides: ``key=value`` changes to it.
+            data: splits that `opening.check_data` has opened already, by name.
 
         Raises:
             FnaError: the folder is foreign, in use or unwritable, or was made with another configuration.
@@ -62,13 +63,13 @@ class Run:
             if compute.world.writes:
                 try:
                     folder = Folder.open(path)
-                    _keep_config(folder, config)
+                    keep_config(folder, config)
                 except FnaError as problem:
                     error = str(problem)
             try:
                 distributed.agree(error)
                 folder = folder or Folder.open(path, writer=False)
-                yield cls(folder, config, compute)
+                yield cls(folder, config, compute, data or {})
             finally:
                 if folder:
                     folder.close()
@@ -168,55 +169,7 @@ class Run:
             self.checkpoints(phase).clear()
 
 
-def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -> Config:
-    """Return the settings of a run: those given, or the folder's own, with overrides.
-
-    Raises:
-        FnaError: none are given and the folder has none, or they are wrong.
-    """
-    if config is None:
-        if not (path / "config.yaml").exists():
-            raise FnaError(f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {path}")
-        return load_config(path / "config.yaml", overrides)
-    if overrides:
-        return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
-    return config
-
-
 def seed_json(seed: Seed) -> dict[str, Any]:
     """Return all of a seed but its weights, ready for JSON."""
     about = {key: getattr(seed, key) for key in ("name", "mean", "std", "source", "licence", "top1")}
     return {**about, "trained": seed.state is not None, "arch": seed.arch.to_json()}
-
-
-def _keep_config(folder: Folder, config: Config) -> None:
-    """Write config.yaml, or refuse a change that finished stages do not allow."""
-    path = folder.path / "config.yaml"
-    text = dump_yaml(config)
-    if not path.exists():
-        folder.write("config.yaml", text)
-        return
-    old, new = (flatten(parse_yaml(t, str(path))) for t in (path.read_text(encoding="utf-8"), text))
-    changed = [k for k in new if new[k] != old.get(k, new[k]) and not k.startswith(FREE)]
-    started = folder.finished("expand") or (folder.path / "checkpoints").exists()
-    if changed and started:
-        key = changed[0]
-        raise FnaError(
-            f"{folder.path} was started with {key} = {old[key]}, now it is {new[key]}"
-            f"{f' (and {len(changed) - 1} more changes)' if len(changed) > 1 else ''}; "
-            "give the same settings to go on, or another folder with --run"
-        )
-    if changed:
-        folder.write("config.yaml", text)
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as ``a.b.c`` keys.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
