@@ -19,11 +19,8 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml training.distributed",
-    "arch.spaces arch.net_config nets.depthwise training.sinks training.checkpoints runs.folder cli.tables",
-    "config cost",
-    "nets.blocks",
-    "nets",
-    "remapping seeds",
+    "arch.spaces arch.net_config training.sinks training.checkpoints runs.folder cli.tables",
+    "config cost nets remapping seeds",
     "data.decoding",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.synthetic",

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
+from fna.arch import MULTIPLE
 from fna.config import Config
 from fna.data.augmenting import FILL_RGB
-from fna.nets.network import MULTIPLE
 
 Pair = tuple[int, int]  # vertical, horizontal; in pixels
 
