@@ -16,12 +16,16 @@ import torch
 from steps import seconds, take_turns
 from torch import nn
 
-import fna.nets.depthwise
 from fna.arch import with_output_stride
+from fna.nets.blocks import conv
 from fna.nets.network import Backbone, Model
 from fna.seeds import load_seed
 from fna.tasks.heads import DeepLabV3Head
+from fna.training import depthwise
+from fna.training.distributed import World
+from fna.training.engine import Compute
 
+CPU = Compute(torch.device("cpu"), None, True, World())
 CASES = (  # channels, height, width, kernel, stride, dilation
     *((96, 120, 160, 3, 2, 1), (144, 60, 80, 5, 2, 1), (240, 30, 40, 5, 1, 1), (240, 30, 40, 3, 2, 1)),
     *((480, 15, 20, 3, 1, 1), (480, 15, 20, 5, 1, 1), (480, 15, 20, 7, 1, 1), (672, 15, 20, 5, 1, 1)),
@@ -33,12 +37,12 @@ def library(step: Callable[[], object]) -> Callable[[], object]:
     """Return `step` with the library's own gradients."""
 
     def native() -> None:
-        ours = fna.depthwise._slow
-        fna.depthwise._slow = lambda *_: False
+        ours = depthwise._slow
+        depthwise._slow = lambda *_: False
         try:
             step()
         finally:
-            fna.depthwise._slow = ours
+            depthwise._slow = ours
 
     return native
 
@@ -49,7 +53,8 @@ def main() -> None:
     rows, ratios = [], {}
     for dtype in (torch.bfloat16, torch.float32):
         for channels, height, width, kernel, stride, dilation in CASES:
-            layer = fna.depthwise.DepthwiseConv2d(channels, kernel, stride, dilation, same=True).to(dtype)
+            geometry = {"stride": stride, "dilation": dilation, "groups": channels}
+            layer = CPU.place(conv(channels, channels, kernel, padding="same", **geometry)).to(dtype)
             x = torch.randn(8, channels, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
             x.requires_grad_()
 
@@ -63,7 +68,7 @@ def main() -> None:
             rows += [{"row": f"{name}: {who}", "metric": "seconds", "score": value} for who, value in times.items()]
     seed = load_seed("efficientnet_lite0", None)
     backbone = Backbone(with_output_stride(seed.arch, 16))
-    model = Model(backbone, DeepLabV3Head(backbone.feature_info, 11)).to(memory_format=torch.channels_last)
+    model = CPU.place(Model(backbone, DeepLabV3Head(backbone.feature_info, 11)))
     images = torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
 
     def whole() -> None:

@@ -14,10 +14,14 @@ from torchvision.ops import box_iou
 
 from fna.config import Config, DetectionEvaluateConfig, RetinaNet
 from fna.errors import FnaError
-from fna.nets.network import FeatureInfo
+from fna.nets.network import FeatureInfo, Model
 from fna.tasks import retinanet, ssdlite
-from fna.tasks.boxes import guard_narrow, match
+from fna.tasks.boxes import match
+from fna.training.cpu import WideConv2d
+from fna.training.distributed import World
+from fna.training.engine import Compute
 
+CPU = Compute(torch.device("cpu"), None, False, World())
 SIZE_HW, CLASSES = (128, 192), 3
 INFO = (
     *(FeatureInfo(c, s, i) for i, (c, s) in enumerate(zip((6, 8, 12, 20), (2, 4, 8, 16), strict=True))),
@@ -290,12 +294,13 @@ def test_missing_features_are_named() -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("size_hw", [(96, 32), (64, 64), (256, 128)])
 def test_narrow_maps_have_the_right_gradients_in_bfloat16(name: str, size_hw: tuple[int, int]) -> None:
-    """torch leaves some gradients of strided convolutions unwritten there: see `guard_narrow`.
+    """torch leaves some gradients of strided convolutions unwritten there: see `training.cpu.WideConv2d`.
 
     A convolution at a time, as rounding may turn a ReLU after it on or off, and with it the gradient of the whole head.
     """
     torch.manual_seed(0)
     head = DETECTORS[name].head().eval()
+    CPU.place(Model(nn.Identity(), head))
     strided = [m for m in head.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     seen: dict[nn.Conv2d, list[Tensor]] = {}
 
@@ -321,5 +326,5 @@ def test_guarded_convolutions_compute_the_same(size_hw: tuple[int, int]) -> None
     conv = nn.Conv2d(3, 4, 3, 2, 1)
     x = torch.randn(2, 3, *size_hw)
     plain = conv(x)
-    guard_narrow(conv)
+    assert type(CPU.place(conv)) is WideConv2d
     torch.testing.assert_close(conv(x), plain)

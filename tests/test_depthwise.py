@@ -8,13 +8,17 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fna.nets import depthwise
-from fna.nets.depthwise import DepthwiseConv2d, pad_amounts
+from fna.nets.blocks import SameConv2d, conv, pad_amounts
+from fna.training import depthwise
+from fna.training.depthwise import DepthwiseConv2d
+from fna.training.distributed import World
+from fna.training.engine import Compute
 
+CPU = Compute(torch.device("cpu"), None, False, World())
 CHANNELS = 5
 GEOMETRIES = ((1, 1), (2, 1), (1, 2), (1, 4), (2, 2))  # stride, dilation
 CASES = [
@@ -26,8 +30,11 @@ CASES = [
 
 
 def layer(kernel: int, stride: int, dilation: int, same: bool, dtype: torch.dtype, channels: int = CHANNELS) -> Any:
-    """A layer with weights of its own."""
-    module = DepthwiseConv2d(channels, kernel, stride, dilation, same)
+    """A placed layer with weights of its own."""
+    padding = "same" if same else "symmetric"
+    module = conv(channels, channels, kernel, stride=stride, dilation=dilation, groups=channels, padding=padding)
+    assert type(module) is (SameConv2d if same and stride > 1 else nn.Conv2d)
+    assert type(CPU.place(module)) is DepthwiseConv2d
     with torch.no_grad():
         module.weight.copy_(torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(kernel)))
     return module.to(dtype)
@@ -41,8 +48,7 @@ def images(n: int, size_hw: tuple[int, int], dtype: torch.dtype, channels: int =
 
 def native(conv: DepthwiseConv2d, x: Tensor) -> Tensor:
     """What the library makes of the same layer, autograd's gradients included."""
-    centre = conv.centre
-    pads = pad_amounts(x, conv) if conv.same else (centre,) * 4
+    pads = pad_amounts(x, conv) if conv.same else (conv.padding[0],) * 4
     return F.conv2d(F.pad(x, pads), conv.weight, None, conv.stride, 0, conv.dilation, conv.groups)
 
 
@@ -154,7 +160,7 @@ def test_the_library_keeps_what_it_does_well(mode: str) -> None:
     with switch():
         out = conv(x)
     assert not uses_own_gradient(out)
-    assert torch.equal(out, F.conv2d(x, conv.weight, None, conv.stride, conv.centre, conv.dilation, conv.groups))
+    assert torch.equal(out, F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups))
 
 
 def test_evaluation_and_training_agree() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fna.arch import Arch, Block, Stem, with_blocks
-from fna.nets.blocks import AXES
+from fna.arch.weights import block_units
 from fna.nets.network import Backbone
 from fna.remapping import Strategy, remap, summarise
 from fna.remapping.rules import (
@@ -119,11 +119,15 @@ def test_scores_are_those_of_the_last_layer_that_writes() -> None:
     torch.testing.assert_close(score_std(tensors), torch.tensor(std))
 
 
-def permuted(kind: str, state: State, axis: str, order: Tensor) -> State:
+def axes_of(arch: Arch) -> dict[str, tuple[str | None, str | None]]:
+    """The channel axes of every weight of a network's blocks, by its name."""
+    return {f"{unit.name}.{name}": w.axes for *_, unit in block_units(arch) for name, w in unit.weights.items()}
+
+
+def permuted(arch: Arch, state: State, axis: str, order: Tensor) -> State:
     """Return the weights of a block that computes the same with the channels of one axis in another order."""
     out = dict(state)
-    for name, value in state.items():
-        axes = AXES[kind].get(name.split(".")[-2], ()) if name.startswith("stages") and value.dim() else ()
+    for name, axes in axes_of(arch).items():
         for dim, own in enumerate(axes):
             out[name] = out[name].index_select(dim, order) if own == axis else out[name]
     return out
@@ -134,11 +138,11 @@ def permuted(kind: str, state: State, axis: str, order: Tensor) -> State:
 def test_importance_does_not_depend_on_the_order_of_channels(kind: str, width: str, seed: int, data: Any) -> None:
     """Narrowing by importance gives the same function however the hidden channels of the source were numbered."""
     narrow, wide = (one_block(b) for b in WIDE[kind])
-    axis = data.draw(st.sampled_from([axis for axis in ("hidden", "hidden2") if axis in str(AXES[kind])]))
+    axis = data.draw(st.sampled_from([a for a in ("hidden", "hidden2") if (a, None) in axes_of(wide).values()]))
     state = random_state(wide, seed)
     channels = wide.stages[0][0].hidden_channels
     order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
-    other = permuted(kind, state, axis, order)
+    other = permuted(wide, state, axis, order)
     torch.testing.assert_close(features(wide, other), features(wide, state))
     results = [remap(wide, weights, narrow, Strategy(width=width)).state for weights in (state, other)]
     torch.testing.assert_close(features(narrow, results[0]), features(narrow, results[1]))
@@ -153,17 +157,14 @@ def test_one_index_set_serves_an_axis(kind: str, width: str) -> None:
     index: dict[str, Tensor] = {"out": torch.arange(narrow.out_channels)}
     for axis in ("hidden", "hidden2"):
         writers = {
-            name.removeprefix("stages.0.0."): value
-            for name, value in state.items()
-            if value.dim() and AXES[kind].get(name.split(".")[-2], ("",))[0] == axis and name.startswith("stages")
+            name.removeprefix("stages.0.0."): state[name] for name, axes in axes_of(wide).items() if axes[0] == axis
         }
         if writers:
             index[axis] = WIDTH[width](0, narrow.stages[0][0].hidden_channels, writers, generator(0))
             assert not torch.equal(index[axis], torch.arange(len(index[axis]))), "the draw should tell the rules apart"
     for name, value in result.items():
         expected = state[name]
-        axes = AXES[kind].get(name.split(".")[-2], ()) if name.startswith("stages") and expected.dim() else ()
-        for dim, own in enumerate(axes):
+        for dim, own in enumerate(axes_of(narrow).get(name, ())):
             expected = expected.index_select(dim, index[own]) if own in index else expected
         assert torch.equal(value, expected), name
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+from fna.arch.parts import KINDS, parts
 from fna.errors import FnaError, nearest
 
 MULTIPLE = 32  # the largest stride of a backbone
-KINDS = ("mbconv", "basic", "bottleneck", "skip")
 ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
 MULTIPLE = 32  # the largest stride of a backbone: images are padded to multiples of it
@@ -31,7 +31,7 @@ class Block:
     """One layer of a stage.
 
     Args:
-        kind: one of `KINDS`; `skip` passes its input on.
+        kind: one of `parts.KINDS`; `skip` passes its input on.
         in_channels: input channels.
         out_channels: output channels.
         kernel: side of the spatial convolution (odd).
@@ -58,29 +58,30 @@ class Block:
             raise FnaError(f"impossible block {self}: kernels are odd, channels and the like whole and at least 1")
         if self.kind == "skip" and (self.in_channels != self.out_channels or self.stride != 1):
             raise FnaError(f"impossible block {self}: a skip keeps its channels and has stride 1")
-        if self.hidden_channels % self.groups or (self.in_channels % self.groups and self.kind == "basic"):
+        if self.hidden_channels % self.groups or any(part.inputs.channels % part.groups for part in parts(self)):
             raise FnaError(f"impossible block {self}: {self.groups} groups do not divide the channels")
 
     @property
     def hidden_channels(self) -> int:
         """Channels of the spatial convolution's output."""
-        if self.kind == "mbconv":
-            return round(self.in_channels * self.expansion)
-        return self.out_channels // 4 if self.kind == "bottleneck" else self.out_channels
+        return KINDS[self.kind].hidden(self)
 
     @property
     def residual(self) -> bool:
-        """Whether an mbconv block adds its input to its output."""
+        """Whether the input is added to the output as it is. A ResNet block that cannot do so projects it.
+
+        In a dilated network the first layer of a stage has stride 1, so the channels alone decide (as torchvision).
+        """
         return self.stride == 1 and self.in_channels == self.out_channels
 
     @property
     def label(self) -> str:
         """Short name, unique among the candidates of a layer: ``k5e6``, ``k5g2`` or ``skip``."""
-        if self.kind == "skip":
-            return "skip"
-        if self.kind == "mbconv":
-            return f"k{self.kernel}e{self.expansion:g}".replace(".", "_")  # a module's name holds no dot
-        return f"k{self.kernel}g{self.groups}"
+        choice = KINDS[self.kind].choice
+        if not choice:
+            return self.kind
+        number = f"{getattr(self, choice):g}".replace(".", "_")  # a module's name holds no dot
+        return f"k{self.kernel}{choice[0]}{number}"
 
 
 LayerPath = tuple[int, ...]  # one candidate index per layer
@@ -326,6 +327,24 @@ def with_taps(arch: A) -> A:
     return replace(arch, taps=(stage,))
 
 
+def padded(arch: Arch | SuperArch, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the size at which a network on `arch` runs an image.
+
+    Where a side is no multiple of a stride, TensorFlow's ``SAME`` padding moves the maps: at 240 pixels they lie half a
+    cell lower than at 256. So that a network sees things in one place at every size, in training and later, images for
+    a backbone with that padding are first padded bottom and right to multiples of `MULTIPLE`.
+
+    Args:
+        arch: the backbone.
+        size_hw: size of the image.
+    """
+    seed = arch.seed if isinstance(arch, SuperArch) else arch
+    if seed.padding != "same":
+        return size_hw
+    height, width = size_hw
+    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+
 def levels(arch: Arch) -> tuple[int, ...]:
     """Return, per resolution level of the classification network, the last stage of that level.
 
@@ -342,12 +361,6 @@ def levels(arch: Arch) -> tuple[int, ...]:
             last[-1] = s
         dilation = stage[0].dilation
     return tuple(last)
-
-
-def padded(arch: Arch, size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the size a network on `arch` runs at: TensorFlow's padding wants multiples of `MULTIPLE`."""
-    multiple = MULTIPLE if arch.padding == "same" else 1
-    return -(-size_hw[0] // multiple) * multiple, -(-size_hw[1] // multiple) * multiple
 
 
 # --- JSON -------------------------------------------------------------------------------------------

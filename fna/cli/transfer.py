@@ -101,7 +101,7 @@ def fit_to_source(dst: Arch | SuperArch, src: Arch | SuperArch, state: Mapping[s
         src: the source.
         state: the source's weights.
     """
-    from fna.remapping.tensors import tail_shapes
+    from fna.arch.weights import tail_shapes
 
     seed = src.seed if isinstance(src, SuperArch) else src
     if isinstance(dst, SuperArch):

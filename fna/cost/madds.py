@@ -14,11 +14,13 @@ Backbones have neither, so their counts are the same under both. No torch at imp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fna.arch import Arch, Block, SuperArch, levels
+from fna.arch.parts import Part, head_part, parts, stem_part
 from fna.errors import FnaError, nearest
 
 if TYPE_CHECKING:
@@ -69,20 +71,6 @@ class SpaceCost:
     max: int
 
 
-@dataclass(frozen=True)
-class _Conv:
-    """A convolution without bias, followed by a batch normalisation."""
-
-    in_channels: int
-    out_channels: int
-    kernel: int = 1
-    groups: int = 1
-
-    def cost(self, out_hw: SizeHW) -> Cost:
-        weights = self.out_channels * self.in_channels // self.groups * self.kernel**2
-        return Cost(weights + 2 * self.out_channels, weights * out_hw[0] * out_hw[1])
-
-
 def strided(size_hw: SizeHW, stride: int) -> SizeHW:
     """Return the size after a layer of `stride`, for either padding.
 
@@ -103,30 +91,14 @@ def block_cost(block: Block, size_hw: SizeHW) -> Cost:
     Cost(params=896, madds=10035200)
     """
     out_hw = strided(size_hw, block.stride)
-    total = Cost(0, 0)
-    for conv, strides in _convs(block):
-        total += conv.cost(out_hw if strides else size_hw)
-    return total
+    costs = (_part_cost(part, size_hw if part.at_input else out_hw) for part in parts(block))
+    return sum(costs, Cost(0, 0))
 
 
-def _convs(block: Block) -> Iterator[tuple[_Conv, bool]]:
-    """Yield each convolution of `block`, and whether it works at the size of the block's output."""
-    in_channels, hidden, out_channels = block.in_channels, block.hidden_channels, block.out_channels
-    if block.kind == "mbconv":
-        if block.expansion != 1:
-            yield _Conv(in_channels, hidden), False
-        yield _Conv(hidden, hidden, block.kernel, hidden), True
-        yield _Conv(hidden, out_channels), True
-        return
-    if block.kind == "basic":
-        yield _Conv(in_channels, hidden, block.kernel, block.groups), True
-        yield _Conv(hidden, out_channels, 3), True
-    elif block.kind == "bottleneck":
-        yield _Conv(in_channels, hidden), False
-        yield _Conv(hidden, hidden, block.kernel, block.groups), True
-        yield _Conv(hidden, out_channels), True
-    if block.kind != "skip" and not block.residual:
-        yield _Conv(in_channels, out_channels), True
+def _part_cost(part: Part, size_hw: SizeHW) -> Cost:
+    """Count a convolution without bias that works at `size_hw`, and its batch normalisation."""
+    weights = math.prod(part.shape)
+    return Cost(weights + 2 * part.out.channels, weights * size_hw[0] * size_hw[1])
 
 
 def backbone_rows(arch: Arch, size_hw: SizeHW) -> list[CostRow]:
@@ -138,7 +110,7 @@ def backbone_rows(arch: Arch, size_hw: SizeHW) -> list[CostRow]:
     """
     stem = arch.stem
     size_hw = strided(size_hw, stem.stride)
-    cost = _Conv(3, stem.out_channels, stem.kernel).cost(size_hw)
+    cost = _part_cost(stem_part(arch), size_hw)
     size_hw = strided(size_hw, 2) if stem.max_pool else size_hw
     rows = [CostRow("stem", f"k{stem.kernel}", cost, size_hw)]
     for (s, n), block in arch.layers():
@@ -153,7 +125,7 @@ def classifier_rows(arch: Arch, size_hw: SizeHW) -> list[CostRow]:
     rows = []
     out_hw = backbone_rows(arch, size_hw)[-1].out_hw
     if arch.head_channels:
-        rows.append(CostRow("head", "k1", _Conv(arch.out_channels, arch.head_channels).cost(out_hw), out_hw))
+        rows.append(CostRow("head", "k1", _part_cost(head_part(arch), out_hw), out_hw))
     weights = (arch.head_channels or arch.out_channels) * arch.num_classes
     return [*rows, CostRow("classifier", "linear", Cost(weights + arch.num_classes, weights), (1, 1))]
 

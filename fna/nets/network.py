@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.arch import MULTIPLE, Arch, SuperArch, levels
+from fna.arch import Arch, levels, padded
+from fna.arch.parts import head_part, stem_part
 from fna.nets.blocks import ConvNormAct, build_block
 
 
@@ -49,19 +50,22 @@ class Backbone(nn.Module):
 
     Args:
         arch: the architecture; weights are named ``stem.*`` and ``stages.S.N.*`` after it.
+        stem: the module of the first convolution, and
+        blocks: those of all layers, by stage, where they exist already; without them fresh ones are built and drawn.
     """
 
-    def __init__(self, arch: Arch) -> None:
+    def __init__(
+        self, arch: Arch, stem: nn.Module | None = None, blocks: Iterable[Iterable[nn.Module]] | None = None
+    ) -> None:
         super().__init__()
         self.arch = arch
         self.feature_info = feature_info(arch)
-        self.stem = build_stem(arch)
+        self.stem = stem or build_stem(arch)
         self.pool = nn.MaxPool2d(3, 2, 1) if arch.stem.max_pool else nn.Identity()
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(build_block(b, arch.activation, arch.norm_eps, arch.padding) for b in stage))
-            for stage in arch.stages
-        )
-        initialise(self)
+        fresh = ((build_block(b, arch.activation, arch.norm_eps, arch.padding) for b in s) for s in arch.stages)
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in blocks or fresh)
+        if blocks is None:
+            initialise(self)
 
     def forward(self, x_N3HW: Tensor) -> list[Tensor]:
         """Return the feature maps described by `feature_info`, finest first."""
@@ -93,9 +97,7 @@ class Classifier(nn.Module):
         self.stem, self.pool, self.stages = backbone.stem, backbone.pool, backbone.stages
         self.head: nn.Module = nn.Identity()
         if arch.head_channels:
-            self.head = ConvNormAct(
-                arch.out_channels, arch.head_channels, 1, 1, arch.activation, arch.norm_eps, arch.padding
-            )
+            self.head = ConvNormAct(head_part(arch), arch.activation, arch.norm_eps, arch.padding)
             initialise(self.head)
         self.classifier = nn.Linear(arch.head_channels or arch.out_channels, arch.num_classes)
 
@@ -111,9 +113,7 @@ class Classifier(nn.Module):
 class Model(nn.Module):
     """A task's network: a backbone (or super network) and a head that reads its features.
 
-    Where a side is no multiple of a stride, TensorFlow's ``SAME`` padding moves the maps: at 240 pixels they lie half a
-    cell lower than at 256. So that a network sees things in one place at every size, in training and later, images for
-    a backbone with that padding are first padded bottom and right to multiples of `MULTIPLE`.
+    Images are first padded bottom and right to the size that `arch.padded` says.
 
     Args:
         backbone: a `Backbone` or a `supernet.SuperBackbone`.
@@ -124,8 +124,6 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        arch: Any = backbone.arch
-        self.multiple = MULTIPLE if (arch.seed if isinstance(arch, SuperArch) else arch).padding == "same" else 1
 
     def forward(self, images_N3HW: Tensor, choice: Sequence[Any] | None = None) -> Any:
         """Return what the head makes of the features.
@@ -135,11 +133,11 @@ class Model(nn.Module):
             choice: for a super network, what each layer runs (see `supernet.SuperBackbone`).
         """
         height, width = images_N3HW.shape[2:]
-        below, beside = -height % self.multiple, -width % self.multiple
-        if below or beside:
-            images_N3HW = F.pad(images_N3HW, (0, beside, 0, below))
+        arch: Any = self.backbone.arch
+        size_hw = padded(arch, (height, width))
+        if size_hw != (height, width):
+            images_N3HW = F.pad(images_N3HW, (0, size_hw[1] - width, 0, size_hw[0] - height))
         features = self.backbone(images_N3HW) if choice is None else self.backbone(images_N3HW, choice)
-        size_hw = (height + below, width + beside)
         output = self.head(features, size_hw)
         if isinstance(output, Tensor) and output.shape[2:] == size_hw:  # a score for every pixel
             return output[..., :height, :width]
@@ -148,8 +146,7 @@ class Model(nn.Module):
 
 def build_stem(arch: Arch) -> ConvNormAct:
     """Build the first convolution of `arch`."""
-    stem = arch.stem
-    return ConvNormAct(3, stem.out_channels, stem.kernel, stem.stride, arch.activation, arch.norm_eps, arch.padding)
+    return ConvNormAct(stem_part(arch), arch.activation, arch.norm_eps, arch.padding)
 
 
 def initialise(module: nn.Module) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fna.arch import Candidates, SuperArch
 from fna.nets.blocks import build_block
-from fna.nets.network import build_stem, feature_info, initialise
+from fna.nets.network import Backbone, Model, build_stem, feature_info, initialise
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,33 @@ class SuperBackbone(nn.Module):
             if s in outputs:
                 features.append(x)
         return features
+
+
+def path_network(model: Model, path: Sequence[int]) -> Model:
+    """Return one path of a task's super network as a plain network, called without a choice.
+
+    It shares parameters and buffers with the super network, and has no others: what trains, recalibrates or scores it
+    touches the path only. Its weights have the names of the derived network, so that its state dict is what remapping
+    would collect.
+
+    Args:
+        model: a model on a `SuperBackbone`.
+        path: the candidate of each layer.
+    """
+    assert isinstance(model.backbone, SuperBackbone), "only a super network has paths"
+    network = Model(path_backbone(model.backbone, path), model.head)
+    network.training = model.training
+    return network
+
+
+def path_backbone(backbone: SuperBackbone, path: Sequence[int]) -> Backbone:
+    """Return one path of a super network's backbone, as `path_network` does."""
+    choice = iter(path)
+    blocks = [[cast(MixedOp, op).candidate(next(choice)) for op in stage.children()] for stage in backbone.stages]
+    plain = Backbone(backbone.arch.path_arch(path), backbone.stem, blocks)
+    for part in (plain, plain.pool, plain.stages, *plain.stages):
+        part.training = backbone.training
+    return plain
 
 
 def expected_cost(alphas: Sequence[Tensor], table: Sequence[Tensor]) -> Tensor:

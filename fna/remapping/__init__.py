@@ -2,7 +2,7 @@
 
 Remapping is a pure function of two architectures and a state dict (FNA++ section 3.1). Each rule answers one question:
 *which source element does each destination element take?* The answer is an index, -1 where there is none, and one index
-per named channel axis (`blocks.AXES`) serves every tensor that has the axis, norms and statistics included. What takes
+per named channel axis (`arch.parts`) serves every tensor that has the axis, norms and statistics included. What takes
 nothing is new and follows the growth rule. To add a rule, write one function and name it in a table of `rules`.
 """
 
@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from fna.arch import Arch, SuperArch
+from fna.arch.weights import tail_shapes
 from fna.errors import FnaError, pick
 from fna.remapping.apply import Row as Row
 from fna.remapping.apply import Rules, map_unit, new_unit
 from fna.remapping.apply import summarise as summarise
 from fna.remapping.rules import DEPTH, GROWTH, KERNEL, WIDTH, map_groups, map_width
-from fna.remapping.tensors import check_state, check_tensors, pairs, tail_shapes
+from fna.remapping.tensors import check_state, check_tensors, pairs
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def remap(
         if source is None:
             made = new_unit(unit, src_state["stem.conv.weight"], rules, rng_seed)
         else:
-            weights = {tensor: src_state[f"{source.name}.{tensor}"].detach() for tensor in source.shapes}
+            weights = {tensor: src_state[f"{source.name}.{tensor}"].detach() for tensor in source.weights}
             made = map_unit(source, weights, unit, origin, rules, rng_seed)
         for row, value in made:
             assert row.tensor not in state, f"{row.tensor} is written twice"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fna.remapping.tensors import Unit
+from fna.arch.weights import COUNTER, Unit
 from fna.rng import generator
 
 Role = Literal["new", "read", "copy"]
@@ -97,9 +97,9 @@ def map_unit(
         rng_seed: seed of new values and of draws.
     """
     axes = _map_axes(source, weights, unit, rules, rng_seed)
-    dropped = {_module(tensor) for tensor in source.shapes} - {_module(tensor) for tensor in unit.shapes}
+    dropped = {weight.part for weight in source.weights.values()} - {weight.part for weight in unit.weights.values()}
     origin = [*origin, *(f"{part} dropped" for part in sorted(dropped))]
-    for tensor in unit.shapes:
+    for tensor, wanted in unit.weights.items():
         name, known = f"{unit.name}.{tensor}", tensor in weights
         value = weights[tensor] if known else _identity(tensor, source, unit, like=next(iter(weights.values())))
         mapped, copied, taken, used = _map_tensor(tensor, value, source, unit, axes, rules)
@@ -110,7 +110,7 @@ def map_unit(
             counts = (copied, mapped.numel() - copied, value.numel() - taken, copied - taken)
             yield Row(name, f"{source.name}.{tensor}", rule, *counts), mapped
         else:
-            rule = ", ".join([*origin, f"identity {_module(tensor)}", *used])
+            rule = ", ".join([*origin, f"identity {wanted.part}", *used])
             yield Row(name, None, rule, 0, mapped.numel(), 0), mapped
 
 
@@ -126,9 +126,9 @@ def new_unit(unit: Unit, like: Tensor, rules: Rules, rng_seed: int) -> Iterator[
         rng_seed: seed of new values.
     """
     rule = f"depth {rules.names['depth']}, growth {rules.names['growth']}"
-    last = [tensor for tensor, shape in unit.shapes.items() if len(shape) == 1 and tensor.endswith(".weight")][-1]
-    for tensor, shape in unit.shapes.items():
-        name = f"{unit.name}.{tensor}"
+    last = [tensor for tensor, w in unit.weights.items() if len(w.shape) == 1 and tensor.endswith(".weight")][-1]
+    for tensor, weight in unit.weights.items():
+        name, shape = f"{unit.name}.{tensor}", weight.shape
         value = torch.zeros(shape, dtype=like.dtype if shape else torch.long, device=like.device)
         if shape:
             role: Role = "read" if tensor == last else "new"
@@ -163,7 +163,7 @@ def _map_axes(source: Unit, weights: Mapping[str, Tensor], unit: Unit, rules: Ru
         channels = source.channels[axis]
         if wanted == channels:
             continue
-        writers = {tensor: value for tensor, value in weights.items() if source.axes_of(tensor)[0] == axis}
+        writers = {tensor: value for tensor, value in weights.items() if source.weights[tensor].axes[0] == axis}
         rule, name = (rules.width, rules.names["width"]) if axis in free else (rules.order, "first")
         index = rule(channels, wanted, writers, generator(rng_seed, unit.name, axis))
         axes[axis] = _Axis(index, _repeats(index), name)
@@ -180,11 +180,11 @@ def _free(source: Unit, unit: Unit) -> set[str]:
     written: set[str | None] = set()
     grouped: set[str | None] = set()
     for block in (source, unit):
-        for tensor in block.shapes:
-            outputs, inputs = block.axes_of(tensor)
+        for weight in block.weights.values():
+            outputs, inputs = weight.axes
             if inputs:
                 written.add(outputs)
-                grouped |= {outputs, inputs} if block.groups(tensor) > 1 else set()
+                grouped |= {outputs, inputs} if weight.groups > 1 else set()
     return {axis for axis in unit.channels if axis.startswith("hidden")} & written - grouped
 
 
@@ -192,10 +192,11 @@ def _map_tensor(
     tensor: str, value: Tensor, source: Unit, unit: Unit, axes: Mapping[str, _Axis], rules: Rules
 ) -> tuple[Tensor, int, int, list[str]]:
     """Return `value` as `unit` wants it, 0 where it has nothing; elements copied; of how many; the rules used."""
-    shape, changed = unit.shapes[tensor], [axes.get(axis or "") for axis in unit.axes_of(tensor)]
+    wanted, own = unit.weights[tensor], source.weights.get(tensor)
+    shape, changed = wanted.shape, [axes.get(axis or "") for axis in wanted.axes]
     if not any(changed) and value.shape == shape:
         return value.clone(memory_format=torch.contiguous_format), value.numel(), value.numel(), []
-    groups = (source.groups(tensor) if tensor in source.shapes else 1, unit.groups(tensor))
+    groups = (own.groups if own else 1, wanted.groups)
     resized = value.dim() == 4 and value.shape[-1] != shape[-1]
     taps = rules.kernel(value.shape[-1], shape[-1]) if resized else None
     places = [axis.index if axis else None for axis in changed]
@@ -264,7 +265,7 @@ def _repeats(index: Tensor) -> Tensor:
 def _grow(mapped: Tensor, tensor: str, unit: Unit, axes: Mapping[str, _Axis], growth: Growth, rng_seed: int) -> bool:
     """Add what the growth rule gives to new channels, their readers and repeated ones; return if there are any."""
     shape, name, fan_out = tuple(mapped.shape), f"{unit.name}.{tensor}", _fan_out(mapped, tensor, unit)
-    writes, reads = (axes.get(axis or "") for axis in unit.axes_of(tensor))
+    writes, reads = (axes.get(axis or "") for axis in unit.weights[tensor].axes)
     grown = False
     roles: tuple[tuple[Role, Tensor | None], ...] = (
         ("new", writes.index < 0 if writes else None),
@@ -294,7 +295,7 @@ def _readers(shape: tuple[int, ...], writes: _Axis | None, reads: _Axis) -> Tens
 
 def _fan_out(value: Tensor, tensor: str, unit: Unit) -> int:
     """Return the connections that leave an input channel of a convolution; of a norm, 1."""
-    outputs, inputs = unit.axes_of(tensor)
+    outputs, inputs = unit.weights[tensor].axes
     axis = inputs or outputs
     return value.numel() // unit.channels[axis] if axis else 1
 
@@ -307,13 +308,9 @@ def _identity(tensor: str, source: Unit, unit: Unit, like: Tensor) -> Tensor:
     """
     channels = source.channels["in"]
     part, _, name = tensor.partition(".")
-    if name == "num_batches_tracked":
+    if name == COUNTER:
         return torch.zeros((), dtype=torch.long, device=like.device)
-    if not part.endswith("_norm"):
+    if part == unit.weights[tensor].part:
         return torch.eye(channels, dtype=like.dtype, device=like.device)[:, :, None, None]
     fill = {"weight": math.sqrt(1 + unit.norm_eps), "running_var": 1.0}.get(name, 0.0)
     return like.new_full((channels,), fill)
-
-
-def _module(tensor: str) -> str:
-    return tensor.partition(".")[0].removesuffix("_norm")

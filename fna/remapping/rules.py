@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fna.arch import Block
-from fna.nets.blocks import has_shortcut
 from fna.remapping.apply import Growth, Kernel, Role, Width
 from fna.remapping.tensors import Depth
 
@@ -55,8 +54,7 @@ def map_depth_identity(stage: Sequence[Block], layer: int, block: Block) -> int 
     """
     last = map_depth(stage, layer)
     alike = last == -1 or stage[last].kind == block.kind
-    adds_its_input = block.residual if block.kind == "mbconv" else not has_shortcut(block)
-    return None if last != layer and alike and adds_its_input else last
+    return None if last != layer and alike and block.residual else last
 
 
 # --- the rules: width -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fna.arch import Arch
+from fna.arch.weights import COUNTER, Shape, backbone_shapes, tail_shapes
 from fna.errors import FnaError
 from fna.seeds.variant import Naming
 
@@ -25,7 +26,7 @@ def convert(state: Mapping[str, Tensor], arch: Arch, namings: Iterable[Naming], 
         path: the file, for messages.
 
     Returns:
-        Every tensor of `network.Classifier(arch)` exactly once, float32 (counters: int64), finite, contiguous. A
+        Every tensor of the network (`arch.weights`) exactly once, float32 (counters: int64), finite, contiguous. A
         missing ``num_batches_tracked`` (networks saved before torch 0.4.1) becomes 0.
 
     Raises:
@@ -34,15 +35,15 @@ def convert(state: Mapping[str, Tensor], arch: Arch, namings: Iterable[Naming], 
     import torch
 
     state = without_prefix(state, "module.")
-    template = _template(arch)
-    names = _detect(state, template, [naming(arch) for naming in namings], path)
-    missing = [n for n in names.values() if n not in state and not n.endswith("num_batches_tracked")]
+    shapes = backbone_shapes(arch) | tail_shapes(arch)
+    names = _detect(state, shapes, [naming(arch) for naming in namings], path)
+    missing = [n for n in names.values() if n not in state and not n.endswith(COUNTER)]
     extra = sorted(state.keys() - names.values())
     if missing or extra:
         problems = [f"{what} {_some(which)}" for what, which in (("without", missing), ("with", extra)) if which]
         raise FnaError(f"{path} does not fit the network: it is {' and '.join(problems)}")
     return {
-        name: _checked(state[theirs], template[name], theirs, path) if theirs in state else torch.tensor(0)
+        name: _checked(state[theirs], shapes[name], theirs, path) if theirs in state else torch.tensor(0)
         for name, theirs in names.items()
     }
 
@@ -63,10 +64,10 @@ def with_top_of(state: Mapping[str, Tensor], arch: Arch, namings: Iterable[Namin
         namings: names the tensors may have besides ours.
     """
     full = replace(arch, head_channels=arch.head_channels or 1, num_classes=arch.num_classes or 1)
-    ours = list(dict.fromkeys(name.rpartition(".")[0] for name in _template(full)))
+    ours = {name: name for name in _modules(backbone_shapes(full) | tail_shapes(full))}
     known = [ours, *(naming(full) for naming in namings)]
-    best = max(known, key=lambda names: sum(f"{name}.weight" in state for name in names))
-    head, classifier = state.get(f"{best[-3]}.weight"), state.get(f"{best[-1]}.weight")
+    best = max(known, key=lambda names: sum(f"{theirs}.weight" in state for theirs in names.values()))
+    head, classifier = state.get(f"{best['head.conv']}.weight"), state.get(f"{best['classifier']}.weight")
     return replace(
         arch,
         head_channels=0 if head is None else arch.head_channels or _length(head),
@@ -78,26 +79,18 @@ def _length(tensor: Tensor) -> int:
     return tensor.shape[0] if tensor.ndim else 1
 
 
-def _template(arch: Arch) -> dict[str, Tensor]:
-    """Return the state dict to fill, on the meta device."""
-    import torch
-
-    from fna.nets.network import Classifier
-
-    with torch.device("meta"):
-        template = Classifier(replace(arch, num_classes=arch.num_classes or 1)).state_dict()
-    return {name: t for name, t in template.items() if arch.num_classes or not name.startswith("classifier.")}
+def _modules(tensors: Iterable[str]) -> Iterable[str]:
+    """Return the modules that tensors belong to, each once."""
+    return dict.fromkeys(tensor.rpartition(".")[0] for tensor in tensors)
 
 
 def _detect(
-    state: Mapping[str, Tensor], template: Mapping[str, Tensor], namings: Iterable[list[str]], path: Path
+    state: Mapping[str, Tensor], tensors: Iterable[str], namings: Iterable[Mapping[str, str]], path: Path
 ) -> dict[str, str]:
     """Return the file's name for each of our tensors, by the naming that shares most names with the file."""
-    ours = list(dict.fromkeys(name.rpartition(".")[0] for name in template))
-    known = []
-    for theirs in (ours, *namings):
-        module = dict(zip(ours, theirs, strict=True))
-        known.append({name: f"{module[head]}.{tail}" for name in template for head, _, tail in [name.rpartition(".")]})
+    known = [{tensor: tensor for tensor in tensors}]
+    for theirs in namings:
+        known.append({t: f"{theirs[module]}.{tail}" for t in known[0] for module, _, tail in [t.rpartition(".")]})
     best = max(known, key=lambda names: len(state.keys() & names.values()))
     if not state.keys() & best.values():
         begins = ", ".join(dict.fromkeys(f"'{next(iter(names.values()))}'" for names in known))
@@ -105,17 +98,18 @@ def _detect(
     return best
 
 
-def _checked(tensor: Tensor, expected: Tensor, name: str, path: Path) -> Tensor:
+def _checked(tensor: Tensor, shape: Shape, name: str, path: Path) -> Tensor:
     """Return a float32 (int64) copy of `tensor`, or say what is wrong with it."""
     import torch
 
     floats, integers = (torch.float16, torch.bfloat16, torch.float32, torch.float64), (torch.int32, torch.int64)
-    if tensor.shape != expected.shape:
-        raise FnaError(f"{path}: '{name}' has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
+    known, expected = (integers, torch.int64) if name.endswith(COUNTER) else (floats, torch.float32)
+    if tensor.shape != shape:
+        raise FnaError(f"{path}: '{name}' has shape {tuple(tensor.shape)}, expected {shape}")
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    if not plain or tensor.dtype not in (floats if expected.is_floating_point() else integers):
-        raise FnaError(f"{path}: '{name}' holds {tensor.dtype} ({tensor.layout}), expected plain {expected.dtype}")
-    copy = tensor.detach().to(expected.dtype, copy=True).contiguous()
+    if not plain or tensor.dtype not in known:
+        raise FnaError(f"{path}: '{name}' holds {tensor.dtype} ({tensor.layout}), expected plain {expected}")
+    copy = tensor.detach().to(expected, copy=True).contiguous()
     if not copy.isfinite().all():
         raise FnaError(f"{path}: '{name}' has values that are not finite (in float32); the file is no good")
     if name.endswith("running_var") and copy.min() < 0:

@@ -16,7 +16,7 @@ from fna.seeds.variant import (
     Row,
     Variant,
     Weights,
-    mbconv_parts,
+    mbconv_names,
     mbconv_stages,
     named,
     round_channels,
@@ -55,12 +55,12 @@ def lite(width: float, depth: float, norm_eps: float = 1e-3, padding: str = "sam
     return Arch(Stem(32), stages, norm_eps=norm_eps, padding=padding, head_channels=1280, num_classes=1000)
 
 
-def package_modules(arch: Arch) -> list[str]:
+def package_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as EfficientNet-PyTorch does, and the packages that hold its weights."""
     plain = ("_depthwise_conv", "_bn1", "_project_conv", "_bn2")
-    full = ("_expand_conv", "_bn0", *plain)
-    blocks = [f"_blocks.{i}.{part}" for i, (_, b) in enumerate(arch.layers()) for part in mbconv_parts(b, full, plain)]
-    return named(arch, ("_conv_stem", "_bn0"), blocks, ("_conv_head", "_bn1"), "_fc")
+    inside = mbconv_names(("_expand_conv", "_bn0", *plain), plain)
+    blocks = [f"_blocks.{i}" for i, _ in enumerate(arch.layers())]
+    return named(arch, ("_conv_stem", "_bn0"), blocks, inside, ("_conv_head", "_bn1"), "_fc")
 
 
 def _from_package(number: int, digest: str, top1: float) -> Weights:

@@ -9,7 +9,7 @@ from fna.seeds.variant import (
     Row,
     Variant,
     Weights,
-    mbconv_parts,
+    mbconv_names,
     mbconv_stages,
     named,
     round_channels,
@@ -36,16 +36,12 @@ def mobilenet_v2(width: float) -> Arch:
     return Arch(Stem(stem), stages, head_channels=round_channels(1280 * max(1.0, width)), num_classes=1000)
 
 
-def torchvision_modules(arch: Arch) -> list[str]:
+def torchvision_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as torchvision does."""
-    full, plain = ("0.0", "0.1", "1.0", "1.1", "2", "3"), ("0.0", "0.1", "1", "2")
-    blocks = [
-        f"features.{i}.conv.{part}"
-        for i, (_, block) in enumerate(arch.layers(), start=1)
-        for part in mbconv_parts(block, full, plain)
-    ]
-    head = f"features.{sum(1 for _ in arch.layers()) + 1}"
-    return named(arch, ("features.0.0", "features.0.1"), blocks, (f"{head}.0", f"{head}.1"), "classifier.1")
+    inside = mbconv_names(("0.0", "0.1", "1.0", "1.1", "2", "3"), ("0.0", "0.1", "1", "2"))
+    blocks = [f"features.{i}.conv" for i, _ in enumerate(arch.layers(), start=1)]
+    head = f"features.{len(blocks) + 1}"
+    return named(arch, ("features.0.0", "features.0.1"), blocks, inside, (f"{head}.0", f"{head}.1"), "classifier.1")
 
 
 def _variant(width: float, *weights: Weights) -> Variant:

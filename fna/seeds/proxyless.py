@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fna.arch import Arch, Stem
 from fna.arch.net_config import from_net_config
-from fna.seeds.variant import IMAGENET_MEAN, IMAGENET_STD, Naming, Variant, Weights, mbconv_parts, named
+from fna.seeds.variant import IMAGENET_MEAN, IMAGENET_STD, Naming, Variant, Weights, mbconv_names, named
 
 NET_CONFIG = """
 [[32, 16], ['k3_e1'], 1]|
@@ -24,31 +24,27 @@ def proxyless_mobile() -> Arch:
     return Arch(Stem(32), stages, norm_eps=1e-3, head_channels=1280, num_classes=1000)
 
 
-def proxyless_modules(arch: Arch) -> list[str]:
+def proxyless_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as https://github.com/mit-han-lab/proxylessnas does: it counts the layers that do nothing."""
     return _modules(arch, "mobile_inverted_conv", PLACES)
 
 
-def compact_modules(arch: Arch) -> list[str]:
+def compact_modules(arch: Arch) -> dict[str, str]:
     """Name them so with the layers that do nothing left out."""
     return _modules(arch, "mobile_inverted_conv", tuple(len(stage) for stage in arch.stages))
 
 
-def ofa_modules(arch: Arch) -> list[str]:
+def ofa_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as https://github.com/mit-han-lab/once-for-all does today."""
     return _modules(arch, "conv", PLACES)
 
 
-def _modules(arch: Arch, conv: str, places: tuple[int, ...]) -> list[str]:
+def _modules(arch: Arch, conv: str, places: tuple[int, ...]) -> dict[str, str]:
     plain = tuple(f"{part}.{kind}" for part in ("depth_conv", "point_linear") for kind in ("conv", "bn"))
-    full = ("inverted_bottleneck.conv", "inverted_bottleneck.bn", *plain)
-    blocks = [
-        f"blocks.{sum(places[:s]) + n}.{conv}.{part}"
-        for (s, n), b in arch.layers()
-        for part in mbconv_parts(b, full, plain)
-    ]
+    inside = mbconv_names(("inverted_bottleneck.conv", "inverted_bottleneck.bn", *plain), plain)
+    blocks = [f"blocks.{sum(places[:s]) + n}.{conv}" for (s, n), _ in arch.layers()]
     head = ("feature_mix_layer.conv", "feature_mix_layer.bn")
-    return named(arch, ("first_conv.conv", "first_conv.bn"), blocks, head, "classifier.linear")
+    return named(arch, ("first_conv.conv", "first_conv.bn"), blocks, inside, head, "classifier.linear")
 
 
 NAMINGS: tuple[Naming, ...] = (proxyless_modules, compact_modules, ofa_modules)

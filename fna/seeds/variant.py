@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fna.arch import Arch, Block
+from fna.arch.parts import parts
 
 Rgb = tuple[float, float, float]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 
-# Another library's module names for a network, in the order of our own state dict. `convert` pairs the two lists.
-Naming = Callable[[Arch], list[str]]
+# Another library's names for the modules of a network that have weights, by ours: {"stem.conv": "conv_stem", ...}.
+Naming = Callable[[Arch], dict[str, str]]
 
 # An expansion that rounds to as many hidden as input channels, but is not 1: that means no expansion convolution.
 EXPANDS_TO_SAME = 1.001
@@ -109,56 +110,72 @@ def torchvision_weights(file: str, top1: float, hub: str = "") -> Weights:
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
+Inside = Callable[[Block], Mapping[str, str]]  # names of a block's convolutions and norms, by ours
+
+MBCONV = ("expand", "expand_norm", "depthwise", "depthwise_norm", "project", "project_norm")
+RESNET = {
+    **{f"conv{i}": f"conv{i}" for i in (1, 2, 3)},
+    **{f"norm{i}": f"bn{i}" for i in (1, 2, 3)},
+    "shortcut": "downsample.0",
+    "shortcut_norm": "downsample.1",
+}
+
+
 def named(
-    arch: Arch, stem: tuple[str, str], blocks: Iterable[str], head: tuple[str, str], classifier: str
-) -> list[str]:
-    """Put a naming together; head and classifier are left out where `arch` has none."""
-    top = [*(head if arch.head_channels else ()), *([classifier] if arch.num_classes else [])]
-    return [*stem, *blocks, *top]
+    arch: Arch, stem: tuple[str, str], blocks: Iterable[str], inside: Inside, head: tuple[str, str], classifier: str
+) -> dict[str, str]:
+    """Put a naming together; head and classifier are left out where `arch` has none.
+
+    Args:
+        arch: the network.
+        stem: names of the first convolution and its norm.
+        blocks: name of the block at each layer, skips included.
+        inside: names in a block.
+        head: names of the convolution before the classifier and its norm.
+        classifier: name of the linear layer.
+    """
+    names = {"stem.conv": stem[0], "stem.norm": stem[1]}
+    for ((s, n), block), theirs in zip(arch.layers(), blocks, strict=True):
+        for ours in (name for part in parts(block) for name in (part.name, part.norm)):
+            names[f"stages.{s}.{n}.{ours}"] = f"{theirs}.{inside(block)[ours]}"
+    if arch.head_channels:
+        names |= {"head.conv": head[0], "head.norm": head[1]}
+    return names | ({"classifier": classifier} if arch.num_classes else {})
 
 
-def mbconv_parts(block: Block, full: tuple[str, ...], plain: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose the names of a block's parts: `full` with expansion, `plain` without, none for a skip."""
-    if block.kind == "skip":
-        return ()
-    return plain if block.expansion == 1 else full
+def mbconv_names(full: tuple[str, ...], plain: tuple[str, ...]) -> Inside:
+    """Return the names in MBConv blocks: `full` with expansion, as `MBCONV`; `plain` without, as its last four."""
+    expanding, others = dict(zip(MBCONV, full, strict=True)), dict(zip(MBCONV[2:], plain, strict=True))
+    return lambda block: others if block.expansion == 1 else expanding
 
 
-def timm_modules(arch: Arch) -> list[str]:
+def timm_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as timm's EfficientNet class does, which is its MobileNetV2, MNASNet and FBNet too."""
     full, plain = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"), ("conv_dw", "bn1", "conv_pw", "bn2")
-    blocks = [f"blocks.{s}.{n}.{part}" for (s, n), b in arch.layers() for part in mbconv_parts(b, full, plain)]
-    return named(arch, ("conv_stem", "bn1"), blocks, ("conv_head", "bn2"), "classifier")
+    blocks = [f"blocks.{s}.{n}" for (s, n), _ in arch.layers()]
+    head = ("conv_head", "bn2")
+    return named(arch, ("conv_stem", "bn1"), blocks, mbconv_names(full, plain), head, "classifier")
 
 
-def resnet_modules(arch: Arch) -> list[str]:
+def resnet_modules(arch: Arch) -> dict[str, str]:
     """Name the modules of a ResNet as torchvision and timm do."""
-    blocks = []
-    for (s, n), block in arch.layers():
-        parts = ["conv1", "bn1", "conv2", "bn2"] if block.kind != "skip" else []
-        parts += ["conv3", "bn3"] if block.kind == "bottleneck" else []
-        parts += ["downsample.0", "downsample.1"] if not block.residual else []
-        blocks += [f"layer{s + 1}.{n}.{part}" for part in parts]
-    return named(arch, ("conv1", "bn1"), blocks, ("head.0", "head.1"), "fc")
+    blocks = [f"layer{s + 1}.{n}" for (s, n), _ in arch.layers()]
+    return named(arch, ("conv1", "bn1"), blocks, lambda _: RESNET, ("head.0", "head.1"), "fc")
 
 
-def authors_modules(arch: Arch) -> list[str]:
+def authors_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as the authors of FNA do (https://github.com/JaminFong/FNA, ``derived_imagenet_net.py``)."""
     return _authors(arch, [list(range(len(stage))) for stage in arch.stages])
 
 
-def authors_sorted_modules(arch: Arch) -> list[str]:
+def authors_sorted_modules(arch: Arch) -> dict[str, str]:
     """Name the modules as the authors' detection code does: it moves the skips to the end of their stage."""
     # A layer's new place is the number of layers before it that are no skips; what skips get is not used.
     return _authors(arch, [[sum(b.kind != "skip" for b in s[:n]) for n in range(len(s))] for s in arch.stages])
 
 
-def _authors(arch: Arch, places: list[list[int]]) -> list[str]:
-    full, plain = ("0", "1", "3", "4", "6", "7"), ("0", "1", "3", "4")
-    blocks = [
-        f"blocks.{s + 1}.layers.{places[s][n]}.op.{part}"
-        for (s, n), block in arch.layers()
-        for part in mbconv_parts(block, full, plain)
-    ]
+def _authors(arch: Arch, places: list[list[int]]) -> dict[str, str]:
+    inside = mbconv_names(("0", "1", "3", "4", "6", "7"), ("0", "1", "3", "4"))
+    blocks = [f"blocks.{s + 1}.layers.{places[s][n]}.op" for (s, n), _ in arch.layers()]
     head = f"blocks.{len(arch.stages) + 1}.conv"
-    return named(arch, ("blocks.0.0", "blocks.0.1"), blocks, (f"{head}.0", f"{head}.1"), "classifier")
+    return named(arch, ("blocks.0.0", "blocks.0.1"), blocks, inside, (f"{head}.0", f"{head}.1"), "classifier")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
@@ -97,26 +97,24 @@ def best(
     return {"boxes": boxes_n4[keep], "scores": scores_n[keep], "labels": labels_n[keep]}
 
 
+def remembered(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `build` with the last few tensors that it made; they must not be changed in place.
+
+    Args:
+        build: a function of plain values, device and precision among them. While a network is traced for export, when
+            tensors are not real, nothing is remembered.
+    """
+    kept = lru_cache(maxsize=16)(build)
+
+    def recall(*values: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return build(*values)
+        with torch.inference_mode(False):  # so that training can use them, too
+            return kept(*values)
+
+    return recall
+
+
 def wide(x: Tensor) -> Tensor:
     """Return `x` in float32, or as it is where that is more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def guard_narrow(module: nn.Module) -> None:
-    """Make the strided 3x3 convolutions of a module safe for maps one pixel wide.
-
-    In bfloat16 on a CPU the weight's gradient of such a convolution holds memory that nobody wrote (torch 2.14). The
-    second column that is added is what the padding has there, so nothing else changes.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) and part.stride == (2, 2):
-            part.register_forward_pre_hook(_widen)
-
-
-def _widen(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    (x_NCHW,) = inputs
-    if x_NCHW.shape[3] > 1:
-        return inputs
-    last = x_NCHW.is_contiguous(memory_format=torch.channels_last)
-    wider_NCHW = F.pad(x_NCHW, (0, 1))
-    return (wider_NCHW.contiguous(memory_format=torch.channels_last) if last else wider_NCHW,)

@@ -107,7 +107,7 @@ class Problem:
 
     def counted_hw(self, arch: Arch | SuperArch) -> tuple[int, int]:
         """Return the size a network on `arch` runs at: `given_hw`, padded where the backbone or the task does."""
-        height, width = padded(arch.seed if isinstance(arch, SuperArch) else arch, self.given_hw)
+        height, width = padded(arch, self.given_hw)
         multiple = self.task.multiple
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 

@@ -19,7 +19,7 @@ from fna.arch import A, Arch
 from fna.config import DetectionConfig, RetinaNet
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, feature_info, initialise
-from fna.tasks.boxes import Matches, best, guard_narrow, match, wide
+from fna.tasks.boxes import Matches, best, match, remembered, wide
 
 STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
 OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of a level's anchors / side of its smallest
@@ -75,7 +75,6 @@ class RetinaNetHead(nn.Module):
         self.anchor_scale = anchor_scale
         widths = [feature_info[i].channels for i in self.levels]
         top = LastLevelP6P7(widths[-1], channels)
-        guard_narrow(top)
         top.use_P5 = False  # torchvision reads P5 where C5 happens to have as many channels
         self.fpn = FeaturePyramidNetwork(widths, channels, top)
         number = len(OCTAVE) * len(RATIOS)
@@ -121,10 +120,16 @@ def anchors(maps: Sequence[Tensor], scale: float) -> Tensor:
         maps: a map per level of the pyramid; their sizes, device and precision are read.
         scale: side of a level's smallest anchor / its stride.
     """
+    sizes = tuple((m.shape[2], m.shape[3]) for m in maps)
+    return _anchors(sizes, scale, torch.promote_types(maps[0].dtype, torch.float32), maps[0].device)
+
+
+@remembered
+def _anchors(sizes: Sequence[tuple[int, int]], scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     generator = _generator(scale)
-    generator.set_cell_anchors(torch.promote_types(maps[0].dtype, torch.float32), maps[0].device)
-    sizes = [list(m.shape[2:]) for m in maps]
-    return torch.cat(generator.grid_anchors(sizes, [[stride, stride] for stride in STRIDES]))
+    generator.set_cell_anchors(dtype, device)
+    grids = generator.grid_anchors([list(size) for size in sizes], [[stride, stride] for stride in STRIDES])
+    return torch.cat(grids)
 
 
 def _generator(scale: float) -> AnchorGenerator:

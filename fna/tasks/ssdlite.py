@@ -16,11 +16,12 @@ from torchvision.models.detection.ssd import SSDScoringHead
 from torchvision.ops import Conv2dNormActivation
 
 from fna.arch import A, Arch, with_taps
+from fna.arch.parts import conv_norm
 from fna.config import DetectionConfig, SSDLite, scaled_channels
 from fna.errors import FnaError
 from fna.nets.blocks import ConvNormAct
 from fna.nets.network import FeatureInfo, feature_info, initialise
-from fna.tasks.boxes import best, guard_narrow, match, wide
+from fna.tasks.boxes import best, match, remembered, wide
 
 HEAD_CHANNELS = 1280  # of the 1x1 convolution where the seed has none
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
@@ -97,10 +98,9 @@ class SSDLiteHead(nn.Module):
             raise FnaError(f"SSDLite reads features of stride 16, the backbone has {strides}; choose another seed")
         self.source = sources[-1]
         first, *levels = (scaled_channels(channels, width) for channels in (head_channels, *EXTRAS))
-        self.last = ConvNormAct(feature_info[-1].channels, first, 1, 1, activation, norm_eps, padding="symmetric")
+        self.last = ConvNormAct(conv_norm(feature_info[-1].channels, first), activation, norm_eps, "symmetric")
         widths = [feature_info[self.source].channels, first, *levels]
         self.extras = nn.ModuleList(map(_extra, widths[1:], levels))
-        guard_narrow(self.extras)
         numbers = [2 + 2 * len(ratios) for ratios in RATIOS]
         self.classification = _predictors(widths, numbers, classes + 1)
         self.regression = _predictors(widths, numbers, 4)
@@ -182,11 +182,19 @@ def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
         maps: a map per level; their sizes, device and precision are read.
         size_hw: size of the image; the boxes scale with it.
     """
-    blank = torch.empty((), dtype=torch.promote_types(maps[0].dtype, torch.float32), device=maps[0].device)
+    sizes = tuple((m.shape[2], m.shape[3]) for m in maps)
+    return _anchors(sizes, size_hw, torch.promote_types(maps[0].dtype, torch.float32), maps[0].device)
+
+
+@remembered
+def _anchors(
+    sizes: Sequence[tuple[int, int]], size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    blank = torch.empty((), dtype=dtype, device=device)
     images = ImageList(blank.expand(1, 3, *size_hw), [size_hw])
     generator = DefaultBoxGenerator([list(ratios) for ratios in RATIOS], scales=SCALES)
     with torch.device("cpu"):  # torchvision draws them there, and moves them
-        boxes: Tensor = generator(images, [blank.expand(1, 1, *m.shape[2:]) for m in maps])[0]
+        boxes: Tensor = generator(images, [blank.expand(1, 1, *size) for size in sizes])[0]
     return boxes
 
 

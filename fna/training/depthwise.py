@@ -17,30 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Pads = tuple[int, int, int, int]  # left, right, top, bottom
+from fna.nets.blocks import Pads, SameConv2d, pad_amounts
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution without bias and with fast CPU gradients, padded symmetrically or as TensorFlow pads."""
+    """What `quicken` makes of a depthwise convolution: the same, with fast gradients on CPUs."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int, same: bool) -> None:
-        super().__init__(
-            channels,
-            channels,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel - 1) // 2,
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        )
-        self.same = same and stride > 1
-        self.centre = dilation * (kernel - 1) // 2
+    same: bool  # padded as TensorFlow pads
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Convolve; the output side is ceil(input side / stride)."""
         stride, dilation = self.stride[0], self.dilation[0]
-        pads = pad_amounts(x_NCHW, self) if self.same else (self.centre,) * 4
+        pads = pad_amounts(x_NCHW, self) if self.same else (_centre(self),) * 4
         if not _slow(x_NCHW, self):
             return _convolve(x_NCHW, self.weight, pads, stride, dilation)
         weight = self.weight
@@ -51,15 +39,29 @@ class DepthwiseConv2d(nn.Conv2d):
         return out
 
 
-def pad_amounts(x_NCHW: Tensor, conv: nn.Conv2d) -> Pads:
-    """Return (left, right, top, bottom) of TensorFlow's ``SAME`` padding: the odd pixel goes right and bottom."""
-    amounts: list[int] = []
-    for axis in (1, 0):
-        size, kernel = x_NCHW.shape[2 + axis], conv.kernel_size[axis]
-        stride, dilation = conv.stride[axis], conv.dilation[axis]
-        total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
-        amounts += [total // 2, total - total // 2]
-    return amounts[0], amounts[1], amounts[2], amounts[3]
+def quicken(conv: nn.Module) -> bool:
+    """Turn a depthwise convolution without bias, padded to keep ceil(side / stride), into a `DepthwiseConv2d`.
+
+    Its parameters, name and hooks stay, and so do the numbers it computes.
+
+    Returns:
+        Whether it was one. Others are left alone.
+    """
+    if type(conv) not in (nn.Conv2d, SameConv2d):
+        return False
+    assert isinstance(conv, nn.Conv2d)
+    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
+    square = all(pair[0] == pair[1] for pair in (conv.kernel_size, conv.stride, conv.dilation))
+    if not depthwise or not square or conv.kernel_size[0] % 2 == 0 or conv.padding != (_centre(conv),) * 2:
+        return False
+    conv.same = type(conv) is SameConv2d  # type: ignore[assignment]
+    conv.__class__ = DepthwiseConv2d
+    return True
+
+
+def _centre(conv: nn.Conv2d) -> int:
+    """Return how far the middle tap is from the first."""
+    return conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
 
 
 def _slow(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
