@@ -55,7 +55,7 @@ def test_the_mean_is_over_the_data_set_as_torchmetrics_has_it() -> None:
         ({}, (41, 60)),
         ({"eval_scale": 1.25}, (51, 75)),
         ({"eval_scale": 0.5, "eval_size": [64, 90]}, (32, 45)),
-        ({"eval_scale": 0.001}, (1, 1)),
+        ({"eval_scale": 0.1}, (4, 6)),
     ],
 )
 def test_images_are_scored_at_a_multiple_of_their_size(settings: dict[str, Any], seen: tuple[int, int]) -> None:
