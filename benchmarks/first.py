@@ -14,6 +14,7 @@ from typing import Any
 import record
 
 from fna.config import load_config
+from fna.reporting.rows import charged_minutes
 from fna.runs import pipeline
 
 
@@ -30,7 +31,7 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
     metrics = pipeline.run(run, config)
     rows = metrics["rows"]
     epochs = config.adapt.epochs
-    total = metrics["search_minutes"] + rows["adapted"]["minutes"]
+    total = charged_minutes(rows["adapted"], metrics["search_minutes"]) + rows["adapted"]["minutes"]
     longer = round(total / (rows["baseline"]["minutes"] / epochs))
     controls = {
         "seed_long": {"arch": "seed", "init": "seed", "epochs": longer},
@@ -51,7 +52,7 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
     }
     rows = metrics["rows"]
     ratios = {"madds_target_over_seed": rows["adapted"]["madds"] / rows["baseline"]["madds"]}
-    target = json.loads((Path(run) / "target.json").read_text())
+    target = json.loads((Path(run) / "targets" / "derived.json").read_text())
     more = {"warnings": metrics["warnings"]} | {key: target[key] for key in ("disagreements", "arch")}
     table = [result_row(metrics, key, title) for key, title in titles.items()]
     return record.write(name, table, ratios, search_minutes=metrics["search_minutes"], **more)
@@ -60,7 +61,6 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
 def result_row(metrics: dict[str, Any], name: str, title: str) -> dict[str, Any]:
     """Return a row of the result: the headline score, costs, and the other scores that are numbers."""
     row, metric = metrics["rows"][name], metrics["metric"]
-    searched = metrics["search_minutes"] if row["init"] == "super" else 0
     return {
         "row": title,
         "rng_seed": row["rng_seed"],
@@ -68,7 +68,7 @@ def result_row(metrics: dict[str, Any], name: str, title: str) -> dict[str, Any]
         "score": row[metric],
         "params": row["params"],
         "madds": row["madds"],
-        "minutes": row["minutes"] + searched,
+        "minutes": row["minutes"] + charged_minutes(row, metrics["search_minutes"]),
         "epochs": row["epochs"],
         "scores": {key: row[key] for key in metrics["titles"] if isinstance(row.get(key), float)},
     }

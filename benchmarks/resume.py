@@ -35,7 +35,7 @@ import torch
 from fna.config import make_config
 from fna.files import fingerprint, read_bytes, read_json, read_state
 from fna.runs import pipeline
-from fna.runs.folder import Folder
+from fna.runs.folder import MANIFEST, Folder
 from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import read_log
 
@@ -43,7 +43,7 @@ RNG_SEED = 2  # of the moments
 POLL_SECONDS = 0.0005
 WRITE_SECONDS = 0.004  # up to which a write goes on before it is killed
 LIMIT_SECONDS = 600  # for one process
-OPTIMIZER = {"lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
+OPTIMIZER = {"name": "sgd", "lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
 CONFIG = make_config(
     {
         "seed": {"name": "mobilenet_v2_035", "weights": None},
@@ -53,7 +53,10 @@ CONFIG = make_config(
         "search": {"epochs": 6, "alpha_start": 2, "batch_size": 2, "alpha": {"lr": 0.01}, "optimizer": OPTIMIZER},
         "adapt": {"epochs": 5, "batch_size": 4, "recalibrate": 2, "optimizer": OPTIMIZER},
         "evaluate": {"every": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1, "checkpoint_steps": 3},
+        "engine": {
+            **{"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1},
+            **{"checkpoint_steps": 3, "checkpoint_seconds": 0.0},
+        },
     }
 )
 STEPS = {"search": 24, "baseline": 20, "adapted": 20}
@@ -179,6 +182,8 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
     for stage in ["expand", "search", "derive", "adapt:baseline", "adapt:adapted", "evaluate", "report"]:
         if ended or stage in opened.stages():
             attempt(f"stage {stage}", partial(opened.finished, stage))
+            for name in read_json(folder / MANIFEST)["stages"].get(stage, {"files": ()})["files"]:
+                attempt(f"stage {stage}", partial(opened.read_bytes, stage, name))
     if ended:
         faults += [str(path) for path in folder.rglob("*.tmp")]
     return faults

@@ -19,6 +19,7 @@ import record
 
 from fna.arch import Arch
 from fna.config import load_config
+from fna.reporting.rows import charged_minutes
 from fna.runs import pipeline
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
@@ -42,7 +43,7 @@ def run_seed(name: str, data: str, folder: Path) -> dict[str, Any]:
         weights = "pretrained" if WEIGHTS[name] == "pretrained" else "null"
         seed = (f"seed.name={name}", f"seed.weights={weights}", f"data.root={json.dumps(data)}")
         pipeline.run(folder, load_config(RECIPE, [*seed, *SETTINGS]))
-    metrics, target = (json.loads((folder / file).read_text()) for file in ("metrics.json", "target.json"))
+    metrics, target = (json.loads((folder / file).read_text()) for file in ("metrics.json", "targets/derived.json"))
     expanded = json.loads((folder / "remap.json").read_text())
     seed_arch = Arch.from_json(json.loads((folder / "seed.json").read_text())["arch"])
     arch = Arch.from_json(target["arch"])
@@ -55,7 +56,7 @@ def run_seed(name: str, data: str, folder: Path) -> dict[str, Any]:
         "score": row["miou"] if WEIGHTS[name] == "pretrained" else None,
         "params": row["params"],
         "madds": row["madds"],
-        "minutes": metrics["search_minutes"] + row["minutes"],
+        "minutes": charged_minutes(row, metrics["search_minutes"]) + row["minutes"],
         "weights": WEIGHTS[name],
         "seed_madds": target["seed_madds"],
         "kinds": sorted({block.kind for _, block in arch.layers()}),

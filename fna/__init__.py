@@ -1,10 +1,14 @@
 """Fine-tune the architecture of a pretrained backbone for your task, not only its weights (FNA++).
 
-`run` does the whole job in a folder, as the command ``fna run`` does. From Python each stage is a function:
+`run` does the whole job in a folder, as the command ``fna run`` does, and `load` takes the network out of it. Each
+stage is a function, too:
 
-    with fna.open_setting(fna.load_config("recipe.yaml")) as setting:
-        found = fna.search(fna.expand(setting), setting)
-        tuned = fna.adapt(fna.derive(found, setting), setting)
+    config = fna.load_config("recipe.yaml")
+    seed, data = fna.load_seed(config.seed.name), fna.open_data(config)
+    problem = fna.Problem.of(config, data.val, seed)
+    with fna.computing(config.engine) as compute:
+        found = fna.search(fna.expand(seed, problem), problem, data.train, compute)
+        tuned = fna.adapt(fna.derive(found, problem, "0.9x"), problem, data, compute)
 
 A name is imported when it is first asked for: ``import fna`` does not wait for torch.
 """
@@ -19,41 +23,58 @@ if TYPE_CHECKING:
     from fna.arch import Block as Block
     from fna.arch import Stem as Stem
     from fna.arch import SuperArch as SuperArch
+    from fna.arch.target import Target as Target
     from fna.config import Config as Config
     from fna.config import load_config as load_config
+    from fna.data.splits import Splits as Splits
+    from fna.data.splits import open_data as open_data
     from fna.errors import FnaError as FnaError
     from fna.nets.network import Backbone as Backbone
+    from fna.nets.weights import Network as Network
     from fna.remapping import Strategy as Strategy
     from fna.remapping import remap as remap
-    from fna.runs.api import Network as Network
-    from fna.runs.api import adapt as adapt
-    from fna.runs.api import build as build
-    from fna.runs.api import count as count
-    from fna.runs.api import derive as derive
-    from fna.runs.api import evaluate as evaluate
-    from fna.runs.api import expand as expand
-    from fna.runs.api import open_setting as open_setting
-    from fna.runs.api import remap_network as remap_network
-    from fna.runs.api import search as search
-    from fna.runs.api import seed_network as seed_network
-    from fna.runs.pipeline import predict as predict
     from fna.runs.pipeline import run as run
+    from fna.runs.saved import load as load
+    from fna.searching.alphas import search as search
+    from fna.searching.found import Found as Found
     from fna.seeds import Seed as Seed
     from fna.seeds import load_seed as load_seed
-    from fna.training.setting import Setting as Setting
+    from fna.stages.adapt import adapt as adapt
+    from fna.stages.derive import derive as derive
+    from fna.stages.evaluate import evaluate as evaluate
+    from fna.stages.expand import build as build
+    from fna.stages.expand import count as count
+    from fna.stages.expand import expand as expand
+    from fna.stages.expand import remap_network as remap_network
+    from fna.stages.expand import seed_network as seed_network
+    from fna.stages.predict import predict as predict
+    from fna.tasks.problem import Problem as Problem
+    from fna.training.engine import Compute as Compute
+    from fna.training.engine import computing as computing
 
     __version__: str
 
 NAMES = {  # module: its public names
-    "runs.api": "Network adapt build count derive evaluate expand open_setting remap_network search seed_network",
     "arch": "Arch Block Stem SuperArch",
+    "arch.target": "Target",
     "config": "Config load_config",
+    "data.splits": "Splits open_data",
     "errors": "FnaError",
     "nets.network": "Backbone",
-    "runs.pipeline": "predict run",
+    "nets.weights": "Network",
     "remapping": "Strategy remap",
+    "runs.pipeline": "run",
+    "runs.saved": "load",
+    "searching.alphas": "search",
+    "searching.found": "Found",
     "seeds": "Seed load_seed",
-    "training.setting": "Setting",
+    "stages.adapt": "adapt",
+    "stages.derive": "derive",
+    "stages.evaluate": "evaluate",
+    "stages.expand": "build count expand remap_network seed_network",
+    "stages.predict": "predict",
+    "tasks.problem": "Problem",
+    "training.engine": "Compute computing",
 }
 HOMES = {name: module for module, names in NAMES.items() for name in names.split()}
 __all__ = sorted(HOMES)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from fna.errors import FnaError
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEMPORARY = re.compile(r".+\.\d+\.tmp")  # what `write_bytes` calls a file on its way: NAME.PROCESS.tmp
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -63,14 +65,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file, contiguous and on the CPU; see `write_bytes`."""
+def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, contiguous and on the CPU, with text in its header; see `write_bytes`."""
     import torch
     from safetensors.torch import save
 
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
-    write_bytes(path, save(copies))
+    write_bytes(path, save(copies, dict(metadata) if metadata else None))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -89,8 +91,13 @@ def read_json(path: Path) -> Any:
     Raises:
         FnaError: the file is missing or unreadable, or is no JSON (NaN and infinity are none).
     """
+    return decode_json(path, read_bytes(path))
+
+
+def decode_json(path: Path, data: bytes) -> Any:
+    """Decode the content of the JSON file `path`; see `read_json`."""
     try:
-        return json.loads(read_bytes(path), parse_constant=_refuse_constant)
+        return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FnaError(f"{path} is no valid JSON: {error}") from error
 
@@ -108,7 +115,11 @@ def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
     Raises:
         FnaError: the file is missing, cut short, of another kind, or holds what is no ordinary finite tensor.
     """
-    data = read_bytes(path)
+    return decode_state(path, read_bytes(path), finite=finite)
+
+
+def decode_state(path: Path, data: bytes, *, finite: bool = True) -> dict[str, Tensor]:
+    """Decode the content of the file of named tensors `path`; see `read_state`."""
     expected = "expected named tensors: a safetensors file, or a state dict written by torch.save"
     if not data:
         raise FnaError(f"{path} is empty; {expected}")
@@ -125,6 +136,22 @@ def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in state.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text in the header of a safetensors file.
+
+    Raises:
+        FnaError: the file is missing or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with os_errors("read", path):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return file.metadata() or {}
+        except SafetensorError as error:
+            raise FnaError(f"cannot read {path}: it is no safetensors file, or cut short or damaged") from error
+
+
 def fingerprint(data: bytes) -> dict[str, Any]:
     """Return the SHA-256 and the size of a file's content, JSON-ready."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -135,6 +162,11 @@ def remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with os_errors("remove", path):
             path.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """Return what killed writes left behind in a folder and those below it; a user's ``notes.tmp`` is none of ours."""
+    return [path for path in folder.rglob("*.tmp") if TEMPORARY.fullmatch(path.name)]
 
 
 @contextmanager

@@ -30,9 +30,15 @@ def generator(rng_seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(rng_seed: int, *purpose: str | int) -> Iterator[None]:
-    """Run a block that draws from torch's global generator with a seed of its own; the global state is restored."""
+    """Run a block that draws from torch's global CPU generator with a seed of its own; its state is restored.
+
+    The generators of other devices are not touched, which ``torch.manual_seed`` would reseed.
+    """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(rng_seed, *purpose))
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(derive_seed(rng_seed, *purpose))
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)

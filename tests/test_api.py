@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import SIDE, tiny_config, tiny_seed, write_images
+from tiny import SIDE, Job, opened, tiny_config, tiny_seed, write_images
 
 import fna
-from fna.arch import Arch
+from fna.arch.target import Target
 from fna.config import Config
 from fna.cost.madds import Cost
 from fna.data.listing import Listing
 from fna.data.segmentation.pixels import SegmentationData
 from fna.errors import FnaError
 from fna.files import read_json, read_state
-from fna.runs import pipeline
-from fna.training.setting import Setting
 
 SMALL = (
     *("space.layers=[2, 2, 3, 4, 3, 1]", "space.expansions=[6]", "search.budget=0.9", "search.epochs=3"),
@@ -44,10 +42,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def setting(images: Path) -> Iterator[Setting]:
-    """A setting on a seed of our own."""
-    with fna.open_setting(tiny_config(images), seed=tiny_seed()) as opened:
-        yield opened
+def job(images: Path) -> Iterator[Job]:
+    """A job on a seed of our own."""
+    with opened(tiny_config(images)) as ready:
+        yield ready
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -92,17 +90,17 @@ def test_no_public_name_is_a_module() -> None:
 
 def test_python_and_a_run_folder_give_the_same_networks(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, *SMALL, "baseline=true")
-    with fna.open_setting(config) as setting:
-        grown = fna.expand(setting)
-        found = fna.search(grown, setting)
-        target = fna.derive(found, setting)
-        seed = fna.seed_network(setting)
-        tuned = {"adapted": fna.adapt(target, setting), "baseline": fna.adapt(seed, setting)}
-        costs = {"adapted": fna.count(target, setting), "baseline": fna.count(seed, setting)}
-    rows = pipeline.run(tmp_path / "run", config)["rows"]
-    assert Arch.from_json(read_json(tmp_path / "run" / "target.json")["arch"]) == target.arch
+    seed, data = fna.load_seed(config.seed.name, config.seed.weights), fna.open_data(config)
+    problem = fna.Problem.of(config, data.val, seed)
+    with fna.computing(config.engine) as compute:
+        found = fna.search(fna.expand(seed, problem), problem, data.train, compute)
+        networks = {"adapted": fna.derive(found, problem), "baseline": fna.seed_network(seed, problem)}
+        tuned = {name: fna.adapt(network, problem, data, compute) for name, network in networks.items()}
+    costs = {name: fna.count(network, problem) for name, network in networks.items()}
+    rows = fna.run(tmp_path / "run", config)["rows"]
+    assert Target.from_json(read_json(tmp_path / "run" / "targets" / "derived.json")).arch == networks["adapted"].arch
     for name, result in tuned.items():
-        saved = read_state(tmp_path / "run" / f"{name}.safetensors")
+        saved = read_state(tmp_path / "run" / name / "network.safetensors")
         assert saved.keys() == result.network.state.keys()
         assert all(torch.equal(saved[key], tensor) for key, tensor in result.network.state.items())
         assert rows[name]["miou"] == result.scores["miou"]
@@ -110,27 +108,43 @@ def test_python_and_a_run_folder_give_the_same_networks(images: Path, tmp_path: 
     assert costs["adapted"].madds <= 0.9 * costs["baseline"].madds
 
 
-def test_evaluate_gives_the_scores_of_the_adaptation(setting: Setting) -> None:
-    tuned = fna.adapt(fna.seed_network(setting), setting)
-    assert fna.evaluate(tuned.network, setting) == tuned.scores
-    model = fna.build(tuned.network, setting)
+def test_one_search_answers_any_number_of_budgets(job: Job) -> None:
+    found = fna.search(fna.expand(job.seed, job.problem), job.problem, job.data.train, job.compute)
+    seed = job.problem.cost(job.seed.arch)
+    for budget, cost, limit in (("0.9x", "madds", 0.9 * seed.madds), (0.8, "madds", 0.8 * seed.madds)):
+        derived = fna.derive(found, job.problem, budget)
+        assert 0.6 * limit < getattr(fna.count(derived, job.problem), cost) <= limit
+    small = fna.derive(found, job.problem, f"{0.95 * seed.params:.0f} params")
+    assert small.costs is not None
+    assert small.costs.unit == "params"
+    assert fna.count(small, job.problem).params <= 0.95 * seed.params
+    with pytest.raises(FnaError, match=r"0\.01x means .* MAdds, but this space reaches from .* x the seed"):
+        fna.derive(found, job.problem, "0.01x")
+
+
+def test_evaluate_gives_the_scores_of_the_adaptation(job: Job) -> None:
+    tuned = fna.adapt(fna.seed_network(job.seed, job.problem), job.problem, job.data, job.compute)
+    model = fna.build(tuned.network, job.problem)
     assert not model.training
     assert tuple(model(torch.zeros(1, 3, SIDE, SIDE)).shape) == (1, 3, SIDE, SIDE)
+    assert fna.evaluate(model, job.problem, job.data.val, job.compute) == tuned.scores
+    some = fna.evaluate(model, job.problem, job.data.train, job.compute, [0, 3, 5])
+    assert some != fna.evaluate(model, job.problem, job.data.train, job.compute, [1, 2, 4])
 
 
-def test_any_architecture_can_take_the_super_networks_weights(setting: Setting) -> None:
-    found = fna.search(fna.expand(setting), setting)
-    assert len(found.alphas) == sum(1 for _ in found.network.arch.layers())
-    control = fna.remap_network(found.network, setting.seed.arch, setting)
-    assert control.state.keys() == setting.build(setting.seed.arch).state_dict().keys()
+def test_any_architecture_can_take_the_super_networks_weights(job: Job) -> None:
+    found = fna.search(fna.expand(job.seed, job.problem), job.problem, job.data.train, job.compute)
+    control = fna.remap_network(found.network, job.seed.arch, job.problem)
+    assert control.state.keys() == job.problem.build(job.seed.arch).state_dict().keys()
     changes = {"epochs": 1, "name": "control"}
-    tuned = fna.adapt(control, setting, setting.config.adapt.model_copy(update=changes))
+    config = job.config.adapt.model_copy(update=changes)
+    tuned = fna.adapt(control, job.problem, job.data, job.compute, config)
     assert 0 <= tuned.scores["miou"] <= 1
 
 
-def test_a_network_without_a_head_cannot_be_scored(setting: Setting) -> None:
+def test_a_network_without_a_head_cannot_be_built(job: Job) -> None:
     with pytest.raises(FnaError, match=r"lacks \d+ tensors, the first 'head\."):
-        fna.evaluate(fna.seed_network(setting), setting)
+        fna.build(fna.seed_network(job.seed, job.problem), job.problem)
 
 
 def memory(n: int) -> SegmentationData:
@@ -150,7 +164,9 @@ def memory(n: int) -> SegmentationData:
 
 def test_data_of_your_own() -> None:
     config: Config = tiny_config(Path("nowhere"))
-    with fna.open_setting(config, seed=tiny_seed(), data=(memory(8), memory(2))) as setting:
-        tuned = fna.adapt(fna.seed_network(setting), setting)
+    data, seed = fna.Splits(memory(8), memory(2)), tiny_seed()
+    problem = fna.Problem.of(config, data.val, seed)
+    with fna.computing(config.engine) as compute:
+        tuned = fna.adapt(fna.seed_network(seed, problem), problem, data, compute)
     assert set(tuned.scores["iou"]) == {"dark", "bright"}
     assert tuned.scores["miou"] > 0.3

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
-from fna.config import Config, EvaluateConfig, TaskConfig
+from fna.config import Config, DetectionEvaluateConfig, RetinaNet
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo
 from fna.tasks import retinanet, ssdlite
@@ -25,7 +25,7 @@ INFO = (
     FeatureInfo(32, 32, 4),
 )
 BOXES = [[10, 12, 40, 50], [60, 5, 190, 120], [100, 60, 118, 78], [0, 0, 192, 128], [44, 70, 92, 120.5]]
-CONFIG = Config(evaluate=EvaluateConfig(score_threshold=0.3, nms=0.6, detections=50))
+CONFIG = Config(task=RetinaNet(), evaluate=DetectionEvaluateConfig(score_threshold=0.3, nms=0.6, detections=50))
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Detector:
     """A model under test."""
 
     head: Callable[[], nn.Module]
-    loss: Callable[[Any, Any, TaskConfig], tuple[Tensor, Tensor]]
+    loss: Callable[[Any, Any, RetinaNet], tuple[Tensor, Tensor]]
     decode: Callable[[Any, tuple[int, int], Config], list[dict[str, Tensor]]]
     matcher: Matcher
     coder: BoxCoder
@@ -92,11 +92,11 @@ def loud(detector: Detector, n: int) -> dict[str, Tensor]:
 def test_a_batch_is_the_sum_of_its_images(detector: Detector) -> None:
     batch = batch_of(BOXES[:2], [], BOXES[2:], BOXES[4:])
     output = loud(detector, 4)
-    total, count = detector.loss(output, batch, TaskConfig())
+    total, count = detector.loss(output, batch, RetinaNet())
     parts = []
     for i in range(4):
         one = {name: x if name == "anchors" else x[i : i + 1] for name, x in output.items()}
-        parts.append(detector.loss(one, {name: values[i : i + 1] for name, values in batch.items()}, TaskConfig()))
+        parts.append(detector.loss(one, {name: values[i : i + 1] for name, values in batch.items()}, RetinaNet()))
     assert total.item() == pytest.approx(sum(s.item() for s, _ in parts), rel=1e-5)
     assert int(count) == sum(int(c) for _, c in parts) > 0
     assert int(parts[1][1]) == 0
@@ -104,7 +104,7 @@ def test_a_batch_is_the_sum_of_its_images(detector: Detector) -> None:
 
 def test_images_without_boxes_train(detector: Detector) -> None:
     head = detector.head()
-    total, count = detector.loss(head(features(2), SIZE_HW), batch_of([], []), TaskConfig())
+    total, count = detector.loss(head(features(2), SIZE_HW), batch_of([], []), RetinaNet())
     total.backward()
     assert int(count) == 0
     assert total.isfinite()
@@ -130,14 +130,14 @@ def test_a_bad_box_changes_nothing(detector: Detector, bad: str) -> None:
         "boxes": [torch.cat([good["boxes"][0], torch.tensor([BAD[bad]])]), torch.tensor([BAD[bad]])],
         "labels": [torch.cat([good["labels"][0], torch.tensor([1])]), torch.tensor([1])],
     }
-    expected, total = (detector.loss(output, batch, TaskConfig()) for batch in (good, mixed))
+    expected, total = (detector.loss(output, batch, RetinaNet()) for batch in (good, mixed))
     assert total == expected
     gradients = torch.autograd.grad(total[0], [output["logits"], output["deltas"]])
     assert all(g.isfinite().all() for g in gradients)
 
 
 def test_a_sliver_gives_a_finite_loss(detector: Detector) -> None:
-    total, count = detector.loss(loud(detector, 1), batch_of([[20, 20, 20 + 1e-5, 60]]), TaskConfig())
+    total, count = detector.loss(loud(detector, 1), batch_of([[20, 20, 20 + 1e-5, 60]]), RetinaNet())
     assert total.isfinite()
     assert int(count) > 0
 
@@ -167,7 +167,7 @@ def test_decoding_undoes_the_targets(detector: Detector) -> None:
     rows[:, 0] = -20
     rows[torch.arange(len(rows)), found.labels + first] = 20
     output["logits"][found.positive] = rows
-    total, _ = detector.loss(output, batch, TaskConfig())
+    total, _ = detector.loss(output, batch, RetinaNet())
     assert total.item() == pytest.approx(0, abs=1e-3)
     detections = detector.decode(output, SIZE_HW, CONFIG)
     for got, boxes, labels in zip(detections, batch["boxes"], batch["labels"], strict=True):
@@ -180,7 +180,7 @@ def test_decoding_undoes_the_targets(detector: Detector) -> None:
 
 def test_detections_keep_the_promises_of_the_configuration(detector: Detector) -> None:
     output = {name: x if name == "anchors" else 3 * x for name, x in loud(detector, 2).items()}
-    config = Config(evaluate=EvaluateConfig(score_threshold=0.6, nms=0.4, detections=20))
+    config = Config(task=RetinaNet(), evaluate=DetectionEvaluateConfig(score_threshold=0.6, nms=0.4, detections=20))
     for got in detector.decode(output, SIZE_HW, config):
         boxes, scores, labels = got["boxes"], got["scores"], got["labels"]
         assert boxes.shape == (20, 4)
@@ -198,7 +198,7 @@ def test_detections_keep_the_promises_of_the_configuration(detector: Detector) -
 def test_gradients_reach_every_parameter(detector: Detector) -> None:
     head = detector.head()
     boxes = [*BOXES, [0, 0, 96, 64], [96, 64, 192, 128], [30, 30, 60, 56]]
-    total, count = detector.loss(head(features(6), SIZE_HW), batch_of(*[boxes] * 6), TaskConfig())
+    total, count = detector.loss(head(features(6), SIZE_HW), batch_of(*[boxes] * 6), RetinaNet())
     (total / count).backward()
     dead = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
@@ -209,7 +209,7 @@ def test_twenty_steps_lower_the_loss(detector: Detector) -> None:
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     losses = []
     for _ in range(20):
-        total, count = detector.loss(head(maps, SIZE_HW), batch, TaskConfig())
+        total, count = detector.loss(head(maps, SIZE_HW), batch, RetinaNet())
         optimizer.zero_grad()
         (total / count).backward()
         optimizer.step()
@@ -233,10 +233,10 @@ def test_counting_on_the_meta_device_leaves_the_head_usable(detector: Detector) 
 
 def test_bfloat16_gives_nearly_the_same_loss(detector: Detector) -> None:
     head, batch = detector.head().eval(), batch_of(BOXES[:3], [])
-    exact, _ = detector.loss(head(features(2), SIZE_HW), batch, TaskConfig())
+    exact, _ = detector.loss(head(features(2), SIZE_HW), batch, RetinaNet())
     with torch.autocast("cpu", torch.bfloat16):
         output = head([m.bfloat16() for m in features(2)], SIZE_HW)
-        total, _ = detector.loss(output, batch, TaskConfig())
+        total, _ = detector.loss(output, batch, RetinaNet())
     assert output["logits"].dtype == torch.bfloat16
     assert output["anchors"].dtype == total.dtype == torch.float32
     assert total.item() == pytest.approx(exact.item(), rel=0.02)
@@ -245,7 +245,7 @@ def test_bfloat16_gives_nearly_the_same_loss(detector: Detector) -> None:
 
 def test_float64_passes_through(detector: Detector) -> None:
     output = detector.head().double()([m.double() for m in features(2)], SIZE_HW)
-    total, _ = detector.loss(output, batch_of(BOXES, []), TaskConfig())
+    total, _ = detector.loss(output, batch_of(BOXES, []), RetinaNet())
     assert total.dtype == output["anchors"].dtype == torch.float64
 
 

@@ -131,6 +131,8 @@ def test_the_demo_is_a_valid_run() -> None:
         ("run . --run d", "cannot read the recipe .: Is a directory"),
         ("demo --search.alpha.lr 0", "'search.alpha.lr' is 0; expected greater than 0"),
         ("list optimisers", "did you mean 'optimizers'?"),
+        ("list settings retina", "did you mean 'retinanet'?"),
+        ("list models ssdlite", "fna list settings ssdlite"),
         ("list --search.epochs 5", "fna list takes no setting '--search.epochs'; type: fna list --help"),
         ("count mobilnet_v2", "did you mean 'mobilenet_v2'?"),
         ("count mobilenet_v2 --size 1024", "expected HEIGHTxWIDTH"),
@@ -201,6 +203,18 @@ def test_list_shows_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "search.alpha.lr" in names["settings"]
 
 
+def test_the_settings_of_a_model_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in answer("list settings retinanet", capsys)["settings"]}
+    assert {"task.anchor_scale", "evaluate.nms", "search.budget"} <= rows.keys()
+    assert not {"task.rates", "data.rotation"} & rows.keys()
+    owners = {row["name"]: row["of"] for row in answer("list settings", capsys)["settings"]}
+    assert (owners["task.anchor_scale"], owners["evaluate.nms"], owners["search.budget"]) == (
+        "retinanet",
+        "detection",
+        "all",
+    )
+
+
 def test_list_for_people_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "settings"]) == 0
     out, err = capsys.readouterr()
@@ -212,19 +226,20 @@ def test_list_for_people_is_plain_text(capsys: pytest.CaptureFixture[str]) -> No
 
 # --- what a run shows -------------------------------------------------------------------------------------------------
 
-METRICS = {
+METRICS: dict[str, Any] = {
+    "split": "val",
     "rows": {
         "control": {
             **{"title": "[control]", "arch": "seed", "init": "super", "params": 2.5e6, "madds": 2.6e9},
-            **{"miou": 0.6, "minutes": 5.0},
+            **{"miou": 0.6, "minutes": 5.0, "head_width": 1.0, "scale": 1.0},
         },
         "adapted": {
             **{"title": "FNA++ network", "arch": "derived", "init": "super", "params": 2.4e6, "madds": 2.5e9},
-            **{"miou": 0.612, "minutes": 6.0},
+            **{"miou": 0.612, "minutes": 6.0, "head_width": 1.0, "scale": 1.0},
         },
         "baseline": {
             **{"title": "fine-tuned seed", "arch": "seed", "init": "seed", "params": 2.5e6, "madds": 2.6e9},
-            **{"miou": 0.587, "minutes": 5.5},
+            **{"miou": 0.587, "minutes": 5.5, "head_width": 1.0, "scale": 1.0},
         },
     },
     "metric": "miou",
@@ -239,10 +254,25 @@ def test_results_compare_the_seed_with_the_fna_network() -> None:
     Console(file=text, width=100).print(tables.results_table(METRICS))
     lines = text.getvalue().splitlines()
     header, _, seed, fna, control = (" ".join(line.split()) for line in lines if line.strip())
-    assert header == "network params MAdds mIoU minutes"
+    assert header == "network params MAdds val mIoU minutes"
     assert seed == "fine-tuned seed 2.500 M 2.600 G 58.70 % 5.5"
     assert fna == "FNA++ network 2.400 M 2.500 G 61.20 % 12.0 + 6.0"
     assert control.startswith("[control] ")
+    assert control.endswith(" 12.0 + 5.0")
+
+
+def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds() -> None:
+    rows = {**METRICS["rows"], "adapted": {**METRICS["rows"]["adapted"], "scale": 1.25}}
+    laid = tables.results_table({**METRICS, "split": "test", "rows": rows})
+    assert [column.header for column in laid.columns] == [
+        *("network", "input scale", "params", "MAdds", "test mIoU", "minutes")
+    ]
+    assert list(laid.columns[1].cells) == ["1 x", "1.25 x", "1 x"]
+
+
+def test_costs_are_printed_in_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_result({"cost": 2_400_000, "unit": "params", "argmax_cost": 3_100_000, "madds": 7_000})
+    assert capsys.readouterr().out == "cost: 2.40 Mparams\nunit: params\nargmax_cost: 3.10 Mparams\nmadds: 7,000\n"
 
 
 def test_a_run_ends_with_table_and_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,7 +228,10 @@ def test_remap_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         ("count wrong.json", "wrong.json: unknown key 'stemm'"),
         ("count broken.json", "broken.json: "),
         ("count mobilenet_v2 --space sag", "unknown space 'sag' (did you mean 'seg'?)"),
-        ("count mobilenet_v2 --model retinanet --output-stride 16", "retinanet needs 32"),
+        (
+            "count mobilenet_v2 --model retinanet --output-stride 16",
+            "a setting of deeplabv3 and deeplabv3plus; retinanet has",
+        ),
         ("count small.txt --model retinanet", "strides 8, 16 and 32"),
         ("count mobilenet_v2 --search.epochs 5", "fna count takes no setting '--search.epochs', only those of task"),
         ("count mobilenet_v2 --space seg --space.layers [1]", "space.layers has 1 numbers"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fna.config import Config, SearchConfig, dump_yaml, load_config, make_config, merge
+from fna.config import MODELS, Config, SearchConfig, dump_yaml, load_config, make_config, merge
 from fna.config import settings as all_settings
 from fna.config.strict_yaml import parse_yaml, write_yaml
 from fna.errors import FnaError
@@ -82,7 +82,7 @@ def test_an_empty_section_has_its_defaults() -> None:
 
 
 def test_lambda_has_its_name() -> None:
-    assert parse("search: {lambda: 9e-3}").search.lambda_ == SearchConfig(lambda_=0.009).lambda_ == 0.009
+    assert parse("search: {lambda: 9e-3, budget: null}").search.lambda_ == SearchConfig(lambda_=0.009).lambda_ == 0.009
     assert "lambda: 0.0" in dump_yaml(Config())
 
 
@@ -90,10 +90,21 @@ def test_a_whole_number_is_a_number() -> None:
     assert parse("search: {budget: 1}").search.budget == 1.0
 
 
-@pytest.mark.parametrize(("key", "default"), [(key, default) for key, default, _ in all_settings()])
-def test_every_setting_can_be_overridden(key: str, default: Any) -> None:
-    config = load_config(None, [f"{key}={write_yaml({'x': _plain(default)})[3:]}"])
-    assert config == Config()
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_can_be_overridden(model: str) -> None:
+    for key, default, _ in all_settings(model):
+        config = load_config(None, [f"task.model={model}", f"{key}={write_yaml({'x': _plain(default)})[3:]}"])
+        assert config == Config(task={"model": model})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_setting_of_another_model_is_a_mistake(model: str) -> None:
+    own = {key for key, _, _ in all_settings(model)}
+    others = [(key, default) for key, default, _ in all_settings() if key not in own]
+    assert others
+    for key, default in others:
+        with pytest.raises(FnaError, match=f"unknown key '{key}'; it is a setting of .*; {model} has: "):
+            load_config(None, [f"task.model={model}", f"{key}={write_yaml({'x': _plain(default)})[3:]}"])
 
 
 def test_every_field_is_among_the_settings() -> None:
@@ -123,10 +134,13 @@ WRONG = {
     "unknown inner key": ("search: {alpha: {rate: 1}}", "unknown key 'search.alpha.rate'; known here: lr, betas"),
     "duplicate key": ("seed: {}\ndata: {}\nseed: {}", "line 3: the key 'seed' occurs twice"),
     "quoted int": ("search: {epochs: '5'}", "'search.epochs' is '5'; expected a whole number"),
-    "quoted float": ("search: {budget: '1.0'}", "expected a number"),
+    "quoted float": ("search: {budget_rate: '1.0'}", "expected a number"),
     "float for int": ("search: {epochs: 5.5}", "expected a whole number"),
     "bool for int": ("search: {epochs: true}", "expected a whole number"),
-    "bool for float": ("search: {budget: true}", "expected a number"),
+    "bool for float": ("search: {budget_rate: true}", "expected a number"),
+    "bool for a budget": ("search: {budget: true}", "search.budget: True is no budget; expected 0.9x"),
+    "budget without unit": ("derive: {budget: 50}", "derive.budget: the budget 50 has no unit; write 50x (times"),
+    "budget and lambda": ("search: {lambda: 0.1}", "--search.budget null"),
     "bool in a list": ("data: {crop: [true, 64]}", "'data.crop.0' is True; expected a whole number"),
     "bool for a choice": ("task: {output_stride: true}", "expected 8, 16 or 32"),
     "int for bool": ("data: {flip: 1}", "'data.flip' is 1; expected true or false"),
@@ -139,7 +153,7 @@ WRONG = {
     "nothing for bool": ("baseline: ~", "expected true or false"),
     "inf": ("search: {optimizer: {lr: .inf}}", "'search.optimizer.lr' is inf; expected a finite number"),
     "nan": ("search: {optimizer: {lr: .nan}}", "expected a finite number"),
-    "overflow": ("search: {budget: 1e999}", "expected a finite number"),
+    "overflow": ("search: {budget_rate: 1e999}", "expected a finite number"),
     "huge int": ("search: {epochs: " + "9" * 400 + "}", "expected less than"),
     "longer int": ("search: {epochs: " + "9" * 5000 + "}", "not valid YAML"),
     "negative": ("search: {optimizer: {lr: -1}}", "expected greater than 0"),
@@ -150,7 +164,30 @@ WRONG = {
     "scale reversed": ("data: {scale: [2, 1]}", "expected [smallest, largest]"),
     "alphas never move": ("search: {epochs: 4, alpha_start: 4}", "the alphas would never move"),
     "name with a path": ("adapt: {name: ../x}", "expected a file name"),
-    "name of our file": ("adapt: {name: target}", "choose another name"),
+    "name of our folder": ("adapt: {name: targets}", "choose another name"),
+    "target called seed": ("derive: {name: seed}", "which adapt.arch takes for the seed's"),
+    "target with a path": ("derive: {name: a/b}", "expected a file name"),
+    "unknown model": (
+        "task: {model: retina}",
+        "'task.model' is 'retina'; expected deeplabv3, deeplabv3plus,",
+    ),
+    "model of another task": (
+        "task: {name: pose, model: ssdlite}",
+        "is not for pose; choose simple_baseline, or",
+    ),
+    "setting of other models": (
+        "task: {model: retinanet, rates: [6]}",
+        "unknown key 'task.rates'; it is a setting of deeplabv3 and deeplabv3plus; retinanet has: channels, anchor_",
+    ),
+    "setting of another task": (
+        "data: {rotation: 3}",
+        "'data.rotation'; it is a setting of simple_baseline;",
+    ),
+    "typo in one of another task": (
+        "evaluate: {score_treshold: 0.1}",
+        "(did you mean 'evaluate.score_threshold'?); it is a setting of retinanet and ssdlite; deeplabv3 has: batch_",
+    ),
+    "typo in one of its own": ("task: {model: ssdlite, widht: 2}", "(did you mean 'width'?); ssdlite has: width"),
     "number as key": ("1: 2", "expected a key that is text"),
     "list as key": ("{[1]: 2}", "a key is a name, not a list"),
     "python object": ("seed: !!python/object/apply:os.system ['touch canary']", "could not determine a constructor"),

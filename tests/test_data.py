@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig as DataConfig
 from fna.data.augmenting import FILL_RGB
 from fna.data.decoding import read_image, read_mask
 from fna.data.listing import IGNORE, Listing, overlap

@@ -24,6 +24,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.nets.network import Classifier
 from fna.runs import pipeline
+from fna.runs.saved import predict_folder
 from fna.seeds import load_seed
 from fna.stages.evaluate import evaluate
 from fna.tasks.detection import TASK, back
@@ -93,15 +94,33 @@ def test_the_seeds_last_convolution_starts_ssdlites(channels: int) -> None:
     assert TASK.head_start(state, config().task) == {}
 
 
+@pytest.mark.parametrize(("width", "starts"), [(0.5, True), (1.5, False)])
+def test_a_narrower_ssdlite_starts_with_the_seeds_first_channels(width: float, starts: bool) -> None:
+    arch = replace(load_seed("efficientnet_lite0", None).arch, head_channels=96)
+    state, task = Classifier(arch).state_dict(), config("task.model=ssdlite", f"task.width={width}").task
+    start = TASK.head_start(state, task)
+    with torch.device("meta"):
+        head = TASK.head(TASK.prepare(arch, task), 3, task).state_dict()
+    assert head["last.conv.weight"].shape[0] == 96 * width
+    assert head["extras.0.2.0.weight"].shape[0] == 512 * width
+    assert bool(start) == starts
+    assert {name: value.shape for name, value in start.items()} == {name: head[name].shape for name in start}
+    for name, value in start.items():
+        source = state[name.replace("last.", "head.")]
+        assert torch.equal(value, source[:48] if source.ndim else source)
+
+
 @pytest.mark.parametrize("model", BOTH)
 def test_predictions_lie_in_their_images(squares: Path, model: str) -> None:
     settings = detection_config(squares, f"task.model={model}", "evaluate.score_threshold=0.0", "data.crop=[96, 96]")
-    with opened(settings) as setting:
-        network = setting.build(setting.seed.arch).eval()
-        views, frames = zip(*(setting.task.view(setting.val.load(i)[0], None, settings) for i in range(2)), strict=True)
-        images = setting.compute.images(torch.stack(views), setting.seed.mean, setting.seed.std)
+    with opened(settings) as job:
+        network = job.problem.build(job.seed.arch).eval()
+        views, frames = zip(
+            *(job.problem.task.view(job.data.val.load(i)[0], None, settings) for i in range(2)), strict=True
+        )
+        images = job.compute.images(torch.stack(views), job.seed.mean, job.seed.std)
         with torch.no_grad():
-            found = setting.task.predict(network, images, frames, settings)
+            found = job.problem.task.predict(network, images, frames, settings)
     for prediction in found:
         assert 0 < len(prediction["boxes"]) <= settings.evaluate.detections
         assert (prediction["boxes"] >= 0).all()
@@ -156,11 +175,13 @@ def test_small_pictures_and_boxes_at_the_border_are_no_trouble(size: tuple[int, 
 @pytest.mark.parametrize("model", BOTH)
 def test_a_tiny_run_learns(squares: Path, tmp_path: Path, model: str) -> None:
     settings = detection_config(squares, f"task.model={model}", "adapt.epochs=8", "evaluate.every=8")
-    with opened(settings) as setting:
-        found = search_tiny(setting, tmp_path)
-        adapted = adapt_tiny(setting, tmp_path)
-    assert all(np.isfinite(value) for row in found.alphas for value in row)
-    assert all(tensor.isfinite().all() for state in (found.state, adapted.state) for tensor in state.values())
+    with opened(settings) as job:
+        found = search_tiny(job, tmp_path)
+        adapted = adapt_tiny(job, tmp_path)
+    assert all(np.isfinite(value) for row in found.evidence.values for value in row)
+    assert all(
+        tensor.isfinite().all() for state in (found.network.state, adapted.network.state) for tensor in state.values()
+    )
     assert len(read_log(tmp_path / "search.csv")) == 6
     losses = [float(row["loss"]) for row in read_log(tmp_path / "adapt.csv")]
     assert np.mean(losses[-3:]) < 0.92 * np.mean(losses[:3])
@@ -210,13 +231,13 @@ def test_a_run_leaves_results_pictures_and_a_report(squares: Path, tmp_path: Pat
     assert set(TITLES) <= set(row)
     assert row["seconds_per_image"] > 0
     assert row["confusion"]["rows"] == [*NAMES.values(), "background"]
-    results = read_json(tmp_path / "run" / "adapted_results.json")
+    results = read_json(tmp_path / "run" / "adapted" / "results.json")
     assert results
     assert {entry["category_id"] for entry in results} <= set(NAMES)
     assert {(entry["image_id"], entry["file_name"]) for entry in results} <= {(i, f"{i}.png") for i in range(12, 16)}
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(word in page for word in ("AP50", "recall", "Confusion"))
-    predicted = pipeline.predict(tmp_path / "run", squares / "images" / "val", tmp_path / "out")
+    predicted = predict_folder(tmp_path / "run", squares / "images" / "val", tmp_path / "out")
     assert sorted(predicted["files"]) == ["12.png", "13.png", "14.png", "15.png", "results.json"]
     with Image.open(tmp_path / "out" / "13.png") as picture:
         assert picture.size == (WIDTH, HEIGHT)
@@ -236,7 +257,7 @@ def test_a_resnet_runs_end_to_end(source: str, tmp_path: Path, request: pytest.F
         copy_few(real(request.getfixturevalue("shared"), "bccd"), root)
     short = ("seed.name=resnet18", "space={}", "search.batch_size=2", "adapt.epochs=1", "adapt.batch_size=2")
     metrics = pipeline.run(tmp_path / "run", detection_config(root, *short, *overrides))
-    target = Arch.from_json(read_json(tmp_path / "run" / "target.json")["arch"])
+    target = Arch.from_json(read_json(tmp_path / "run" / "targets" / "derived.json")["arch"])
     assert {block.kind for _, block in target.layers()} == {"basic"}
     assert 0 <= metrics["rows"]["adapted"]["map"] <= 1
 
@@ -268,11 +289,11 @@ def test_boxes_without_area_neither_stop_a_training_nor_spoil_it(shared: Path, t
     few = copy_few(real(shared, "bccd"), tmp_path / "few")
     overrides = ("data.format=voc", "data.train=few", "data.on_error=fix", "adapt.batch_size=2")
     settings = detection_config(few, *overrides)
-    with opened(settings) as setting:
-        assert any("BloodImage_00343" in line for line in setting.train.skipped)
-        adapted = adapt_tiny(setting, tmp_path / "run")
-        scores = evaluate(setting.build(setting.seed.arch), setting)
-    assert all(tensor.isfinite().all() for tensor in adapted.state.values())
+    with opened(settings) as job:
+        assert any("BloodImage_00343" in line for line in job.data.train.skipped)
+        adapted = adapt_tiny(job, tmp_path / "run")
+        scores = evaluate(job.problem.build(job.seed.arch), job.problem, job.data.val, job.compute)
+    assert all(tensor.isfinite().all() for tensor in adapted.network.state.values())
     assert all(np.isfinite(float(row["loss"])) for row in read_log(tmp_path / "run" / "adapt.csv"))
     assert 0 <= scores["map"] <= 1
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fna.config import Config
+from fna.config import Config, RetinaNet
 from fna.reporting import figures
 from fna.reporting.results import curves
 from fna.tasks.detection_scores import (
@@ -61,7 +61,7 @@ def prediction(*boxes: tuple[list[float], int, float]) -> dict[str, Any]:
 
 def scored(*pairs: tuple[Any, Any], data: Any = DATA) -> dict[str, Any]:
     """Score (truth, prediction) pairs through the class the engine uses."""
-    scores = DetectionScores(data, Config())
+    scores = DetectionScores(data, Config(task=RetinaNet()))
     for index, (true, found) in enumerate(pairs):
         scores.update([index], [found], [{**true, "image_id": index + 1}])
     result = scores.compute()
@@ -199,7 +199,7 @@ def test_crowd_and_difficult_boxes_count_neither_way(kind: str) -> None:
 
 def test_processes_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = random_scene(np.random.default_rng(5))
-    whole, parts = scored(*pairs), [DetectionScores(DATA, Config()) for _ in range(2)]
+    whole, parts = scored(*pairs), [DetectionScores(DATA, Config(task=RetinaNet())) for _ in range(2)]
     for index, (true, found) in enumerate(pairs):
         parts[index % 2].update([index], [found], [{**true, "image_id": index + 1}])
     together = [image for part in parts for image in part.images]

@@ -137,7 +137,7 @@ def test_processes_score_one_network_where_each_has_statistics_of_its_own(two: l
 
 def test_only_the_first_process_writes(out: Path) -> None:
     written = {path.name for path in (out / "0-of-2").rglob("*") if path.is_file()}
-    assert {"search.csv", "entropy.csv", "adapt.csv", "scores.csv"} < written
+    assert {"search.csv", "entropy.csv", "adapt.csv", "scores.csv", "step-000008.pt"} < written
     assert not [path for path in (out / "1-of-2").rglob("*") if path.is_file()]
 
 

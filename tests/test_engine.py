@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,8 +256,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_path: Path, what: str) -> None:
-    with opened(tiny_config(images)) as setting:
-        bad = replace(setting, task=replace(setting.task, loss=bad_after(5, what, setting.task.loss)))
+    with opened(tiny_config(images)) as job:
+        bad = job.with_loss(bad_after(5, what, job.problem.task.loss))
         with pytest.raises(FnaError, match=r"at iteration 5 \(learning rate 0\.0\d+\).*files of the batch: .*\.png"):
             adapt_tiny(bad, tmp_path)
     step, state = Checkpoints(tmp_path / "adapt").load_latest() or (None, {})
@@ -276,8 +278,8 @@ def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_
 def test_a_bad_number_in_an_alpha_step_stops_the_search(
     images: Path, tmp_path: Path, call: int, step: int, what: str, words: str
 ) -> None:
-    with opened(tiny_config(images)) as setting:
-        bad = replace(setting, task=replace(setting.task, loss=bad_after(call, what, setting.task.loss)))
+    with opened(tiny_config(images)) as job:
+        bad = job.with_loss(bad_after(call, what, job.problem.task.loss))
         with pytest.raises(FnaError, match=rf"{words}.* at iteration {step} \(learning rate 0\.02\).*\.png"):
             search_tiny(bad, tmp_path)
     assert Checkpoints(tmp_path / "search").steps() == [4, 6]
@@ -289,9 +291,10 @@ def test_a_bad_number_in_an_alpha_step_stops_the_search(
 class Counting:
     """A loop whose state is a list of its iterations."""
 
-    total_steps, steps_per_epoch = 7, 3
+    steps_per_epoch = 3
 
-    def __init__(self) -> None:
+    def __init__(self, records: int = 12, total_steps: int = 7) -> None:
+        self.records, self.total_steps = records, total_steps
         self.seen: list[int] = []
         self.epochs: list[int] = []
         self.started: list[int] = []
@@ -314,27 +317,62 @@ class Counting:
         self.started.append(step)
 
 
+def often(steps: int, seconds: float = 0.0) -> EngineConfig:
+    return EngineConfig(checkpoint_steps=steps, checkpoint_seconds=seconds)
+
+
 @pytest.mark.parametrize(("every", "saved"), [(0, [3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (4, [3, 4, 6]), (100, [3, 6])])
 def test_checkpoints_come_every_so_often_and_at_the_end_of_epochs(tmp_path: Path, every: int, saved: list[int]) -> None:
     loop = Counting()
-    fit(loop, Checkpoints(tmp_path, keep=100), None, "count", every, CPU)
+    fit(loop, Checkpoints(tmp_path, keep=100), None, "count", often(every), CPU)
     assert Checkpoints(tmp_path).steps() == saved
     assert (loop.seen, loop.epochs, loop.started) == ([0, 1, 2, 3, 4, 5, 6], [1, 2], [0])
 
 
+class Slow(Counting):
+    """A loop of four epochs whose iterations take ten seconds each by the clock of the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(total_steps=12)
+        monkeypatch.setattr(time, "monotonic", lambda: 10.0 * len(self.seen))
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds", "saved"),
+    [(0, 30, [3, 6, 9, 12]), (0, 31, [6, 12]), (0, 61, [9]), (0, 121, []), (4, 35, [4, 8, 12]), (5, 40, [5, 9, 10])],
+)
+def test_checkpoints_at_the_ends_of_epochs_keep_a_distance_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, seconds: float, saved: list[int]
+) -> None:
+    fit(Slow(monkeypatch), Checkpoints(tmp_path, keep=100), None, "count", often(every, seconds), CPU)
+    assert Checkpoints(tmp_path).steps() == saved
+
+
+def test_short_epochs_write_no_checkpoints_unless_asked(tmp_path: Path) -> None:
+    fit(Counting(), Checkpoints(tmp_path), None, "count", EngineConfig(), CPU)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loop_goes_on_where_its_last_checkpoint_is(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    minutes = fit(Counting(), checkpoints, None, "count", 4, CPU)
+    minutes = fit(Counting(), checkpoints, None, "count", often(4), CPU)
     again = Counting()
-    assert fit(again, checkpoints, None, "count", 4, CPU) >= minutes - 1e-3
+    assert fit(again, checkpoints, None, "count", often(4), CPU) >= minutes - 1e-3
     assert (again.seen, again.epochs, again.started) == ([0, 1, 2, 3, 4, 5, 6], [], [6])
 
 
 def test_a_phase_goes_on_with_as_many_processes_as_it_began_with(tmp_path: Path) -> None:
-    fit(Counting(), Checkpoints(tmp_path), None, "count", 4, CPU)
+    fit(Counting(), Checkpoints(tmp_path), None, "count", often(4), CPU)
     two = replace(CPU, world=World(0, 2))
     with pytest.raises(FnaError, match=r"'count' began with 1 process, now there are 2; .* without torchrun"):
-        fit(Counting(), Checkpoints(tmp_path), None, "count", 4, two)
+        fit(Counting(), Checkpoints(tmp_path), None, "count", often(4), two)
+
+
+def test_a_phase_goes_on_with_the_data_and_the_length_it_began_with(tmp_path: Path) -> None:
+    fit(Counting(), Checkpoints(tmp_path), None, "count", often(4), CPU)
+    changed = "'count' began with 12 records to train on, now there are 14; 7 iterations in all, now there are 9: go on"
+    with pytest.raises(FnaError, match=changed):
+        fit(Counting(records=14, total_steps=9), Checkpoints(tmp_path), None, "count", often(4), CPU)
 
 
 # --- device and precision ---------------------------------------------------------------------------------------------
@@ -349,6 +387,21 @@ def test_device_and_precision_that_are_there() -> None:
     found = next(compute(device="cpu", precision="bf16", channels_last=False))
     assert (found.device.type, found.dtype, found.channels_last) == ("cpu", torch.bfloat16, False)
     assert next(compute(device="cpu", precision="fp32")).dtype is None
+
+
+def test_threads_are_as_many_as_before_afterwards() -> None:
+    before = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(2)
+            with computing(EngineConfig(device="cpu", threads=number)):
+                assert torch.get_num_threads() == number
+            assert torch.get_num_threads() == 2
+        with suppress(ValueError), computing(EngineConfig(device="cpu", threads=1)):
+            raise ValueError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ ROOT = Path(fna.__file__).parent
 # for those of its modules that have an entry themselves.
 ORDER = (
     "errors progress rng",
-    "arch files config.strict_yaml training.distributed",
-    "arch.spaces arch.net_config nets.depthwise training.sinks training.checkpoints runs.folder cli.tables",
-    "config cost",
+    "arch files config.strict_yaml config.budgets training.distributed",
+    "arch.spaces arch.net_config arch.target nets.depthwise training.sinks training.checkpoints runs.folder",
+    "reporting.rows",
+    "config",
+    "cost",
     "data.stamps",
     "data.decoding data.cache",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
@@ -33,11 +35,15 @@ ORDER = (
     "remapping seeds",
     "tasks",
     "tasks.detection tasks.segmentation tasks.pose",
+    "tasks.problem",
     "training",
-    "stages.derive stages.expand stages.evaluate stages.predict",
-    "searching stages.adapt",
+    "searching.sampling searching.knapsack searching.found",
+    "searching.choosing",
+    "searching",
+    "stages.expand stages.evaluate stages.predict",
     "stages",
-    "runs.run cli.counting cli.transfer",
+    "runs.saved cli.counting cli.transfer cli.tables",
+    "runs.run",
     "reporting",
     "runs",
     "cli",
@@ -101,6 +107,8 @@ def test_no_torch_at_import() -> None:
         "runs.folder",
         "arch.spaces",
         "cost.madds",
+        "cost.units",
+        "reporting.rows",
         "stages.derive",
         "cli.tables",
         "cli.catalogue",
@@ -118,3 +126,12 @@ for module in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_imported_that_windows_lacks() -> None:
+    posix = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not posix.intersection(names), f"{path}:{node.lineno}"

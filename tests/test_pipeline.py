@@ -12,11 +12,12 @@ from PIL import Image
 from fna.arch import Arch, SuperArch
 from fna.arch.net_config import to_net_config
 from fna.config import Config, load_config
-from fna.cost.madds import cost_table, path_cost
+from fna.cost.madds import cost_table
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
 from fna.runs.run import Run
+from fna.runs.saved import predict_folder
 
 TINY = (
     *("seed.name=mobilenet_v2_035", "seed.weights=null", "task.channels=16"),
@@ -41,8 +42,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> None:
     path, metrics = finished
     for name in (
-        *("config.yaml", "seed.json", "super.json", "search.csv", "alphas.json", "target.json", "target.safetensors"),
-        *("adapted.safetensors", "baseline.safetensors", "metrics.json", "report.html", "manifest.json"),
+        *("config.yaml", "seed.json", "super.json", "problem.json", "search.csv", "found.json", "found.safetensors"),
+        *("targets/derived.json", "adapted/network.safetensors", "baseline/network.json", "adapted/scores.csv"),
+        *("metrics.json", "report.html", "manifest.json"),
     ):
         assert (path / name).is_file(), name
     assert metrics == read_json(path / "metrics.json")
@@ -55,20 +57,21 @@ def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> 
 
 def test_the_target_keeps_the_budget(finished: tuple[Path, dict[str, Any]]) -> None:
     path, metrics = finished
-    target = read_json(path / "target.json")
+    target = read_json(path / "targets" / "derived.json")
     arch, space = Arch.from_json(target["arch"]), SuperArch.from_json(read_json(path / "super.json"))
     assert space.path_arch(target["path"]) == arch
-    assert target["madds"] <= target["budget"] <= 0.9 * target["seed_madds"]
+    assert target["cost"] == target["madds"] <= target["budget"]["cost"] <= 0.9 * target["seed_madds"]
     assert metrics["rows"]["adapted"]["madds"] == target["madds"]
     assert metrics["rows"]["baseline"]["madds"] == target["seed_madds"]
     with Run.open(path) as run:
-        table = cost_table(run.setting.task.prepare(space, run.config.task), (64, 96))
-        assert path_cost(table, target["path"]) + run.costs.other == target["madds"]
+        costs = run.problem.costs(space)
+        assert costs.table == cost_table(run.problem.prepared(space), (64, 96))
+        assert costs.whole(target["path"]) == target["madds"]
 
 
 def test_running_again_redoes_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
     path, metrics = finished
-    names = ("super.safetensors", "searched.safetensors", "target.json", "adapted.safetensors", "baseline.safetensors")
+    names = ("super.safetensors", "found.safetensors", "targets/derived.json", "adapted/network.safetensors")
     before = [(path / name).stat().st_mtime_ns for name in names]
     again = pipeline.run(path, tiny())["rows"]
     for name, row in metrics["rows"].items():
@@ -94,7 +97,7 @@ def test_an_architecture_file_can_be_adapted(finished: tuple[Path, dict[str, Any
         path, None, ["adapt.name=from_file", f"adapt.arch={tmp_path / 'arch.txt'}", "adapt.init=seed"]
     ) as run:
         pipeline.stage(run, "adapt")
-    assert Arch.from_json(read_json(path / "from_file.json")["arch"]) == seed
+    assert Arch.from_json(read_json(path / "from_file" / "network.json")["arch"]) == seed
 
 
 def test_the_same_name_cannot_mean_two_networks(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -108,7 +111,7 @@ def test_predict_draws_every_image(finished: tuple[Path, dict[str, Any]], tmp_pa
     (tmp_path / "in").mkdir()
     Image.new("RGB", (70, 50), "gray").save(tmp_path / "in" / "a.png")
     Image.new("L", (64, 64)).save(tmp_path / "in" / "b.jpg")
-    result = pipeline.predict(path, tmp_path / "in", tmp_path / "out")
+    result = predict_folder(path, tmp_path / "in", tmp_path / "out")
     assert result["files"] == ["a.png", "b.png"]
     with Image.open(tmp_path / "out" / "a.png") as picture:
         assert picture.size == (70, 50)
@@ -119,26 +122,25 @@ def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]
     path, _ = finished
     (tmp_path / "broken.png").write_bytes(b"<html>")
     with pytest.raises(FnaError, match=r"broken\.png"):
-        pipeline.predict(path, tmp_path, tmp_path / "out")
+        predict_folder(path, tmp_path, tmp_path / "out")
     with pytest.raises(FnaError, match="nowhere does not exist"):
-        pipeline.predict(path, tmp_path / "nowhere", tmp_path / "out")
+        predict_folder(path, tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_a_misspelt_adaptation_is_answered_with_the_nearest(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
-    expected = r"'adaptd' \(did you mean 'adapted'\?\) .* is not finished; type: fna adapt .* --adapt.name adaptd"
-    with pytest.raises(FnaError, match=expected):
-        pipeline.predict(finished[0], tmp_path, tmp_path / "out", name="adaptd")
+    with pytest.raises(FnaError, match=r"there is no .*adaptd \(did you mean 'adapted'\?\); give a run's folder"):
+        predict_folder(finished[0] / "adaptd", tmp_path, tmp_path / "out")
 
 
 def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('[{"file_name": "a.png", "bbox": [1, 2, 30, 40]}]')
-    with pytest.raises(FnaError, match="--boxes are of persons, for pose; this run is of segmentation"):
-        pipeline.predict(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
+    with pytest.raises(FnaError, match="--boxes are of persons, for pose; this network is of segmentation"):
+        predict_folder(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
 
 
 @pytest.mark.parametrize(
@@ -190,25 +192,28 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_flipped_byte_is_noticed(finished: tuple[Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("name", ["adapted/network.safetensors", "found.safetensors"])
+def test_a_flipped_byte_is_noticed_where_it_is_read(finished: tuple[Path, dict[str, Any]], name: str) -> None:
     path, _ = finished
-    data = (path / "searched.safetensors").read_bytes()
-    (path / "searched.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    data = (path / name).read_bytes()
+    (path / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     try:
-        with pytest.raises(FnaError, match=r"searched\.safetensors"):
-            pipeline.run(path, tiny())
+        with Run.open(path, None, ["adapt.name=flipped", "adapt.arch=seed"]) as run:
+            with pytest.raises(FnaError, match=rf"{name} is not as the stage '.*' left it \(its SHA-256"):
+                pipeline.stage(run, "evaluate" if name.startswith("adapted") else "adapt")
+            assert pipeline.stage(run, "derive")["madds"]  # reads neither
     finally:
-        (path / "searched.safetensors").write_bytes(data)
+        (path / name).write_bytes(data)
 
 
 def test_the_fixed_lambda_of_the_article_stays_available(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", tiny("search.budget=null", "search.lambda=0.5", "search.epochs=2")) as run:
         for name in ("expand", "search", "derive"):
             pipeline.stage(run, name)
-    target = json.loads((tmp_path / "run" / "target.json").read_text())
+    target = json.loads((tmp_path / "run" / "targets" / "derived.json").read_text())
     assert target["budget"] is None
     assert target["disagreements"] == []
-    assert target["madds"] == target["argmax_madds"]
+    assert target["madds"] == target["argmax_cost"]
 
 
 def test_channels_that_cannot_learn_are_warned_of(tmp_path: Path) -> None:

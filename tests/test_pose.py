@@ -16,10 +16,11 @@ from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
-from fna.config import Config, make_config
+from fna.config import make_config
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
+from fna.runs.saved import predict_folder
 from fna.stages.evaluate import evaluate
 from fna.tasks.pose import TASK, open_data
 from fna.tasks.pose_drawing import draw
@@ -65,12 +66,14 @@ class Oracle(nn.Module):
 def test_crops_and_images_fit_together(figures: Path, flip: str, rule: str) -> None:
     """What a perfect network finds in crops is where the truth is in images, to a fraction of a heatmap pixel."""
     config = pose_config(figures, f"evaluate.flip_test={flip}", f"evaluate.decode={rule}")
-    with opened(config) as setting:
+    with opened(config) as job:
         kept: dict[int, Any] = {}
-        scores = evaluate(Oracle(setting.seed.mean, setting.seed.std), setting, keep=range(6), kept=kept)
+        scores = evaluate(
+            Oracle(job.seed.mean, job.seed.std), job.problem, job.data.val, job.compute, keep=range(6), kept=kept
+        )
         errors = []
         for index, prediction in kept.items():
-            truth = setting.val.load(index)[1]
+            truth = job.data.val.load(index)[1]
             labelled = truth["points"][:, 2] > 0
             errors.append((prediction["points"] - truth["points"])[labelled][:, :2])
             assert prediction["points"].dtype == torch.float32
@@ -82,29 +85,29 @@ def test_crops_and_images_fit_together(figures: Path, flip: str, rule: str) -> N
 
 def test_the_flip_test_swaps_sides(figures: Path) -> None:
     """A network that sees only what is left of the middle finds the other dot in the mirror."""
-    with opened(pose_config(figures)) as setting:
-        image, truth = setting.val.load(1)
-        view, frame = TASK.view(image, truth, setting.config)
+    with opened(pose_config(figures)) as job:
+        image, truth = job.data.val.load(1)
+        view, frame = TASK.view(image, truth, job.config)
         assert list(frame.swap) == [1, 0, 2]
-        crops = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
+        crops = job.compute.images(view[None], job.seed.mean, job.seed.std)
 
         class LeftHalf(nn.Module):
             def forward(self, crops_N3HW: Tensor) -> Tensor:
-                heatmaps = Oracle(setting.seed.mean, setting.seed.std)(crops_N3HW)
+                heatmaps = Oracle(job.seed.mean, job.seed.std)(crops_N3HW)
                 heatmaps[:, :, :, heatmaps.shape[3] // 2 :] = 0
                 return heatmaps
 
-        found = TASK.predict(LeftHalf(), crops, [frame], setting.config)[0]["points"]
+        found = TASK.predict(LeftHalf(), crops, [frame], job.config)[0]["points"]
     assert ((found - truth["points"])[:2, :2].abs() < 1).all()
 
 
 def test_a_run_in_miniature_learns(figures: Path, tmp_path: Path) -> None:
     config = pose_config(figures, "adapt.epochs=12", "evaluate.every=12", "data.rotation=0.0")
-    with opened(config) as setting:
-        searched = search_tiny(setting, tmp_path)
-        before = evaluate(setting.build(setting.seed.arch), setting)
-        adapted = adapt_tiny(setting, tmp_path)
-    assert len(searched.alphas) > 0
+    with opened(config) as job:
+        searched = search_tiny(job, tmp_path)
+        before = evaluate(job.problem.build(job.seed.arch), job.problem, job.data.val, job.compute)
+        adapted = adapt_tiny(job, tmp_path)
+    assert len(searched.evidence.values) > 0
     assert adapted.scores["pck"] > before["pck"] + 0.2
     assert set(adapted.scores["pck_joint"]) == set(JOINTS)
     assert len(adapted.scores["results"]) == 6
@@ -112,13 +115,13 @@ def test_a_run_in_miniature_learns(figures: Path, tmp_path: Path) -> None:
 
 def test_predictions_without_a_data_set(figures: Path) -> None:
     """A box alone, or nothing, is enough for a prediction."""
-    with opened(pose_config(figures)) as setting:
-        image, truth = setting.val.load(0)
-        model = setting.build(setting.seed.arch).eval()
+    with opened(pose_config(figures)) as job:
+        image, truth = job.data.val.load(0)
+        model = job.problem.build(job.seed.arch).eval()
         for record in (None, {"box": truth["box"]}):
-            view, frame = TASK.view(image, record, setting.config)
-            crops = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
-            prediction = TASK.predict(model, crops, [frame], setting.config)[0]
+            view, frame = TASK.view(image, record, job.config)
+            crops = job.compute.images(view[None], job.seed.mean, job.seed.std)
+            prediction = TASK.predict(model, crops, [frame], job.config)[0]
             assert prediction["points"].shape == (3, 3)
             assert prediction["points"].isfinite().all()
     assert frame.box.tolist() == truth["box"].tolist()
@@ -150,7 +153,7 @@ def test_coco_results() -> None:
 def drawn(points: list[tuple[float, float, float]], **about: Any) -> np.ndarray[Any, Any]:
     picture = np.zeros((80, 100, 3), np.uint8)
     person = {"points": torch.tensor(points), "box": torch.tensor([5.0, 5.0, 80.0, 60.0]), **about}
-    result = draw(picture, person, LABELS, Config())
+    result = draw(picture, person, LABELS, make_config({"task": {"name": "pose"}}))
     assert not picture.any()  # drawn into a copy
     return result
 
@@ -208,13 +211,13 @@ def test_a_run_leaves_results_skeletons_and_a_report(figures: Path, tmp_path: Pa
     metrics = pipeline.run(tmp_path / "run", settings)
     assert metrics["metric"] == "pck"
     assert set(metrics["rows"]["adapted"]["pck_joint"]) == set(JOINTS)
-    results = read_json(tmp_path / "run" / "adapted_results.json")
+    results = read_json(tmp_path / "run" / "adapted" / "results.json")
     assert [(row["image_id"], row["file_name"]) for row in results] == [(i + 1, f"val{i}.png") for i in range(6)]
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(word in page for word in ("PCK", "distance / box size", *JOINTS))
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"image_id": 5, "file_name": "val4.png", "bbox": [10, 10, 44, 38], "score": 0.5}]))
-    pipeline.predict(tmp_path / "run", figures / "images", tmp_path / "out", boxes=boxes)
+    predict_folder(tmp_path / "run", figures / "images", tmp_path / "out", boxes=boxes)
     assert [(row["file_name"], row["image_id"]) for row in read_json(tmp_path / "out/results.json")] == [
         ("val4.png", 5)
     ]

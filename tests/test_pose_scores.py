@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from scipy.io import savemat
 
-from fna.config import Config, DataConfig
+from fna.config import Config, DataConfig, SimpleBaseline
 from fna.data.pose import PoseData, open_data
 from fna.tasks.pose_scores import COCO_SIGMAS, TITLES, PoseScores, person_score, torso
 
@@ -45,7 +45,7 @@ def person(
 
 
 def scored(*people: Person, joints: tuple[str, ...] = JOINTS) -> dict[str, Any]:
-    scores = PoseScores(SimpleNamespace(classes=joints, ignored=()), Config())
+    scores = PoseScores(SimpleNamespace(classes=joints, ignored=()), Config(task=SimpleBaseline()))
     for index, (prediction, truth) in enumerate(people):
         scores.update([index], [prediction], [truth])
     return scores.compute()
@@ -148,7 +148,8 @@ def test_curves_rise_to_the_score_at_the_threshold() -> None:
 
 def test_persons_come_in_any_order_and_once() -> None:
     people = [person(UPRIGHT, [i, 0, 9, 0], head=10, image_id=f"im{i}") for i in range(3)]
-    forth, back = (PoseScores(SimpleNamespace(classes=JOINTS, ignored=()), Config()) for _ in range(2))
+    data, config = SimpleNamespace(classes=JOINTS, ignored=()), Config(task=SimpleBaseline())
+    forth, back = (PoseScores(data, config) for _ in range(2))
     for order, scores in (((0, 1, 2), forth), ((2, 0, 1, 2), back)):
         for i in order:
             scores.update([i], [people[i][0]], [people[i][1]])
@@ -171,7 +172,7 @@ def test_a_persons_score_is_the_mean_of_the_sure_joints() -> None:
 
 def noisy(data: PoseData, noise: float) -> dict[str, Any]:
     """Scores of the truth with noise."""
-    scores, rng = PoseScores(data, Config()), np.random.default_rng(1)
+    scores, rng = PoseScores(data, Config(task=SimpleBaseline())), np.random.default_rng(1)
     for index in range(len(data)):
         truth = data.load(index)[1]
         points = truth["points"].double()

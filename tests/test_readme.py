@@ -7,6 +7,7 @@ import json
 import pkgutil
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,9 @@ from fna.config.strict_yaml import parse_yaml
 from fna.data.synthetic import scene
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, REFERENCE, RESULTS_PAGE, TUTORIAL = (
+    ROOT / name for name in ("README.md", "docs/reference.md", "docs/results.md", "docs/tutorial.md")
+)
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -50,9 +53,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = dict(commands())
 
 
-def load_script() -> ModuleType:
-    """Import benchmarks/readme.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("readme_script", ROOT / "benchmarks" / "readme.py")
+def load_script(name: str) -> ModuleType:
+    """Import a script of benchmarks/, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "benchmarks" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -60,23 +63,58 @@ def load_script() -> ModuleType:
     return module
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page can end with."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+# --- the first screen -------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_begins_with_what_counts() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 180
+    first = "\n".join(lines[:40])
+    (block,) = re.findall(r"^```sh\n(.*?)^```", first, re.MULTILINE | re.DOTALL)
+    assert [line.split()[:2] for line in block.splitlines()] == [["make", "demo"], ["fna", "run"]]
+    assert re.search(r"^!\[.+\]\(docs/\S+\.svg\)$", first, re.MULTILINE)
+    assert first.count("<!-- results:") == first.count("<!-- /results -->") == 1
+    for word in ("Expand", "Alphas", "Derive", "Adapt"):
+        assert f"*{word}*" in first
+
+
+def test_the_picture_is_of_the_table_beside_it() -> None:
+    script = load_script("picture")
+    drawn = (ROOT / "docs" / "found.svg").read_text(encoding="utf-8")
+    result = json.loads(script.RESULT.read_text(encoding="utf-8"))
+    assert f"<!-- results:{script.RESULT.stem} -->" in README.read_text(encoding="utf-8")
+    assert len(drawn.encode()) < 60_000
+
+    def texts(svg: str) -> list[str]:
+        return re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+
+    assert texts(drawn) == texts(script.draw(result)), "type: python benchmarks/picture.py"
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_are_those_of_the_results() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert load_script().render(text, RESULTS) == text, "type: python benchmarks/readme.py"
+@pytest.mark.parametrize(("page", "root"), [(README, ""), (RESULTS_PAGE, "../")], ids=["README", "results"])
+def test_the_tables_are_those_of_the_results(page: Path, root: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert load_script("pages").render(text, RESULTS, root) == text, "type: python benchmarks/pages.py"
 
 
 def test_every_table_has_its_place() -> None:
-    script = load_script()
-    text = README.read_text(encoding="utf-8")
-    assert {match[2] for match in script.MARKER.finditer(text)} == set(script.TABLES)
+    script = load_script("pages")
+    text = RESULTS_PAGE.read_text(encoding="utf-8")
+    assert sorted(match[2] for match in script.MARKER.finditer(text)) == sorted(script.TABLES)
     assert text.count("<!-- results:") == text.count("<!-- /results -->") == len(script.TABLES)
 
 
 def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
-    script = load_script()
+    script = load_script("pages")
     row = {"row": "seed", "metric": "mIoU", "score": 0.5871, "params": 2.5e6, "madds": 2.566e9, "minutes": 12.3}
     about = {"date": "2026-01-02", "machine": "a machine, 2 cores", "versions": {"torch": "2.14.1"}}
     (tmp_path / "camvid_first.json").write_text(json.dumps({"rows": [row], "ratios": {}, **about}))
@@ -119,15 +157,21 @@ def test_outputs_are_what_commands_print(page: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    anchors = {
-        re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page.read_text(), re.M)
-    }
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("https://"):
-            assert (page.parent / link).exists(), link
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("https://"):
+            name, _, anchor = link.partition("#")
+            there = page.parent / name if name else page
+            assert there.exists(), link
+            assert not anchor or anchor in anchors(there), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:fna|tests|benchmarks|recipes)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / "contracts" / name).exists(), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -150,7 +194,7 @@ def is_symbol(name: str) -> bool:
 
 def test_the_table_of_settings_has_the_defaults() -> None:
     defaults = {key: default for key, default, _ in settings()}
-    section = README.read_text(encoding="utf-8").partition("### Settings people change")[2].partition("\n### ")[0]
+    section = REFERENCE.read_text(encoding="utf-8").partition("## Settings people change")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?`) \| (`.+?`) \|", section, re.MULTILINE)
     assert len(rows) > 10
     for names, values in rows:
@@ -182,6 +226,7 @@ def write_scenes(root: Path, train: int = 8, val: int = 2) -> None:
 
 
 TINY = """
+search:
   epochs: 2
   alpha_start: 1
   batch_size: 2
@@ -198,18 +243,23 @@ engine:
   threads: 1
   workers: 0
 """
+RANDOM_SEED = "seed: {name: mobilenet_v2_035, weights: null}\nbaseline: false\n"
+
+
+def write_leaves(folder: Path, more: str = "") -> None:
+    """Write the README's recipe with a tiny schedule, and its data."""
+    (recipe,) = blocks(README, "yaml")
+    (folder / "leaves.yaml").write_text(recipe + "  crop: [64, 64]" + TINY + more)
+    write_scenes(folder / "leaves")
 
 
 def test_the_python_code_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As it stands, on the README's recipe with a tiny schedule, 10 small images, and the real seed."""
-    (code,) = blocks(README, "python")
-    (recipe,) = blocks(README, "yaml")
+    code = blocks(README, "python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 14
-    short = recipe.partition("search:")[0] + "  crop: [64, 64]\nsearch:" + TINY
-    (tmp_path / "leaves.yaml").write_text(short)
-    write_scenes(tmp_path / "leaves")
+    write_leaves(tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Cost(")]
@@ -218,16 +268,18 @@ def test_the_python_code_runs(
     assert target <= 0.9 * seed
 
 
-def test_the_tutorials_code_opens_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks(ROOT / "docs" / "tutorial.md", "python")
-    (recipe,) = blocks(README, "yaml")
-    random_seed = "seed: {name: mobilenet_v2_035, weights: null}\nbaseline: false\n"
-    (tmp_path / "leaves.yaml").write_text(
-        random_seed + recipe.partition("search:")[0] + "  crop: [64, 64]\nsearch:" + TINY
-    )
-    write_scenes(tmp_path / "leaves")
+def test_the_code_that_loads_a_network_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, beside nothing but the network's folder."""
+    write_leaves(tmp_path, RANDOM_SEED)
     monkeypatch.chdir(tmp_path)
     fna.run("runs/leaves", load_config("leaves.yaml"))
-    names: dict[str, Any] = {}
-    exec(compile(code, "tutorial.md", "exec"), names)
-    assert tuple(names["model"](torch.zeros(1, 3, 64, 96)).shape) == (1, 3, 64, 96)
+    shutil.copy("leaves/images/val0.png", "photo.jpg")
+    shutil.rmtree("leaves")
+    Path("leaves.yaml").unlink()
+    for page in (README, TUTORIAL):
+        names: dict[str, Any] = {}
+        exec(compile(blocks(page, "python")[-1], page.name, "exec"), names)
+        model, labels = names["model"], names["labels"]
+        assert model.classes == ("soil", "leaf", "stem")
+        assert tuple(labels.shape) == (64, 96)
+        assert tuple(model(torch.zeros(1, 3, *model.input_size)).shape[:2]) == (1, 3)

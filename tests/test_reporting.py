@@ -11,6 +11,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,13 +21,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from fna.arch import SuperArch, with_output_stride
+from fna.arch import with_output_stride
 from fna.arch.net_config import from_net_config
 from fna.arch.spaces import make_space
 from fna.config import dump_yaml, make_config
+from fna.cost.units import shown_in, with_unit
 from fna.errors import FnaError
-from fna.reporting import SECTIONS, figures, write_report
+from fna.reporting import figures
+from fna.reporting.page import SECTIONS, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
+from fna.reporting.rows import charged_minutes
 
 MOBILENET_V2 = "|".join(
     f"[[{i}, {o}], {['k3_e1' if o == 16 else 'k3_e6'] * n}, {s}]"
@@ -36,12 +40,14 @@ MOBILENET_V2 = "|".join(
     )
 )  # fmt: skip
 CLASSES = {"road": [128, 64, 128], "car": [64, 0, 128], "<b>sky</b> & $x_1$": [70, 130, 180], "train": [0, 80, 100]}
-SEED_MADDS, BUDGET = 24_521_712_128, 24_000_000_000
+SEED_MADDS, SEED_PARAMS, BUDGET = 24_521_712_128, 2_567_507, 24_000_000_000
+MADDS = shown_in("MAdds")
+NETWORKS = ("baseline", "adapted", "control")
 
 
 def fake_run(folder: Path) -> Path:
     """Write a run folder as the stages leave it, with invented numbers."""
-    draw, epochs, steps, rows = random.Random(0), 6, 40, ("baseline", "adapted", "control")
+    draw, epochs, steps = random.Random(0), 6, 40
     folder.mkdir(exist_ok=True)
     seed = from_net_config(MOBILENET_V2)
     space = make_space(seed)
@@ -53,28 +59,49 @@ def fake_run(folder: Path) -> Path:
     write(folder, "remap.json", {"copied": 0.81, "new": 0.19, "dropped": 0.0, "rules": rules})
     layers = {f"{s}.{n}": [b.label for b in blocks] for (s, n), blocks in space.layers() if len(blocks) > 1}
     write_search(folder, layers, epochs, steps, draw)
-    write_target(folder, space, layers, draw)
-    for k, name in enumerate(rows):
+    alphas = {layer: {label: draw.gauss(0, 1.2) for label in labels} for layer, labels in layers.items()}
+    found = {"evidence": "alphas", "layers": alphas, "unit": "MAdds", "sampler": "uniform", "chooser": "alphas"}
+    write(folder, "found.json", {**found, "minutes": 25.4, "warnings": [], "budget": {"text": "24e9", "cost": BUDGET}})
+    write(folder, "targets/derived.json", target_json(alphas))
+    for k, name in enumerate(NETWORKS):
         curve = [0.6 + 0.02 * k - (0.3 - 0.1 * k) * 0.6**e + draw.gauss(0, 0.004) for e in range(epochs)]
         lines = [f"{e + 1},{score:.4f},{e * 0.7:.2f}" for e, score in enumerate(curve)]
-        write(folder, f"{name}_scores.csv", "\n".join(["epoch,miou,minutes", *lines]) + "\n")
-    metrics = {
-        "rows": {name: metrics_row(name, k, epochs) for k, name in enumerate(rows)},
-        "metric": "miou", "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
-        "search_minutes": 25.4, "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
-        "colors": CLASSES, "data": {"train": 367, "val": 101, "skipped": ["0001.png: truncated"]},
-    }  # fmt: skip
-    write(folder, "metrics.json", metrics)
+        write(folder, f"{name}/scores.csv", "\n".join(["epoch,miou,minutes", *lines]) + "\n")
+        write(folder, f"{name}/network.json", {"format": 1, "task": "segmentation", "miou": curve[-1]})
+    data = {"train": 367, "val": 101, "skipped": ["0001.png: truncated"], "changed": []}
+    write(folder, "metrics.json", metrics_json(data))
     write_pictures(folder / "predictions", np.random.default_rng(0))
     return folder
 
 
+def metrics_json(data: dict[str, object], *, split: str = "val", fewer: float = 0.0) -> dict[str, Any]:
+    """What evaluate writes; all scores are less by `fewer`."""
+    return {
+        "split": split,
+        "rows": {name: metrics_row(name, k, fewer) for k, name in enumerate(NETWORKS)},
+        "metric": "miou", "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+        "search_minutes": 25.4, "warnings": ["layer 2.1 collapsed to skip in epoch 3"], "colors": CLASSES,
+        "data": data, "settings": {"evaluate.mode": "whole", "evaluate.window": None, "data.eval_size": None},
+    }  # fmt: skip
+
+
 def write(folder: Path, name: str, content: object) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
+def copy_files(run: Path, folder: Path, *names: str) -> Path:
+    for name in names:
+        write(folder, name, (run / name).read_text(encoding="utf-8"))
+    return folder
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
 def write_search(folder: Path, layers: dict[str, list[str]], epochs: int, steps: int, draw: random.Random) -> None:
-    lines = ["step,epoch,task_loss,alpha_loss,expected_madds,sampled_madds,multiplier,lr"]
+    lines = ["step,epoch,task_loss,alpha_loss,expected_cost,sampled_cost,multiplier,lr"]
     entropy = [",".join(["epoch", *layers, "minutes"])]
     for epoch in range(epochs):
         for i in range(steps):
@@ -97,32 +124,34 @@ def write_search(folder: Path, layers: dict[str, list[str]], epochs: int, steps:
     write(folder, "entropy.csv", "\n".join(entropy) + "\n")
 
 
-def write_target(folder: Path, space: SuperArch, layers: dict[str, list[str]], draw: random.Random) -> None:
-    alphas = {layer: {label: draw.gauss(0, 1.2) for label in labels} for layer, labels in layers.items()}
-    write(folder, "alphas.json", {"layers": alphas})
+def target_json(alphas: dict[str, dict[str, float]], **changes: object) -> dict[str, Any]:
+    """What derive writes: the argmax of the alphas in all layers but 5.1."""
+    space = make_space(from_net_config(MOBILENET_V2))
     best = {layer: max(row, key=row.__getitem__) for layer, row in alphas.items()}
     best["5.1"] = "k3e3" if best["5.1"] != "k3e3" else "k5e3"
     path = [[b.label for b in blocks].index(best.get(f"{s}.{n}", blocks[0].label)) for (s, n), blocks in space.layers()]
     row = {
         "layer": "5.1", "argmax": "k7e6", "chosen": best["5.1"], "argmax_probability": 0.31, "chosen_probability": 0.27
     }  # fmt: skip
-    target = {
-        "arch": space.path_arch(path).to_json(), "path": path, "madds": 23_900_000_000, "params": 2_466_419,
-        "budget": BUDGET, "seed_madds": SEED_MADDS, "argmax_madds": 26_100_000_000, "size_hw": [1024, 2048],
-        "disagreements": [row],
-    }  # fmt: skip
-    write(folder, "target.json", target)
+    return {
+        "name": "derived", "arch": space.path_arch(path).to_json(), "head_width": 1.0, "scale": 1.0, "path": path,
+        "cost": 23_900_000_000, "unit": "MAdds", "madds": 23_900_000_000, "params": 2_466_419,
+        "budget": {"text": "24 GMAdds", "cost": BUDGET}, "seed_cost": SEED_MADDS, "seed_madds": SEED_MADDS,
+        "seed_params": SEED_PARAMS, "argmax_cost": 26_100_000_000, "size_hw": [1024, 2048],
+        "counted_hw": [1024, 2048], "disagreements": [row],
+    } | changes  # fmt: skip
 
 
-def metrics_row(name: str, k: int, epochs: int) -> dict[str, object]:
+def metrics_row(name: str, k: int, fewer: float) -> dict[str, object]:
     titles = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}
     return {
         "title": titles.get(name, f"seed's architecture, weights: super ({name})"),
         "arch": "derived" if name == "adapted" else "seed", "init": "seed" if name == "baseline" else "super",
-        "params": 2_567_507 - 100_000 * (k == 1), "madds": SEED_MADDS - 600_000_000 * (k == 1),
-        "miou": 0.587 + 0.021 * k,
+        "params": SEED_PARAMS - 100_000 * (k == 1), "madds": SEED_MADDS - 600_000_000 * (k == 1),
+        "head_width": 1.0, "scale": 1.0, "miou": 0.587 + 0.021 * k - fewer,
         "iou": {c: None if c == "train" else 0.5 + 0.1 * i - 0.02 * i * k for i, c in enumerate(CLASSES)},
-        "pixel_accuracy": 0.88 + 0.01 * k, "minutes": 17.25, "seconds_per_image": 0.2, "epochs": epochs, "rng_seed": 0,
+        "pixel_accuracy": 0.88 + 0.01 * k - fewer, "minutes": 17.25, "seconds_per_image": 0.2, "epochs": 6,
+        "rng_seed": 0,
     }  # fmt: skip
 
 
@@ -200,20 +229,22 @@ def test_headline_numbers(page: str) -> None:
     assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200 0" in text
     assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
     assert " ".join(["train", *4 * [DASH]]) in text
-    assert "Budget met 99.6 % of 24.000 G" in text
-    changes = re.search(r"seed: (\d+) blocks kept, (\d+) changed, (\d+) added, (\d+) dropped", text)
+    assert "Budget met 99.6 % of 24.000 GMAdds" in text
+    changes = re.search(r"derived (\d+) blocks kept, (\d+) changed, (\d+) added, (\d+) dropped", text)
     assert changes
     kept, changed, added, dropped = map(int, changes.groups())
     assert kept + changed + dropped == 17
-    assert f"target · {kept + changed + added} blocks" in text
+    assert f"derived · {kept + changed + added} blocks · 23.900 GMAdds" in text
+    assert "seed · mobilenet_v2 · 17 blocks · 24.522 GMAdds" in text
+    assert f"Counted at 1024 {TIMES} 2048 pixels (height {TIMES} width)." in text
 
 
 def test_an_exceeded_budget_is_said(run: Path, tmp_path: Path) -> None:
-    target = json.loads((run / "target.json").read_text())
-    write(tmp_path, "metrics.json", (run / "metrics.json").read_text())
-    write(tmp_path, "target.json", target | {"madds": BUDGET + 10**9})
-    assert "Budget exceeded 104.2 % of 24.000 G" in Reader(report(tmp_path)).text
-    write(tmp_path, "target.json", target | {"budget": None})
+    target = read(run, "targets/derived.json")
+    copy_files(run, tmp_path, "metrics.json")
+    write(tmp_path, "targets/derived.json", target | {"cost": BUDGET + 10**9})
+    assert "Budget exceeded 104.2 % of 24.000 GMAdds" in Reader(report(tmp_path)).text
+    write(tmp_path, "targets/derived.json", target | {"budget": None})
     assert "Budget none argmax of the alphas" in Reader(report(tmp_path)).text
 
 
@@ -267,6 +298,173 @@ def test_masks_are_reduced_exactly_others_smoothly(run: Path, tmp_path: Path, co
     assert all(seen in ([0, 0, 0], color) for row in picture for seen in row) == (kind == "png")
 
 
+# --- both splits, and how they were scored ---------------------------------------------------------------------------
+
+
+def test_both_splits_are_shown_with_their_differences(run: Path, tmp_path: Path) -> None:
+    copy = copy_files(run, tmp_path, "config.yaml", "metrics.json")
+    tested = metrics_json({"test": 233, "skipped": ["9.png: empty"], "changed": []}, split="test", fewer=0.1)
+    del tested["rows"]["control"]  # adapted since
+    write(copy, "metrics_test.json", tested)
+    text = Reader(report(copy)).text
+    assert "val mIoU (%) difference test mIoU (%) difference val pixel accuracy (%) minutes" in text
+    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 48.70 {DASH} 88.00 17.2" in text
+    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 50.80 +2.10 89.00 25.4 + 17.2" in text
+    assert f"1.000 62.90 +4.20 {DASH} {DASH} 90.00 25.4 + 17.2" in text
+    assert f"(control) 90.00 {DASH}" in text  # the table of all other scores
+    assert "Records: 367 to train on, 101 to score on." in text
+    assert "Records: 233 to test on. 9.png: empty" in text
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "metrics_test.json"])
+def test_settings_of_the_scoring_are_said(run: Path, tmp_path: Path, name: str) -> None:
+    copy_files(run, tmp_path, "config.yaml", "metrics.json")
+    before = "On test scored" if name == "metrics_test.json" else "Scored"
+    metrics = read(run, "metrics.json")
+    sliding = {"evaluate.mode": "sliding", "evaluate.window": [64, 64], "evaluate.flip_test": True}
+    write(tmp_path, name, metrics | {"settings": sliding})
+    said = f"{before} with evaluate.mode sliding (config.yaml: whole), evaluate.window [64, 64] (config.yaml: null)."
+    assert said in Reader(report(tmp_path)).text
+    write(tmp_path, "config.yaml", dump_yaml(make_config({"evaluate": {"mode": "sliding", "window": [64, 64]}})))
+    assert f"{before} with evaluate.mode sliding, evaluate.window [64, 64]." in Reader(report(tmp_path)).text
+    write(tmp_path, name, metrics | {"settings": {"evaluate.mode": "whole"}})
+    assert f"{before} with evaluate.mode whole (config.yaml: sliding)." in Reader(report(tmp_path)).text
+
+
+def test_usual_settings_are_not_said(page: str) -> None:
+    assert "cored with" not in page
+
+
+def test_allowed_changes_of_the_data_are_a_warning(run: Path, tmp_path: Path) -> None:
+    metrics = read(run, "metrics.json")
+    metrics["data"]["changed"] = [f"val/{i}.png: other content" for i in range(11)]
+    write(tmp_path, "metrics.json", metrics)
+    page = report(tmp_path)
+    (warning,) = re.findall(r'<p class="warning">([^<]*data\.allow_change[^<]*)', page)
+    assert "val/0.png: other content; val/1.png" in warning
+    assert warning.endswith("... and 3 more lines of the kind in metrics.json.")
+
+
+def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds(run: Path, tmp_path: Path) -> None:
+    metrics = read(run, "metrics.json")
+    write(tmp_path, "metrics.json", metrics)
+    assert "head width" not in report(tmp_path)
+    metrics["rows"]["adapted"] |= {"head_width": 0.5, "scale": 1.25}
+    write(tmp_path, "metrics.json", metrics)
+    text = Reader(report(tmp_path)).text
+    assert f"weights from head width {TIMES} input scale {TIMES} params (M)" in text
+    assert "FNA++ network derived super 0.5 1.25 2.468" in text
+
+
+def test_a_network_without_scores_is_said(run: Path, tmp_path: Path) -> None:
+    copy_files(run, tmp_path, "metrics.json")
+    write(tmp_path, "half/network.json", {})
+    assert f"Not scored yet: half. To score, type: fna evaluate {tmp_path}" in Reader(report(tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("arch", "init", "minutes"),
+    [
+        *(("derived", "super", 9.0), ("half", "super", 9.0), ("half", "seed", 9.0), ("seed", "super", 9.0)),
+        *(("seed", "seed", 0.0), ("mine.json", "seed", 0.0), ("nets/mine", "random", 0.0), ("mine.json", "super", 9.0)),
+    ],
+)
+def test_what_needs_the_search_is_charged_for_it(arch: str, init: str, minutes: float) -> None:
+    assert charged_minutes({"arch": arch, "init": init}, 9.0) == minutes
+    assert charged_minutes({"arch": arch, "init": init}, None) == 0
+
+
+# --- targets and what they are chosen by ------------------------------------------------------------------------------
+
+
+def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) -> None:
+    copy = copy_files(run, tmp_path, "seed.json", "metrics.json", "targets/derived.json")
+    alphas = read(run, "found.json")["layers"]
+    half = {"budget": {"text": "0.5x", "cost": SEED_MADDS // 2}, "cost": 12_000_000_000, "disagreements": []}
+    write(copy, "targets/a_half.json", target_json(alphas, **half))
+    wide = {"head_width": 0.75, "scale": 1.25, "budget": None, "size_hw": [1280, 2560], "counted_hw": [1280, 2560]}
+    write(copy, "targets/wide.json", target_json(alphas, **wide))
+    page = report(copy)
+    text = Reader(page).text
+    drawn = re.findall(r">([^<>]*\d blocks[^<>]*GMAdds[^<>]*)<", page)
+    assert [title.split(" · ")[0] for title in drawn] == ["seed", "derived", "a_half", "wide"]
+    assert drawn[3].endswith(f" · 23.900 GMAdds · head 0.75{TIMES} · input 1.25{TIMES}")
+    changes = r"a_half \d+ blocks kept, \d+ changed, \d+ added, \d+ dropped "
+    assert re.search(changes + "0.5x = 12.261 GMAdds 12.000 GMAdds 0.489 2.466 1 1", text)
+    assert "dropped none 23.900 GMAdds 0.975 2.466 0.75 1.25" in text
+    assert "overrules the argmax of the alphas, which would take 26.100 GMAdds" in text
+    assert "The choice of 'a_half' is the argmax of the alphas in every layer." in text
+    assert f"derived, a_half: counted at 1024 {TIMES} 2048" in text
+    assert f"wide: counted at 1280 {TIMES} 2560" in text
+    for name in ("x", "y"):
+        write(copy, f"targets/{name}.json", target_json(alphas))
+    page = report(copy)
+    assert "Of 5 targets the first 4 are drawn." in page
+    assert '<td class="word">y</td>' in page
+
+
+def test_the_padded_size_is_said(run: Path, tmp_path: Path) -> None:
+    copy_files(run, tmp_path, "metrics.json")
+    write(tmp_path, "targets/derived.json", read(run, "targets/derived.json") | {"size_hw": [1000, 2048]})
+    said = (
+        f"Counted at 1024 {TIMES} 2048 pixels (height {TIMES} width), to which images of 1000 {TIMES} 2048 are padded."
+    )
+    assert said in Reader(report(tmp_path)).text
+
+
+def test_a_damaged_target_is_left_out(run: Path, tmp_path: Path) -> None:
+    copy_files(run, tmp_path, "seed.json", "targets/derived.json")
+    write(tmp_path, "targets/half.json", "{")
+    text = Reader(report(tmp_path)).text
+    assert "derived · " in text
+    assert "targets/half.json cannot be used: " in text
+    assert f"type: fna derive {tmp_path} --derive.name half" in text
+
+
+def test_costs_are_shown_in_their_unit(run: Path, tmp_path: Path) -> None:
+    copy = copy_files(run, tmp_path, "seed.json", "metrics.json", "search.csv", "targets/derived.json")
+    params = {"cost": 2_466_419, "unit": "params", "seed_cost": SEED_PARAMS, "argmax_cost": 2_700_000}
+    budget = {"text": "2.5 Mparams", "cost": 2_500_000}
+    write(copy, "targets/derived.json", read(copy, "targets/derived.json") | params | {"budget": budget})
+    write(copy, "found.json", read(run, "found.json") | {"unit": "params", "budget": budget})
+    page = report(copy)
+    text = Reader(page).text
+    assert "Budget met 98.7 % of 2.50 Mparams" in text
+    assert "seed · mobilenet_v2 · 17 blocks · 2.57 Mparams" in text
+    assert "2.5 Mparams = 2.50 Mparams 2.47 Mparams 0.961" in text
+    assert "which would take 2.70 Mparams" in text
+    assert re.search(r"<text[^>]*>cost \(Mparams\)</text>", page)  # the axis of the search's curves
+    assert "cost (GMAdds)" not in page
+    (copy / "found.json").unlink()
+    assert "cost (unit known at the end)" in report(copy)  # the search goes on
+    assert [with_unit(cost, "ms") for cost in (12.34, 0.06)] == ["12.3 ms", "0.1 ms"]
+    assert with_unit(5, "mJ") == "5.000 mJ"
+
+
+def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path) -> None:
+    path = read(run, "targets/derived.json")["path"]
+    others = [
+        {"path": [k], "cost": 1e9 * (20 + k), "loss": 0.5 - 0.01 * k, "head_width": 1.0, "scale": 1.0}
+        for k in range(15)
+    ]
+    own = {"path": path, "cost": 23.9e9, "loss": 0.375, "head_width": 1.0, "scale": 1.0}
+    found = {"evidence": "candidates", "candidates": [*others, own], "unit": "MAdds", "minutes": 3.0, "warnings": []}
+    write(tmp_path, "found.json", found)
+    write(tmp_path, "targets/derived.json", read(run, "targets/derived.json"))
+    page = report(tmp_path)
+    text = Reader(page).text
+    assert "1 0.3600 34.000 1 1 2 0.3700 33.000 1 1 3 derived 0.3750 23.900 1 1 4 0.3800" in text
+    assert "The best of 16 candidates." in text
+    assert page.count('<td class="word">10</td>') == 1
+    assert '<td class="word">11</td>' not in page
+    assert "found.json cannot be used" not in text
+    axes = figures.draw_candidates(np.array([3e9, 1e9, 2e9]), np.array([1.0, 3.0, 4.0]), ["best", "", ""], MADDS).axes[
+        0
+    ]
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, 3.0], [2.0, 3.0], [3.0, 1.0]]  # the least loss for the cost
+    assert [text.get_text() for text in axes.texts] == ["best"]
+
+
 # --- unfinished and damaged runs ------------------------------------------------------------------------------------
 
 
@@ -278,7 +476,8 @@ def test_an_empty_folder_gives_only_hints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "hints"), [(["metrics.json"], 3), (["target.json"], 1), (["config.yaml", "search.csv", "alphas.json"], 2)]
+    ("names", "hints"),
+    [(["metrics.json"], 3), (["targets/derived.json"], 1), (["config.yaml", "search.csv", "found.json"], 2)],
 )
 def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names: list[str], hints: int) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
@@ -290,24 +489,26 @@ def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 1}', '{"rows": {"a": {}}, "warnings": []}', "\x00"])
-@pytest.mark.parametrize("name", ["metrics.json", "target.json", "remap.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "metrics_test.json", "targets/derived.json", "remap.json", "found.json"]
+)
 def test_a_damaged_file_costs_its_own_sections(tmp_path: Path, run: Path, name: str, content: str) -> None:
-    for file in ("seed.json", "target.json", "metrics.json"):
-        shutil.copy(run / file, tmp_path)
+    copy_files(run, tmp_path, "seed.json", "targets/derived.json", "metrics.json")
     write(tmp_path, name, content)
     text = Reader(report(tmp_path)).text
     assert f"{name} cannot be used: " in text
+    assert ("FNA++ network derived super" in text) == (name != "metrics.json")
     assert "Versions, machine, dates" in text
 
 
 def test_torn_lines_are_left_out_and_said(run: Path, tmp_path: Path) -> None:
     text = (run / "search.csv").read_text()
     write(tmp_path, "search.csv", text + "240,6,0.4")
-    write(tmp_path, "adapted_scores.csv", "epoch,miou,minutes\n1,0.5,1.0\n2,0.6\n3,0.7,1.5\n4,0.")
+    write(tmp_path, "adapted/scores.csv", "epoch,miou,minutes\n1,0.5,1.0\n2,0.6\n3,0.7,1.5\n4,0.")
     write(tmp_path, "entropy.csv", "epoch,1.0\n0,")
     page = Reader(report(tmp_path)).text
     assert "1 torn line of search.csv left out" in page
-    assert "2 torn lines of adapted_scores.csv left out" in page
+    assert "2 torn lines of adapted/scores.csv left out" in page
     assert "FNA++ network: 70.0" in page
     assert "entropy.csv has no whole row yet" in page
 
@@ -360,12 +561,12 @@ def test_boxes_show_kernel_and_expansion_in_one_column() -> None:
 def test_the_budget_is_drawn_where_there_is_one() -> None:
     steps = np.arange(4.0)
     nothing = np.full(4, np.nan)
-    names = ("task_loss", "expected_madds", "sampled_madds")
+    names = ("task_loss", "expected_cost", "sampled_cost")
     log = {"step": steps, "alpha_loss": nothing, "multiplier": nothing, **dict.fromkeys(names, steps)}
-    lines = [len(figures.draw_search(log, budget).axes[1].lines) for budget in (None, 2e9)]
+    lines = [len(figures.draw_search(log, MADDS, budget).axes[1].lines) for budget in (None, 2e9)]
     assert lines == [3, 4]
     late = np.array([np.nan] * 3 + [1])  # one step before the end
-    figure = figures.draw_search({**log, "alpha_loss": late, "multiplier": late}, 2e9)
+    figure = figures.draw_search({**log, "alpha_loss": late, "multiplier": late}, MADDS, 2e9)
     figure.draw_without_rendering()
     loss, cost, multiplier = figure.axes
     assert all(axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 for axes in (loss, cost))
@@ -394,5 +595,5 @@ def test_figures_follow_the_page_and_leave_no_trace() -> None:
 
 
 def test_no_torch_and_no_pyplot_at_import() -> None:
-    code = "import sys, fna.reporting; print(*sys.modules.keys() & {'torch', 'matplotlib.pyplot'})"
+    code = "import sys, fna.reporting.page; print(*sys.modules.keys() & {'torch', 'matplotlib.pyplot'})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

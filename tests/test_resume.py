@@ -8,22 +8,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tiny import adapt_tiny, opened, search_tiny, tiny_config, write_images
+from tiny import Job, adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
-from fna.config import Config, TaskConfig
+from fna.config import Config, DeepLab
+from fna.errors import FnaError
 from fna.files import read_state
 from fna.runs import pipeline
 from fna.tasks import segmentation
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import computing
-from fna.training.setting import Setting
 from fna.training.sinks import read_log
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "resume.py"
@@ -39,7 +37,7 @@ class Phase(NamedTuple):
     """A phase of training: how to run it in a folder, its number of iterations, and its logs."""
 
     name: str
-    run: Callable[[Setting, Path], Any]
+    run: Callable[[Job, Path], Any]
     steps: int
     logs: tuple[str, str]
 
@@ -49,33 +47,33 @@ ADAPT = Phase("adapt", adapt_tiny, 12, ("adapt.csv", "scores.csv"))
 both = pytest.mark.parametrize("phase", [SEARCH, ADAPT], ids=lambda phase: phase.name)
 
 
-def stopping(setting: Setting, call: int) -> Setting:
-    """Return a setting whose loss ends the process when it is called for the n-th time (from 0)."""
+def stopping(job: Job, call: int) -> Job:
+    """Return a job whose loss ends the process when it is called for the n-th time (from 0)."""
     calls = iter(range(1_000_000))
 
-    def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+    def loss(output: Any, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
         if next(calls) == call:
             raise StoppedError
-        return setting.task.loss(output, batch, config)
+        return job.problem.task.loss(output, batch, config)
 
-    return replace(setting, task=replace(setting.task, loss=loss))
+    return job.with_loss(loss)
 
 
-def stop(phase: Phase, setting: Setting, folder: Path, call: int) -> None:
+def stop(phase: Phase, job: Job, folder: Path, call: int) -> None:
     """Run a phase up to a call of its loss."""
     with pytest.raises(StoppedError):
-        phase.run(stopping(setting, call), folder)
+        phase.run(stopping(job, call), folder)
 
 
-def outcome(phase: Phase, setting: Setting, folder: Path) -> tuple[Any, list[str]]:
+def outcome(phase: Phase, job: Job, folder: Path) -> tuple[Any, list[str]]:
     """Run a phase to its end; return what must be identical: weights, alphas, and logs but for the minutes."""
-    ended = phase.run(setting, folder)
-    weights = {name: t.numpy().tobytes() for name, t in ended.state.items()}
+    ended = phase.run(job, folder)
+    weights = {name: t.numpy().tobytes() for name, t in ended.network.state.items()}
     logs = []
     for name in phase.logs:
         with (folder / name).open(newline="") as file:
             logs.append(json.dumps([{k: v for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]))
-    return (weights, getattr(ended, "alphas", None)), logs
+    return (weights, getattr(ended, "evidence", None)), logs
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +82,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def setting(images: Path) -> Iterator[Setting]:
+def job(images: Path) -> Iterator[Job]:
     with opened(tiny_config(images)) as ready:
         yield ready
 
 
 @pytest.fixture(scope="module")
-def unbroken(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def unbroken(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What either phase ends with when nothing happens to it."""
-    return {p.name: outcome(p, setting, tmp_path_factory.mktemp(p.name)) for p in (SEARCH, ADAPT)}
+    return {p.name: outcome(p, job, tmp_path_factory.mktemp(p.name)) for p in (SEARCH, ADAPT)}
 
 
 # --- stopped once, stopped often --------------------------------------------------------------------------------------
@@ -106,23 +104,23 @@ def unbroken(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> dict
     ids=lambda value: value.name if isinstance(value, Phase) else str(value),
 )
 def test_stopped_once_ends_the_same(
-    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase, call: int
+    job: Job, unbroken: dict[str, Any], tmp_path: Path, phase: Phase, call: int
 ) -> None:
-    stop(phase, setting, tmp_path, call)
-    assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+    stop(phase, job, tmp_path, call)
+    assert outcome(phase, job, tmp_path) == unbroken[phase.name]
 
 
 @both
 def test_stopped_again_and_again_ends_the_same(
     images: Path, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
 ) -> None:
-    with opened(tiny_config(images, "engine.checkpoint_steps=1")) as setting:
+    with opened(tiny_config(images, "engine.checkpoint_steps=1")) as job:
         for call in (2, 3, 2, 4):  # counted from each start
-            stop(phase, setting, tmp_path, call)
+            stop(phase, job, tmp_path, call)
             assert [int(row["step"]) for row in read_log(tmp_path / phase.logs[0])] == list(
                 range(Checkpoints(tmp_path / phase.name).steps()[-1])
             )
-        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+        assert outcome(phase, job, tmp_path) == unbroken[phase.name]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # fork, of Python 3.12 on
@@ -132,18 +130,16 @@ def test_data_workers_may_change(
     images: Path, unbroken: dict[str, Any], tmp_path: Path, phase: Phase, workers: tuple[int, int]
 ) -> None:
     before, after = (tiny_config(images, f"engine.workers={n}") for n in workers)
-    with opened(before) as setting:
-        stop(phase, setting, tmp_path, 8)
-    with opened(after) as setting:
-        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+    with opened(before) as job:
+        stop(phase, job, tmp_path, 8)
+    with opened(after) as job:
+        assert outcome(phase, job, tmp_path) == unbroken[phase.name]
 
 
 @both
-def test_a_phase_at_its_end_only_hands_over(
-    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
-) -> None:
-    outcome(phase, setting, tmp_path)  # the stage was not marked finished: the process ended right after the training
-    assert outcome(phase, stopping(setting, 0), tmp_path) == unbroken[phase.name]
+def test_a_phase_at_its_end_only_hands_over(job: Job, unbroken: dict[str, Any], tmp_path: Path, phase: Phase) -> None:
+    outcome(phase, job, tmp_path)  # the stage was not marked finished: the process ended right after the training
+    assert outcome(phase, stopping(job, 0), tmp_path) == unbroken[phase.name]
 
 
 # --- what a kill leaves behind ----------------------------------------------------------------------------------------
@@ -151,9 +147,9 @@ def test_a_phase_at_its_end_only_hands_over(
 
 @both
 def test_torn_lines_and_temporary_files_are_dropped(
-    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+    job: Job, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
 ) -> None:
-    stop(phase, setting, tmp_path, 9)
+    stop(phase, job, tmp_path, 9)
     for name in phase.logs:
         with (tmp_path / name).open("a") as file:
             file.write("99,")
@@ -161,16 +157,16 @@ def test_torn_lines_and_temporary_files_are_dropped(
     stray.write_bytes(b"half a checkpo")
     unrecorded = tmp_path / phase.name / "step-000099.pt"
     unrecorded.write_bytes(b"a checkpoint without its record")
-    assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+    assert outcome(phase, job, tmp_path) == unbroken[phase.name]
     assert not stray.exists()
     assert not unrecorded.exists()
 
 
 @both
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    setting: Setting, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
+    job: Job, unbroken: dict[str, Any], tmp_path: Path, phase: Phase
 ) -> None:
-    stop(phase, setting, tmp_path, 9)
+    stop(phase, job, tmp_path, 9)
     steps = Checkpoints(tmp_path / phase.name).steps()
     assert len(steps) == 2
     newest = tmp_path / phase.name / f"step-{steps[-1]:06d}.pt"
@@ -178,7 +174,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*going back to the checkpoint before"):
-        assert outcome(phase, setting, tmp_path) == unbroken[phase.name]
+        assert outcome(phase, job, tmp_path) == unbroken[phase.name]
+
+
+@both
+def test_more_images_are_refused(job: Job, tmp_path: Path, phase: Phase) -> None:
+    stop(phase, job, tmp_path, 9)
+    more = write_images(tmp_path / "more", train=16)
+    began = rf"'{phase.name}\w*' began with 12 records to train on, now there are 16; "
+    with opened(tiny_config(more)) as job, pytest.raises(FnaError, match=began):
+        phase.run(job, tmp_path)
 
 
 # --- negative controls: each item of the state counts -----------------------------------------------------------------
@@ -229,28 +234,28 @@ def without_statistics(loop: dict[str, Any]) -> None:
     ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", None) or str(value),
 )
 def test_a_dropped_item_of_the_state_is_seen(
-    setting: Setting,
+    job: Job,
     unbroken: dict[str, Any],
     tmp_path: Path,
     phase: Phase,
     drop: Callable[[dict[str, Any]], None],
     shift: int,
 ) -> None:
-    stop(phase, setting, tmp_path, SEARCH_CALLS - 8 if phase is SEARCH else ADAPT_CALLS - 3)
+    stop(phase, job, tmp_path, SEARCH_CALLS - 8 if phase is SEARCH else ADAPT_CALLS - 3)
     checkpoints = Checkpoints(tmp_path / phase.name)
     step, state = checkpoints.load_latest() or (0, {})
     assert 8 <= step < phase.steps
     drop(state["loop"])
     checkpoints.clear()
     checkpoints.save(step + shift, state)
-    same = outcome(phase, setting, tmp_path)[0] == unbroken[phase.name][0]
+    same = outcome(phase, job, tmp_path)[0] == unbroken[phase.name][0]
     assert same == (drop is nothing and shift == 0)
 
 
 # --- the whole job ----------------------------------------------------------------------------------------------------
 
 
-def job(images: Path) -> Config:
+def whole(images: Path) -> Config:
     return tiny_config(
         images, "space.layers=[2, 3, 4, 3, 3, 1]", "search.epochs=2", "search.alpha_start=1", "adapt.epochs=2"
     )
@@ -259,23 +264,30 @@ def job(images: Path) -> Config:
 def test_a_finished_stage_is_not_redone(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, folder = job(images), tmp_path / "run"
-    with computing(config.engine) as compute:
-        stopped = stopping(Setting(config, compute, segmentation.TASK, None, None, None), 9 + 3).task  # type: ignore[arg-type]
+    config, folder = whole(images), tmp_path / "run"
+    with opened(config) as job:
+        stopped = stopping(job, 9 + 3).problem.task
     with monkeypatch.context() as patch:
         patch.setattr(segmentation, "TASK", stopped)
         with pytest.raises(StoppedError):  # in the adaptation: the search has 6 iterations and 3 alpha steps
             pipeline.run(folder, config)
-    assert not (folder / "adapted.safetensors").exists()
-    kept = ("seed.safetensors", "super.safetensors", "searched.safetensors", "search.csv", "alphas.json", "target.json")
+    assert not (folder / "adapted" / "network.safetensors").exists()
+    kept = (
+        "seed.safetensors",
+        "super.safetensors",
+        "found.safetensors",
+        "search.csv",
+        "found.json",
+        "targets/derived.json",
+    )
     before = {name: (folder / name).stat().st_ino for name in kept}  # a rewritten file is a new one
     capsys.readouterr()
     metrics = pipeline.run(folder, config)
     assert "adapted: going on at iteration 3 of 6" in capsys.readouterr().err
     assert {name: (folder / name).stat().st_ino for name in kept} == before
-    whole = pipeline.run(tmp_path / "whole", config)
-    assert metrics["rows"]["adapted"]["iou"] == whole["rows"]["adapted"]["iou"]
-    for name in ("searched", "target", "adapted"):
+    unbroken = pipeline.run(tmp_path / "whole", config)
+    assert metrics["rows"]["adapted"]["iou"] == unbroken["rows"]["adapted"]["iou"]
+    for name in ("found", "targets/derived", "adapted/network"):
         ours, theirs = (read_state(run / f"{name}.safetensors") for run in (folder, tmp_path / "whole"))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())

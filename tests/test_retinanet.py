@@ -15,9 +15,10 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from fna import config
 from fna.arch import Arch, Block, Stem
 from fna.arch.net_config import from_net_config
-from fna.config import Config, EvaluateConfig, TaskConfig
+from fna.config import Config, DetectionEvaluateConfig
 from fna.cost.madds import model_cost
 from fna.nets.network import FeatureInfo, feature_info
 from fna.tasks.retinanet import OCTAVE, RATIOS, STRIDES, RetinaNetHead, anchors, decode, loss
@@ -118,19 +119,19 @@ def test_loss_is_torchvisions_before_it_is_normalised() -> None:
         truth = {name: values[i] for name, values in BATCH.items()}
         expected = twin.compute_loss([truth], one, tiles[:1])
         mine = {**output, "logits": one["cls_logits"], "deltas": one["bbox_regression"]}
-        total, count = loss(mine, {name: values[i : i + 1] for name, values in BATCH.items()}, TaskConfig())
+        total, count = loss(mine, {name: values[i : i + 1] for name, values in BATCH.items()}, config.RetinaNet())
         assert (total / count.clamp_min(1)).item() == pytest.approx(sum(x.item() for x in expected.values()), rel=1e-5)
         assert (count > 0) == (i != 1)
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.6, 0.999999])
 def test_detections_are_torchvisions(threshold: float) -> None:
-    settings = EvaluateConfig(score_threshold=threshold, nms=0.45, detections=70)
+    settings = DetectionEvaluateConfig(score_threshold=threshold, nms=0.45, detections=70)
     output, twin, raw, tiles = both(2, score_thresh=threshold, nms_thresh=0.45, detections_per_img=70)
     cells = [9 * math.prod(-(-side // stride) for side in SIZE_HW) for stride in STRIDES]
     levels = {name: list(x.split(cells, 1)) for name, x in raw.items()}
     expected = twin.postprocess_detections(levels, [list(t.split(cells)) for t in tiles], [SIZE_HW] * 2)
-    got = decode(output, SIZE_HW, Config(evaluate=settings))
+    got = decode(output, SIZE_HW, Config(task=config.RetinaNet(), evaluate=settings))
     assert len(got) == 2
     assert len(got[0]["boxes"]) == (0 if threshold > 0.99 else 70)
     for mine, theirs in zip(got, expected, strict=True):

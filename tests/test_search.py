@@ -12,18 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import opened, search_tiny, tiny_config, write_images
+from tiny import Job, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
 from fna.arch import Arch, Block, Candidates, Stem, SuperArch
-from fna.cost.madds import path_cost
+from fna.config.budgets import parse_budget
 from fna.errors import FnaError
-from fna.nets.supernet import Choice, Mixture, expected_cost, sample_path
+from fna.nets.supernet import Choice, Mixture, expected_cost
 from fna.rng import generator
-from fna.searching import ESTIMATORS, search
-from fna.searching.alphas import Alphas, Budget, SearchLoop, collapse, objective
+from fna.searching.alphas import ESTIMATORS, Holder, SearchLoop, Vectors, collapse, objective, search
+from fna.searching.sampling import sample_path
 from fna.stages.expand import expand
-from fna.training.setting import Setting, put
 from fna.training.sinks import read_log
 
 
@@ -159,7 +158,7 @@ def test_objective_adds_the_decimal_logarithm_of_the_cost() -> None:
 
 
 def test_budget_charges_excess_and_learns_the_price() -> None:
-    budget = Budget(target=1e9, rate=0.05, weight=2.0)
+    budget = Holder(target=1e9, rate=0.05, weight=2.0)
     assert budget.penalty(torch.tensor(1e9)).item() == pytest.approx(0)
     assert budget.penalty(torch.tensor(1e10)).item() == pytest.approx(2)
     budget.update(1e10)
@@ -170,7 +169,7 @@ def test_budget_charges_excess_and_learns_the_price() -> None:
     assert budget.multiplier == pytest.approx(-0.05)  # too cheap: from now on cost is paid for
 
 
-def toy_search(taste: float, budget: Budget | None, weight: float = 0.0, steps: int = 500) -> float:
+def toy_search(taste: float, budget: Holder | None, weight: float = 0.0, steps: int = 500) -> float:
     """Search where the task wants cost (taste > 0) or shuns it; return the expected cost over the dearest path's."""
     costs = [1e6 * torch.tensor([0.0, 100.0, 200.0, 400.0, 600.0]) * scale for scale in (1, 2, 3)]
     most = sum(cost.max().item() for cost in costs)
@@ -191,7 +190,7 @@ def toy_search(taste: float, budget: Budget | None, weight: float = 0.0, steps: 
 @pytest.mark.parametrize(("taste", "share"), [(1.0, 0.3), (0.1, 0.45), (-1.0, 0.45)])
 def test_budget_is_met_whatever_the_task_prefers(taste: float, share: float) -> None:
     most = 6 * 600e6
-    reached = toy_search(taste, Budget(share * most, rate=0.05, weight=2.0))
+    reached = toy_search(taste, Holder(share * most, rate=0.05, weight=2.0))
     assert reached == pytest.approx(share, rel=0.05)
 
 
@@ -218,7 +217,7 @@ def test_collapse_to_skips_is_said() -> None:
     arch = skippable_space()
     costs = [torch.tensor([3.0, 6.0, 0.0][: len(c)]) for _, c in arch.layers()]
 
-    def alphas(skips: int) -> Alphas:
+    def alphas(skips: int) -> Vectors:
         return [leaf(0.0, 1.0), *[leaf(0.0, 0.0, 1.0)] * skips, *[leaf(1.0, 0.0, 0.0)] * (10 - skips)]
 
     assert collapse(arch, alphas(9), costs, None) == []
@@ -246,18 +245,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "images")
 
 
-def make_loop(setting: Setting) -> SearchLoop:
-    grown = expand(setting)
-    costs = grown.costs
-    loop = SearchLoop(grown.arch, put(grown.state, "backbone"), costs.table, costs.other, costs.budget, setting)
+def make_loop(job: Job) -> SearchLoop:
+    grown, budget = expand(job.seed, job.problem), job.config.search.budget
+    costs = job.problem.costs(grown.arch)
+    limit = None if budget is None else costs.limit(parse_budget(budget), "search.budget")
+    loop = SearchLoop(grown, job.problem, job.data.train, job.compute, costs, limit)
     loop.start(0)
     return loop
 
 
 @pytest.fixture
 def loop(images: Path, request: pytest.FixtureRequest) -> Iterator[SearchLoop]:
-    with opened(tiny_config(images, *getattr(request, "param", ()))) as setting:
-        yield make_loop(setting)
+    with opened(tiny_config(images, *getattr(request, "param", ()))) as job:
+        yield make_loop(job)
 
 
 def tensors(loop: SearchLoop) -> dict[str, Tensor]:
@@ -291,7 +291,7 @@ def test_weights_and_alphas_alternate(loop: SearchLoop) -> None:
         active = step >= loop.alpha_start
         path = sample_path(loop.arch, loop.alphas if active else None, generator(0, "path", step))
         row = loop.step(step)
-        assert row["sampled_madds"] == path_cost(loop.table, path) + loop.other_madds
+        assert row["sampled_cost"] == loop.costs.whole(path)
         assert (row["alpha_loss"] is not None) == (step in (6, 8, 10, 12, 14))
         assert (row["multiplier"] is not None) == active
         if not active:
@@ -320,41 +320,41 @@ def test_mixtures_are_functions_of_the_step(loop: SearchLoop) -> None:
 def test_alpha_gradient_is_that_of_the_log_of_the_loss_and_the_penalty(loop: SearchLoop) -> None:
     """The gradient with frozen weights equals autograd's with nothing frozen, on a copy."""
     loop.config = loop.config.model_copy(update={"estimator": "full"})
-    loop.budget = Budget(float(sum(map(max, loop.table))), 0.05, 2.0, multiplier=0.3)
+    loop.holder = Holder(float(sum(map(max, loop.costs.table))), 0.05, 2.0, multiplier=0.3)
     batch, images_N3HW = next(loop.alpha_batches)
     loop.alpha_batches = itertools.repeat((batch, images_N3HW))
     model, alphas = copy.deepcopy(loop.model), [a.detach().clone().requires_grad_() for a in loop.alphas]
-    penalty = loop.budget.penalty(expected_cost(alphas, loop.costs))
-    loss_sum, pixels = loop.setting.loss(model(images_N3HW, ESTIMATORS["full"](alphas, generator(0))), batch)
+    penalty = loop.holder.penalty(expected_cost(alphas, loop.table))
+    loss_sum, pixels = loop.problem.loss(model(images_N3HW, ESTIMATORS["full"](alphas, generator(0))), batch)
     expected = torch.autograd.grad((loss_sum / pixels).log() + penalty, [alphas[i] for i in loop.arch.searchable])
     value = loop.alpha_step(6)
     assert value == pytest.approx((loss_sum / pixels).item(), rel=1e-5)
     for i, grad in zip(loop.arch.searchable, expected, strict=True):
         torch.testing.assert_close(loop.alphas[i].grad, grad, rtol=1e-3, atol=1e-6)
     with torch.no_grad():
-        ratio = expected_cost(loop.alphas, loop.costs).item() / loop.budget.target
-    assert loop.budget.multiplier == pytest.approx(0.3 + 0.05 * math.log10(ratio))
+        ratio = expected_cost(loop.alphas, loop.table).item() / loop.holder.target
+    assert loop.holder.multiplier == pytest.approx(0.3 + 0.05 * math.log10(ratio))
 
 
 @pytest.mark.parametrize("budget", [True, False])
 def test_under_a_budget_the_unit_of_the_loss_does_not_matter(loop: SearchLoop, budget: bool) -> None:
     """Heatmaps have losses near 0.001, cross entropies near 1; against a fixed lambda (Eq. 8) that does matter."""
-    loop.budget = Budget(float(sum(map(max, loop.table))), 0.05, 2.0) if budget else None
+    loop.holder = Holder(float(sum(map(max, loop.costs.table))), 0.05, 2.0) if budget else None
     loop.config = loop.config.model_copy(update={"lambda_": 0.1})
     loop.alpha_batches = itertools.repeat(next(loop.alpha_batches))
-    setting = loop.setting
+    problem = loop.problem
     gradients = []
     for unit in (1.0, 1e-3):
-        task = dataclasses.replace(setting.task, loss=in_units(setting.task.loss, unit))
-        loop.setting = dataclasses.replace(setting, task=task)
+        task = dataclasses.replace(problem.task, loss=in_units(problem.task.loss, unit))
+        loop.problem = dataclasses.replace(problem, task=task)
         start = [a.detach().clone() for a in loop.alphas]
         loop.alpha_step(6)
         gradients.append(torch.cat([a.grad for a in loop.alphas if a.grad is not None]))
         with torch.no_grad():
             for alpha, value in zip(loop.alphas, start, strict=True):
                 alpha.copy_(value)
-        if loop.budget:
-            loop.budget.multiplier = 0.0
+        if loop.holder:
+            loop.holder.multiplier = 0.0
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-6) == budget
 
 
@@ -385,12 +385,12 @@ def test_search_repeats_itself(images: Path, tmp_path: Path) -> None:
     results = []
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
-        with opened(tiny_config(images)) as setting:
-            results.append(search_tiny(setting, tmp_path / name))
+        with opened(tiny_config(images)) as job:
+            results.append(search_tiny(job, tmp_path / name))
     first, again = results
-    assert first.alphas == again.alphas
-    assert first.state.keys() == again.state.keys()
-    assert all(torch.equal(tensor, again.state[name]) for name, tensor in first.state.items())
+    assert first.evidence == again.evidence
+    assert first.network.state.keys() == again.network.state.keys()
+    assert all(torch.equal(tensor, again.network.state[name]) for name, tensor in first.network.state.items())
     assert read_log(tmp_path / "first" / "search.csv") == read_log(tmp_path / "again" / "search.csv")
 
 
@@ -400,14 +400,14 @@ def test_search_lowers_the_loss_and_ends_near_the_budget(tmp_path: Path) -> None
         *("search.epochs=12", "search.alpha_start=3", "search.batch_size=4", "search.alpha.lr=0.05"),
         *("search.optimizer.name=adamw", "search.optimizer.lr=0.01", "data.scale=[1,1]", "data.color_jitter=0"),
     )
-    with opened(tiny_config(images, "search.budget=0.8", *overrides)) as setting:
-        found, costs = search_tiny(setting, tmp_path), expand(setting).costs
+    with opened(tiny_config(images, "search.budget=0.8", *overrides)) as job:
+        found = search_tiny(job, tmp_path)
+        budget = 0.8 * job.problem.costs(found.network.arch).seed
     rows = read_log(tmp_path / "search.csv")
     losses = [float(row["task_loss"]) for row in rows]
     assert len(losses) == 36
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
-    assert costs.budget is not None
-    begins, ends = (float(rows[i]["expected_madds"]) / (costs.budget + costs.other) for i in (0, -1))
+    begins, ends = (float(rows[i]["expected_cost"]) / budget for i in (0, -1))
     assert ends == pytest.approx(1, abs=0.05)
     assert abs(ends - 1) < abs(begins - 1)
     assert not any("x the budget" in warning for warning in found.warnings)
@@ -418,7 +418,5 @@ def test_search_lowers_the_loss_and_ends_near_the_budget(tmp_path: Path) -> None
 
 def test_a_collapse_can_stop_the_run(images: Path) -> None:
     overrides = ["search.budget=null", "search.lambda=100", "search.alpha.lr=1", "engine.strict=true"]
-    with opened(tiny_config(images, *overrides)) as setting:
-        grown = expand(setting)
-        with pytest.raises(FnaError, match="prefer to be skipped"):
-            search(grown.arch, put(grown.state, "backbone"), grown.costs.table, grown.costs.other, None, setting)
+    with opened(tiny_config(images, *overrides)) as job, pytest.raises(FnaError, match="prefer to be skipped"):
+        search(expand(job.seed, job.problem), job.problem, job.data.train, job.compute)

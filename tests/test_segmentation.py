@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from fna.config import Config, TaskConfig, make_config
-from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, image_size, loss, slide, view
+from fna.config import Config, DeepLabV3, make_config
+from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, predict, scored_size, slide, view
 
 
 def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
@@ -49,26 +49,9 @@ def test_the_mean_is_over_the_data_set_as_torchmetrics_has_it() -> None:
     assert scores.compute()["miou"] == pytest.approx(float(oracle.compute()))
 
 
-@pytest.mark.parametrize(
-    ("settings", "seen"),
-    [
-        ({}, (41, 60)),
-        ({"eval_scale": 1.25}, (51, 75)),
-        ({"eval_scale": 0.5, "eval_size": [64, 90]}, (32, 45)),
-        ({"eval_scale": 0.1}, (4, 6)),
-    ],
-)
-def test_images_are_scored_at_a_multiple_of_their_size(settings: dict[str, Any], seen: tuple[int, int]) -> None:
-    config, image = make_config({"data": settings}), torch.zeros(3, 41, 60, dtype=torch.uint8)
-    data = SimpleNamespace(load=lambda index: (image, None))
-    pixels, own = view(image, None, config)
-    assert tuple(pixels.shape[1:]) == image_size(data, config) == seen
-    assert own == (41, 60), "predictions come back at the image's own size"
-
-
 def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    total, count = loss(logits, {"mask": torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)}, TaskConfig())
+    total, count = loss(logits, {"mask": torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)}, DeepLabV3())
     total.backward()
     assert (total.item(), count.item()) == (0, 0)
     assert logits.grad is not None
@@ -77,7 +60,7 @@ def test_a_crop_without_labels_costs_nothing_and_is_no_nan() -> None:
 
 def test_the_loss_is_the_sum_over_labelled_pixels() -> None:
     mask = torch.tensor([[[0, 1], [IGNORE, 2]]], dtype=torch.uint8)
-    total, count = loss(torch.zeros(1, 3, 2, 2), {"mask": mask}, TaskConfig())
+    total, count = loss(torch.zeros(1, 3, 2, 2), {"mask": mask}, DeepLabV3())
     assert int(count) == 3
     assert total.item() == pytest.approx(3 * torch.log(torch.tensor(3.0)).item())
 
@@ -94,6 +77,27 @@ class PixelWise(nn.Module):
 def test_windows_cover_every_pixel(size: tuple[int, int], overlap: float) -> None:
     x = torch.randn(2, 3, *size)
     assert torch.allclose(slide(PixelWise(), x, (16, 16), overlap), PixelWise()(x).softmax(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({}, (20, 30)),
+        ({"eval_scale": 1.5}, (30, 45)),
+        ({"eval_scale": 0.5, "eval_size": [40, 50]}, (20, 25)),
+        ({"eval_scale": 0.001}, (1, 1)),
+    ],
+)
+def test_images_are_scored_at_a_multiple_of_their_size_and_labelled_at_their_own(
+    settings: dict[str, Any], seen: tuple[int, int]
+) -> None:
+    config = make_config({"data": settings})
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    shown, own = view(image, None, config)
+    assert shown.shape == (3, *seen)
+    assert own == (20, 30)
+    assert scored_size(config) in (None, seen)
+    assert predict(PixelWise(), shown[None].float(), [own], config)[0].shape == own
 
 
 def test_void_is_drawn_black() -> None:

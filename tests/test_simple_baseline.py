@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fna.arch.net_config import from_net_config
-from fna.config import TaskConfig
+from fna.config import SimpleBaseline
 from fna.cost.madds import model_cost
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, feature_info
 from fna.tasks.simple_baseline import REACH, STRIDE, SimpleBaselineHead, decode, gaussians, loss, mirrored
 
 INFO = (FeatureInfo(8, 16, 3), FeatureInfo(12, 32, 4))
-POSE = TaskConfig(model="simple_baseline")
+POSE = SimpleBaseline()
 SIZE = (24, 20)  # of a heatmap
 
 

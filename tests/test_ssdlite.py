@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from fna.arch import Arch, Block, Stem, with_taps
 from fna.arch.net_config import from_net_config
-from fna.config import Config, EvaluateConfig, TaskConfig
+from fna.config import Config, DetectionEvaluateConfig, SSDLite
 from fna.cost.madds import model_cost
 from fna.nets.network import Backbone, Classifier, FeatureInfo, Model, feature_info
 from fna.tasks.ssdlite import MATCHER, RATIOS, SCALES, Norm, SSDLiteHead, anchors, decode, head_start, loss
@@ -76,7 +76,7 @@ def test_loss_is_torchvisions_before_it_is_normalised(spread: float) -> None:
     matches = [MATCHER(box_iou(b, output["anchors"])) if len(b) else background for b in BATCH["boxes"]]
     raw = {"bbox_regression": output["deltas"], "cls_logits": output["logits"]}
     expected = torchvision_twin().compute_loss(truths, raw, [output["anchors"]] * 3, matches)
-    total, count = loss(output, BATCH, TaskConfig())
+    total, count = loss(output, BATCH, SSDLite())
     assert int(count) == sum(int((m >= 0).sum()) for m in matches) > 10
     assert (total / count).item() == pytest.approx(sum(x.item() for x in expected.values()), rel=1e-5)
 
@@ -84,7 +84,7 @@ def test_loss_is_torchvisions_before_it_is_normalised(spread: float) -> None:
 def test_three_negatives_to_a_positive_learn() -> None:
     output = output_of(3)
     output["logits"].requires_grad_()
-    total, count = loss(output, BATCH, TaskConfig())
+    total, count = loss(output, BATCH, SSDLite())
     total.backward()
     assert output["logits"].grad is not None
     assert int(output["logits"].grad.any(2).sum()) == 4 * int(count)
@@ -95,7 +95,7 @@ def test_more_boxes_than_background_counts_no_anchor_twice() -> None:
     output = output_of(1, spread=0.0)
     everywhere = {"boxes": [output["anchors"].clone()], "labels": [torch.zeros(len(output["anchors"])).long()]}
     output["deltas"].zero_()
-    total, count = loss(output, everywhere, TaskConfig())
+    total, count = loss(output, everywhere, SSDLite())
     assert int(count) > len(output["anchors"]) / 2
     assert total.item() == pytest.approx(len(output["anchors"]) * torch.tensor(5.0).log().item(), rel=1e-4)
 
@@ -106,8 +106,8 @@ def test_detections_are_torchvisions(threshold: float) -> None:
     twin = torchvision_twin(score_thresh=threshold, nms_thresh=0.45, detections_per_img=90)
     raw = {"bbox_regression": output["deltas"], "cls_logits": output["logits"]}
     expected = twin.postprocess_detections(raw, [output["anchors"]] * 2, [SIZE_HW] * 2)
-    settings = EvaluateConfig(score_threshold=threshold, nms=0.45, detections=90)
-    got = decode(output, SIZE_HW, Config(evaluate=settings))
+    settings = DetectionEvaluateConfig(score_threshold=threshold, nms=0.45, detections=90)
+    got = decode(output, SIZE_HW, Config(task=SSDLite(), evaluate=settings))
     assert (len(got[0]["boxes"]) > 10) == (threshold < 0.9)
     for mine, theirs in zip(got, expected, strict=True):
         assert torch.equal(mine["scores"], theirs["scores"])
@@ -151,7 +151,7 @@ def test_the_seeds_last_convolution_starts_the_head() -> None:
     arch = with_taps(TINY)
     model = Model(Backbone(arch), SSDLiteHead(feature_info(arch), CLASSES, head_channels=40)).eval()
     model.backbone.load_state_dict({k: v for k, v in state.items() if k.startswith(("stem.", "stages."))})
-    start = head_start(state)
+    start = head_start(state, SSDLite())
     missing = model.head.load_state_dict(start, strict=False)
     assert not missing.unexpected_keys
     assert not [name for name in missing.missing_keys if name.startswith("last.")]
@@ -165,7 +165,7 @@ def test_one_image_trains_though_the_last_map_is_one_pixel() -> None:
     head = SSDLiteHead(INFO, CLASSES, head_channels=20).train()
     maps = [torch.randn(1, i.channels, -(-256 // i.stride), -(-320 // i.stride)) for i in INFO]
     output = head(maps, SIZE_HW)
-    loss(output, {name: values[:1] for name, values in BATCH.items()}, TaskConfig())[0].backward()
+    loss(output, {name: values[:1] for name, values in BATCH.items()}, SSDLite())[0].backward()
     last = head.classification.module_list[-1][0][1]
     assert isinstance(last, Norm)
     assert last.num_batches_tracked == 0

@@ -15,8 +15,9 @@ from fna.arch.spaces import make_space
 from fna.cost.madds import cost_table, path_cost
 from fna.errors import FnaError
 from fna.nets.network import Backbone
-from fna.nets.supernet import MixedOp, Mixture, SuperBackbone, entropy, expected_cost, frozen_weights, sample_path
+from fna.nets.supernet import MixedOp, Mixture, SuperBackbone, entropy, expected_cost, frozen_weights
 from fna.rng import generator, seeded
+from fna.searching.sampling import sample_path
 
 
 def tiny_seed(padding: str = "symmetric") -> Arch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig as DataConfig
 from fna.data.segmentation import open_data
 from fna.data.synthetic import CLASSES, JOINTS, THINGS, scene
 

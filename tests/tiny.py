@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 
 from fna.arch import Arch, Block, Stem
 from fna.config import Config, make_config, merge
-from fna.searching import Searched, search
+from fna.data.splits import Splits, open_data
+from fna.nets.weights import Network
+from fna.searching.alphas import search
+from fna.searching.found import Found
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
-from fna.stages.adapt import Adapted, adapt
+from fna.stages.adapt import Tuned, adapt
 from fna.stages.expand import expand
+from fna.stages.predict import Finished
+from fna.tasks.problem import Problem
 from fna.training.checkpoints import Checkpoints
 from fna.training.engine import Compute, computing
-from fna.training.setting import Setting, open_data, put
 
 SIDE = 64  # of an image in pixels
 STAGES = (  # in, out, stride, expansion, layers
@@ -47,7 +52,7 @@ def write_images(root: Path, train: int = 12, val: int = 4) -> Path:
 
 def tiny_config(root: Path, *overrides: str) -> Config:
     """Return the configuration of a run on `root`: 15 iterations of search, 12 of adaptation."""
-    optimizer = {"lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
+    optimizer = {"name": "sgd", "lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
     data: dict[str, Any] = {
         "seed": {"name": "mobilenet_v2_035", "weights": None},
         "task": {"channels": 8},
@@ -57,8 +62,9 @@ def tiny_config(root: Path, *overrides: str) -> Config:
         "adapt": {"epochs": 4, "batch_size": 4, "recalibrate": 2, "optimizer": optimizer},
         "baseline": False,
         "evaluate": {"every": 2},
-        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0, "checkpoint_steps": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0},
     }
+    data["engine"] |= {"checkpoint_steps": 2, "checkpoint_seconds": 0.0}
     return make_config(merge(data, overrides))
 
 
@@ -84,38 +90,61 @@ class Double(Compute):
         return super().images(images_N3HW, mean, std).double()
 
 
+@dataclass(frozen=True)
+class Job:
+    """What the stages take, in one place for tests."""
+
+    problem: Problem
+    data: Splits
+    compute: Compute
+    seed: Seed
+
+    @property
+    def config(self) -> Config:
+        return self.problem.config
+
+    def with_loss(self, loss: Callable[..., tuple[Tensor, Tensor]]) -> Job:
+        """Return the job with another loss."""
+        return replace(self, problem=replace(self.problem, task=replace(self.problem.task, loss=loss)))
+
+
 @contextmanager
-def opened(config: Config, *, double: bool = False, table: tuple[tuple[int, ...], ...] = STAGES) -> Iterator[Setting]:
-    """Open a setting on the tiny seed, under torchrun among the other processes."""
+def opened(config: Config, *, double: bool = False, table: tuple[tuple[int, ...], ...] = STAGES) -> Iterator[Job]:
+    """Open a job on the tiny seed, under torchrun among the other processes."""
     with computing(config.engine) as compute:
-        yield open_data(config, Double(**vars(compute)) if double else compute, tiny_seed(table))
+        seed, data = tiny_seed(table), open_data(config)
+        problem = Problem.of(config, data.val, seed)
+        yield Job(problem, data, Double(**vars(compute)) if double else compute, seed)
 
 
-def search_tiny(setting: Setting, folder: Path) -> Searched:
+def search_tiny(job: Job, folder: Path) -> Found:
     """Search from the tiny seed, or go on; checkpoints and logs are kept in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    grown = expand(setting)
-    costs = grown.costs
     return search(
-        grown.arch,
-        put(grown.state, "backbone"),
-        costs.table,
-        costs.other,
-        costs.budget,
-        setting,
+        expand(job.seed, job.problem),
+        job.problem,
+        job.data.train,
+        job.compute,
         checkpoints=Checkpoints(folder / "search"),
         logs=(folder / "search.csv", folder / "entropy.csv"),
     )
 
 
-def adapt_tiny(setting: Setting, folder: Path) -> Adapted:
+def adapt_tiny(job: Job, folder: Path) -> Tuned:
     """Fine-tune the tiny seed, or go on; checkpoints and logs are kept in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return adapt(
-        setting.seed.arch,
-        {},
-        setting.config.adapt,
-        setting,
+        Network(job.seed.arch, {}),
+        job.problem,
+        job.data,
+        job.compute,
         checkpoints=Checkpoints(folder / "adapt"),
         logs=(folder / "adapt.csv", folder / "scores.csv"),
     )
+
+
+def finished(job: Job) -> Finished:
+    """Return an untrained network on the tiny seed as one that is loaded, placed."""
+    model = Finished(job.problem.build(job.seed.arch), job.problem, {"arch": job.seed.arch.to_json()})
+    job.compute.place(model)
+    return model

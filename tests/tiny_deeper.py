@@ -16,7 +16,7 @@ from fna.config import Config
 DEEPER = (*STAGES, (32, 32, 2, 3, 1))  # in, out, stride, expansion, layers
 
 
-opened = partial(tiny.opened, table=DEEPER)  # a setting on the deeper seed
+opened = partial(tiny.opened, table=DEEPER)  # a job on the deeper seed
 
 
 def train_and_save(configure: Callable[..., Config]) -> None:
@@ -29,10 +29,14 @@ def train_and_save(configure: Callable[..., Config]) -> None:
     """
     torch.set_num_threads(1)
     images, out, *overrides = sys.argv[1:]
-    with opened(configure(Path(images), *overrides), double=True) as setting:
-        world = setting.compute.world
+    with opened(configure(Path(images), *overrides), double=True) as job:
+        world = job.compute.world
         name = f"{world.rank}-of-{world.size}"
-        searched = search_tiny(setting, Path(out, name))
-        adapted = adapt_tiny(setting, Path(out, name))
-        results = {"searched": searched.state, "alphas": searched.alphas, "adapted": adapted.state}
+        searched = search_tiny(job, Path(out, name))
+        adapted = adapt_tiny(job, Path(out, name))
+        results = {
+            "searched": searched.network.state,
+            "alphas": searched.evidence.values,
+            "adapted": adapted.network.state,
+        }
         torch.save({**results, "scores": adapted.scores}, Path(out, f"{name}.pt"))

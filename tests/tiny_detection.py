@@ -45,11 +45,12 @@ def write_squares(root: Path, train: int = 12, val: int = 4) -> Path:
 
 
 def detection_config(root: Path, *overrides: str) -> Config:
-    """Return the configuration of a run on `root`: 6 iterations of search, 6 of adaptation."""
+    """Return the configuration of a run on `root`: 6 iterations of search, 6 of adaptation; RetinaNet's unless told."""
+    small = {"channels": 16, "anchor_scale": 2.0}
     optimizer = {"name": "adamw", "lr": 0.001, "weight_decay": 1e-4, "warmup": 2, "clip": 35.0}
     data: dict[str, Any] = {
         "seed": {"name": "mobilenet_v2_035", "weights": None},
-        "task": {"model": "retinanet", "channels": 16, "anchor_scale": 2.0},
+        "task": {"model": "retinanet", **({} if "task.model=ssdlite" in overrides else small)},
         "data": {
             **{"format": "coco", "root": str(root), "crop": [HEIGHT, WIDTH], "scale": [1.0, 1.0]},
             **{"augment": "resize", "color_jitter": 0.1},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import adapt_tiny, opened, search_tiny, tiny_config
+from tiny import Job, adapt_tiny, opened, search_tiny, tiny_config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,17 +21,16 @@ from fna.nets.supernet import SuperBackbone
 from fna.stages.evaluate import evaluate
 from fna.tasks.heads import ImagePooling
 from fna.training.distributed import SyncBatchNormCPU, replicate, share_statistics
-from fna.training.setting import Setting
 
 
-def normalised(setting: Setting, norm: nn.Module, x_NCHW: Tensor, weight_NCHW: Tensor) -> dict[str, Tensor]:
+def normalised(job: Job, norm: nn.Module, x_NCHW: Tensor, weight_NCHW: Tensor) -> dict[str, Tensor]:
     """Pass this process's part of a batch through a norm and back; return the part's results and the norm's state."""
-    world = setting.compute.world
+    world = job.compute.world
     own = slice(world.rank * len(x_NCHW) // world.size, (world.rank + 1) * len(x_NCHW) // world.size)
     x = x_NCHW[own].clone().requires_grad_()
     network = norm
     if world.size > 1:
-        network = replicate(share_statistics(norm, cuda=False), setting.compute.device, partial=False, sync_bn=True)
+        network = replicate(share_statistics(norm, cuda=False), job.compute.device, partial=False, sync_bn=True)
         assert isinstance(network, DistributedDataParallel)
     y = network(x)
     (y * weight_NCHW[own]).sum().mul(world.size).backward()  # gradients of parameters are averaged over processes
@@ -40,7 +39,7 @@ def normalised(setting: Setting, norm: nn.Module, x_NCHW: Tensor, weight_NCHW: T
     return {"y": y.detach(), "x.grad": x.grad / world.size, **gradients, **norm.state_dict()}
 
 
-def norms(setting: Setting) -> dict[str, dict[str, Tensor]]:
+def norms(job: Job) -> dict[str, dict[str, Tensor]]:
     """Run batch norms on an ordinary input, without momentum, on one image a process, and on a far mean in float32."""
     draw = torch.Generator().manual_seed(0)
     results = {}
@@ -54,13 +53,13 @@ def norms(setting: Setting) -> dict[str, dict[str, Tensor]]:
             norm.weight.copy_(torch.rand(5, generator=draw))
             norm.bias.copy_(torch.rand(5, generator=draw))
         x, weight = torch.randn(2, 6, 5, 7, 3, generator=draw, dtype=dtype)
-        results[name] = normalised(setting, norm, x + shift, weight)
+        results[name] = normalised(job, norm, x + shift, weight)
     pooling = ImagePooling(6, 5).double()  # its norm sees one value an image and channel
     with torch.no_grad():
         pooling.conv.weight.copy_(torch.randn(5, 6, 1, 1, generator=draw))
     x = torch.randn(2, 6, 4, 4, generator=draw, dtype=torch.float64)
     weight = torch.randn(2, 5, 1, 1, generator=draw, dtype=torch.float64)
-    results["one image a process"] = normalised(setting, pooling, x, weight)
+    results["one image a process"] = normalised(job, pooling, x, weight)
     return results
 
 
@@ -72,29 +71,33 @@ def train(images: Path, out: Path, overrides: list[str]) -> None:
         if isinstance(module, SuperBackbone) and all(isinstance(choice, int) for choice in arguments[1]):
             paths.append(tuple(arguments[1]))
 
-    with opened(tiny_config(images, *overrides), double=True) as setting:
-        world = setting.compute.world
+    # Other processes than the first would never find a checkpoint due: it must not ask them.
+    overrides = [*overrides, f"engine.checkpoint_seconds={1e6 if int(os.environ.get('RANK', '0')) else 0.0}"]
+    with opened(tiny_config(images, *overrides), double=True) as job:
+        world = job.compute.world
         folder = out / f"{world.rank}-of-{world.size}"
-        results: dict[str, Any] = {"norms": norms(setting)}
+        results: dict[str, Any] = {"norms": norms(job)}
         hook = torch.nn.modules.module.register_module_forward_pre_hook(note_path)
-        searched = search_tiny(setting, folder)
+        searched = search_tiny(job, folder)
         hook.remove()
-        results |= {"paths": paths, "searched": searched.state, "alphas": searched.alphas}
-        adapted = adapt_tiny(setting, folder)
-        results |= {"adapted": adapted.state, "scores": adapted.scores}
-        fresh = setting.build(setting.seed.arch)
-        results["fresh scores"] = evaluate(setting.parallel(fresh, partial=False), setting)
+        results |= {"paths": paths, "searched": searched.network.state, "alphas": searched.evidence.values}
+        adapted = adapt_tiny(job, folder)
+        results |= {"adapted": adapted.network.state, "scores": adapted.scores}
+        fresh = job.problem.build(job.seed.arch)
+        results["fresh scores"] = evaluate(
+            job.compute.parallel(fresh, partial=False), job.problem, job.data.val, job.compute
+        )
         assert any(isinstance(m, SyncBatchNormCPU) for m in fresh.modules()) == (world.size > 1)
     frozen = ("search.bn=frozen", "adapt.bn=frozen", "search.epochs=3", "adapt.epochs=1")
-    with opened(tiny_config(images, *overrides, *frozen), double=True) as setting:
-        results["frozen searched"] = search_tiny(setting, folder / "frozen").state
-        results["frozen adapted"] = adapt_tiny(setting, folder / "frozen").state
-    with opened(tiny_config(images, *overrides, "engine.sync_bn=false", "adapt.epochs=1")) as setting:
-        adapted = adapt_tiny(setting, folder / "own norms")
-        results |= {"own norms adapted": adapted.state, "own norms scores": adapted.scores}
-    with opened(tiny_config(images, *overrides)) as setting:
-        search_tiny(setting, folder / "float32")
-        adapt_tiny(setting, folder / "float32")
+    with opened(tiny_config(images, *overrides, *frozen), double=True) as job:
+        results["frozen searched"] = search_tiny(job, folder / "frozen").network.state
+        results["frozen adapted"] = adapt_tiny(job, folder / "frozen").network.state
+    with opened(tiny_config(images, *overrides, "engine.sync_bn=false", "adapt.epochs=1")) as job:
+        adapted = adapt_tiny(job, folder / "own norms")
+        results |= {"own norms adapted": adapted.network.state, "own norms scores": adapted.scores}
+    with opened(tiny_config(images, *overrides)) as job:
+        search_tiny(job, folder / "float32")
+        adapt_tiny(job, folder / "float32")
     torch.save(results, out / f"{world.rank}-of-{world.size}.pt")
 
 

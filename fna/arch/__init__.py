@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fna.errors import FnaError, nearest
 
+MULTIPLE = 32  # the largest stride of a backbone
 KINDS = ("mbconv", "basic", "bottleneck", "skip")
 ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
@@ -341,6 +342,12 @@ def levels(arch: Arch) -> tuple[int, ...]:
             last[-1] = s
         dilation = stage[0].dilation
     return tuple(last)
+
+
+def padded(arch: Arch, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the size a network on `arch` runs at: TensorFlow's padding wants multiples of `MULTIPLE`."""
+    multiple = MULTIPLE if arch.padding == "same" else 1
+    return -(-size_hw[0] // multiple) * multiple, -(-size_hw[1] // multiple) * multiple
 
 
 # --- JSON -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,17 +19,17 @@ from fna.progress import first_rank, quiet
 STAGES = {  # what it does, an example's settings
     "expand": ("Grow the seed into a super network and remap its weights.", "--recipe recipes/camvid_deeplabv3.yaml"),
     "search": ("Adapt the architecture to the data.", "--engine.workers 4"),
-    "derive": ("Choose the best architecture within the budget.", "--json"),
-    "adapt": ("Fine-tune the derived network, or a control.", "--adapt.name control --adapt.arch seed"),
+    "derive": ("Choose the best architecture within a budget.", "--derive.name half --derive.budget 0.5x"),
+    "adapt": ("Fine-tune a derived network, or a control.", "--adapt.name half --adapt.arch half"),
     "evaluate": ("Score every fine-tuned network of the run.", "--evaluate.mode sliding"),
     "report": ("Write report.html.", ""),
 }
 DEMO = (  # four to five minutes on two cores
     *("data.format=synthetic", "data.crop=[128, 160]", "data.images=96", "data.color_jitter=0"),
-    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={name: adamw, lr: 1e-3}", "search.alpha.lr=0.01"),
-    *("adapt.epochs=9", "adapt.optimizer={name: adamw, lr: 1e-3}"),
+    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
+    *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", *STAGES, "count", "remap")
+TAKE_SETTINGS = ("run", "demo", *STAGES, "predict", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -99,10 +99,13 @@ def _run(folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bo
     from fna.config import load_config
 
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs import pipeline
+    from fna.runs.opening import check_data
 
     with quiet(as_json or no_words):
-        metrics = pipeline.run(folder, config)
+        data = check_data(folder, config, ("train", "val"))
+        from fna.runs import pipeline
+
+        metrics = pipeline.run(folder, config, data=data)
         _show({**metrics, "report": str(folder / "report.html")}, as_json)
 
 
@@ -117,25 +120,64 @@ def _add_stage(name: str, text: str, settings: str) -> None:
         as_json: AsJson = False,
         no_words: Quiet = False,
     ) -> None:
-        from fna.config import load_config
+        _stage(name, folder, recipe, ctx.obj, as_json, no_words)
 
-        config = load_config(recipe, ctx.obj) if recipe else None
+
+def _stage(
+    name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
+) -> None:
+    from fna.config import load_config
+    from fna.runs.opening import NEEDS, check_data, settle_config
+
+    config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    with quiet(as_json or no_words):
+        data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline
+        from fna.runs.run import Run
 
-        with quiet(as_json or no_words), pipeline.Run.open(folder, config, () if recipe else ctx.obj) as job:
-            _show(pipeline.stage(job, name), as_json)
+        with Run.open(folder, config, data=data) as job:
+            _show(pipeline.stage(job, name, **more), as_json)
 
 
 for _name, (_text, _settings) in STAGES.items():
-    _add_stage(_name, _text, _settings)
+    if _name != "evaluate":
+        _add_stage(_name, _text, _settings)
 
 
-@app.command(epilog=example("fna predict runs/camvid --images photos --out labelled"))
-def predict(
+@app.command(
+    epilog=example(
+        "fna evaluate runs/camvid --evaluate.mode sliding",
+        "fna evaluate runs/camvid --split test",
+        "fna evaluate runs/camvid --data.root /elsewhere/camvid",
+    ),
+)
+def evaluate(
+    ctx: typer.Context,
     folder: Folder,
-    images: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Images to label.")],
+    split: Annotated[Literal["val", "test"], typer.Option(help="What to score on; test is opened only here.")] = "val",
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
+    """Score every fine-tuned network of the run, on the validation or the test split."""
+    _stage("evaluate", folder, None, ctx.obj, as_json, no_words, split=split)
+
+
+@app.command(
+    epilog=example(
+        "fna predict runs/camvid --images photos --out labelled",
+        "fna predict bccd_network --images cell.jpg --out labelled --evaluate.score_threshold 0.3",
+    )
+)
+def predict(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
+    ],
+    images: Annotated[Path, typer.Option(metavar="FOLDER|FILE", show_default=False, help="Images to label.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the pictures go.")],
-    name: Annotated[str, typer.Option(metavar="NAME", help="The adaptation to use.")] = "adapted",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
+    ] = None,
     boxes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
     ] = None,
@@ -143,22 +185,25 @@ def predict(
     no_words: Quiet = False,
 ) -> None:
     """Label images with a fine-tuned network of a run: a picture per image; boxes and poses also as COCO results."""
-    from fna.runs import pipeline
+    from fna.runs.saved import predict_folder
 
     with quiet(as_json or no_words):
-        _show(pipeline.predict(folder, images, out, name, boxes), as_json)
+        _show(predict_folder(folder / name if name else folder, images, out, boxes, ctx.obj), as_json)
 
 
-@app.command("list", epilog=example("fna list seeds"))
+@app.command("list", epilog=example("fna list seeds", "fna list settings retinanet"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
+    model: Annotated[str | None, typer.Argument(show_default=False, help="Settings: only those of this model.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what there is: seeds, formats, strategies, spaces, optimizers, models, estimators, settings."""
-    from fna.cli.catalogue import CATALOGUE
+    from fna.cli.catalogue import CATALOGUE, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
-    rows = {name: collect() for name, collect in chosen.items()}
+    if model and what != "settings":
+        raise FnaError(f"'{model}' is one word too many; only settings are those of a model: fna list settings {model}")
+    rows = {name: settings(model) if model else collect() for name, collect in chosen.items()}
     if as_json:
         return show_json(rows)
     for name, collect in chosen.items():

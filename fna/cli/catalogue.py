@@ -29,12 +29,12 @@ def seeds() -> list[Row]:
 
 def formats() -> list[Row]:
     """What data sets look like on disk."""
-    from fna.config import MODELS
+    from fna.config import TASKS
     from fna.tasks import load_task
 
     return [
         {"task": task, "name": name, "layout": reader.layout.rstrip()}
-        for task in MODELS
+        for task in TASKS
         for name, reader in load_task(task).formats.items()
     ]
 
@@ -91,23 +91,28 @@ def optimizers() -> list[Row]:
 
 def models() -> list[Row]:
     """What a task puts on the backbone."""
-    from fna.config import MODELS
+    from fna.config import MODELS, TASKS
 
-    return [{"task": task, "name": name} for task, models in MODELS.items() for name in models]
+    return [{"task": task, **row} for task, own in TASKS.items() for row in _documented({m: MODELS[m] for m in own})]
 
 
 def estimators() -> list[Row]:
     """How the alphas get their gradient."""
-    from fna.searching import ESTIMATORS
+    from fna.searching.alphas import ESTIMATORS
 
     return _documented(ESTIMATORS)
 
 
-def settings() -> list[Row]:
-    """What a recipe can hold, each also an option: --search.epochs 20."""
+def settings(model: str | None = None) -> list[Row]:
+    """What a recipe can hold, each also an option: --search.epochs 20. See fna list settings MODEL."""
     from fna import config
 
-    return [{"name": key, "default": default, "meaning": text} for key, default, text in config.settings()]
+    if model is not None:
+        return [{"name": key, "default": default, "meaning": text} for key, default, text in config.settings(model)]
+    return [
+        {"name": key, "of": config.owner(models), "default": default, "meaning": text}
+        for (key, default, text), models in config.owned_settings()
+    ]
 
 
 def _documented(table: Mapping[str, Any]) -> list[Row]:

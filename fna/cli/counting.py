@@ -28,15 +28,7 @@ if TYPE_CHECKING:
 
 BARE = "none"  # a backbone without head
 BARE_SIZE: SizeHW = (224, 224)  # what classifiers are counted at
-PAPER: dict[str, tuple[int, SizeHW]] = {  # model -> classes or joints, and size of the image, in the article's tables
-    "deeplabv3": (19, (1024, 2048)),
-    "deeplabv3plus": (19, (1024, 2048)),
-    "retinanet": (80, (800, 1088)),
-    "ssdlite": (80, (320, 320)),
-    "simple_baseline": (16, (256, 256)),
-}
-SPACES = {"seg": "deeplabv3", "det": "retinanet", "pose": "simple_baseline"}  # column of Table I -> its first model
-SPELLED = {"segmentation": "seg", "detection": "det"}  # tasks by their full names
+SPACES = {"seg": "segmentation", "det": "detection", "pose": "pose"}  # column of Table I -> task
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Plan:
     """How to count.
 
     Args:
-        model: what is on the backbone, a key of `PAPER`, or `BARE`.
+        model: what is on the backbone, a key of `config.MODELS`, or `BARE`.
         classes: foreground classes or joints.
         size_hw: size of the image.
         output_stride: of the last features; None: the task's, and for a bare backbone its own.
@@ -106,7 +98,7 @@ def make_plan(
     """Complete what the user said by the article's figures.
 
     Args:
-        model: see `Plan`; None: the first one of `space`, without that DeepLabv3.
+        model: see `Plan`; None: the first one of `space`, without that the first of all.
         space: a name that `column` knows.
         classes: see `Plan`; None: those of the article's tables.
         size_hw: see `Plan`; None: that of the article's tables.
@@ -117,17 +109,22 @@ def make_plan(
     Raises:
         FnaError: a name is unknown, or the settings do not fit each other.
     """
-    from fna.config import make_config, merge
+    from fna.config import MODELS, make_config, merge
 
-    model = model or SPACES[column(space) if space else "seg"]
-    task: dict[str, Any] = {} if model == BARE else {"model": model}
-    if output_stride is not None and model != BARE:
+    if model == BARE:
+        config = make_config(merge({}, settings), "fna count")
+        return Plan(BARE, classes or 0, size_hw or BARE_SIZE, output_stride, rule, config)
+    if model is not None and model not in MODELS:
+        known = [*MODELS, BARE]
+        raise FnaError(f"unknown model '{model}'{nearest(model, known)}; known: {', '.join(known)}")
+    task: dict[str, Any] = {"name": SPACES[column(space)]} if space and not model else {"model": model}
+    if output_stride is not None:
         task["output_stride"] = output_stride
     config = make_config(merge({"task": task}, settings), "fna count")
-    if model != BARE:
-        model = config.task.model
-    known_classes, known_size = PAPER.get(model, (0, BARE_SIZE))
-    return Plan(model, classes or known_classes, size_hw or known_size, output_stride, rule, config)
+    head = config.task
+    return Plan(
+        head.model, classes or head.article_classes, size_hw or head.article_size_hw, output_stride, rule, config
+    )
 
 
 def column(space: str) -> str:
@@ -139,11 +136,11 @@ def column(space: str) -> str:
     Raises:
         FnaError: the name is unknown.
     """
-    name = SPELLED.get(space, space)
-    if name not in SPACES:
-        known = [*SPACES, *SPELLED]
+    names = {task: name for name, task in SPACES.items()} | {name: name for name in SPACES}
+    if space not in names:
+        known = [*SPACES, *(task for task in SPACES.values() if task not in SPACES)]
         raise FnaError(f"unknown space '{space}'{nearest(space, known)}; known: {', '.join(known)}")
-    return name
+    return names[space]
 
 
 def named_space(seed: Arch, space: str, plan: Plan) -> SuperArch:

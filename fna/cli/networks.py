@@ -46,8 +46,10 @@ def count(
         str, typer.Argument(metavar="SEED|FILE", show_default=False, help="A seed; or Arch JSON or net_config text.")
     ],
     model: Annotated[
-        Literal["deeplabv3", "deeplabv3plus", "retinanet", "ssdlite", "simple_baseline", "none"] | None,
-        typer.Option(help="What is on the backbone.  [default: deeplabv3; with --space its task's]"),
+        str | None,
+        typer.Option(
+            metavar="MODEL|none", help="What is on the backbone (fna list models).  [default: with --space its task's]"
+        ),
     ] = None,
     space: Annotated[
         str | None, typer.Option(metavar="seg|det|pose", help="Measure the search space of this task instead.")

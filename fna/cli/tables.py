@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fna.cost.units import with_unit
 from fna.progress import first_rank, say
+from fna.reporting.rows import minutes_text, seed_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,21 +23,22 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: content of metrics.json. Networks that the search led to show its minutes beside their own.
     """
-    metric, search = metrics["metric"], metrics.get("search_minutes")
-    order = {"baseline": 0, "adapted": 1}
-    rows = []
-    for _, row in sorted(metrics["rows"].items(), key=lambda item: order.get(item[0], 2)):
-        searched = search is not None and (row["init"] == "super" or row["arch"] == "derived")
-        rows.append(
+    metric, rows = metrics["metric"], seed_first(metrics["rows"])
+    factors = {"head_width": "head width", "scale": "input scale"}
+    varied = {key: head for key, head in factors.items() if any(row[key] != 1 for row in rows.values())}
+    return table(
+        [
             {
                 "network": row["title"],
+                **{head: f"{row[key]:g} x" for key, head in varied.items()},
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
-                metrics["titles"][metric]: f"{100 * row[metric]:.2f} %",
-                "minutes": (f"{search:.1f} + " if searched else "") + f"{row['minutes']:.1f}",
+                f"{metrics['split']} {metrics['titles'][metric]}": f"{100 * row[metric]:.2f} %",
+                "minutes": minutes_text(row, metrics["search_minutes"]),
             }
-        )
-    return table(rows)
+            for row in rows.values()
+        ]
+    )
 
 
 def table(rows: Sequence[Row], title: str = "") -> Table:
@@ -77,11 +80,17 @@ def show_json(data: Any) -> None:
 
 
 def show_result(result: Mapping[str, Any]) -> None:
-    """Print what a stage returned: the table if it scored networks, and all plain values."""
+    """Print what a stage returned: the table if it scored networks, and all plain values, costs in its `unit`."""
     if "rows" in result:
         show_table(results_table(result))
     for warning in result.get("warnings", ()):
         say(f"warning: {warning}")
     for key, value in result.items():
-        if first_rank() and isinstance(value, str | int | float) and key != "metric":
-            print(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value}")
+        if first_rank() and isinstance(value, str | int | float) and key not in ("metric", "split"):
+            print(f"{key}: {_plain(key, value, result.get('unit'))}")
+
+
+def _plain(key: str, value: str | float, unit: str | None) -> str:
+    if unit and key.endswith("cost"):
+        return with_unit(float(value), unit)
+    return f"{value:,}" if isinstance(value, int) else str(value)

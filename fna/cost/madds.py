@@ -186,8 +186,13 @@ def cost_table(super_arch: SuperArch, size_hw: SizeHW) -> CostTable:
     ]
 
 
+def param_table(super_arch: SuperArch) -> CostTable:
+    """Return the parameters of every candidate of every layer; see `cost_table`."""
+    return [[block_cost(block, (1, 1)).params for block in candidates] for _, candidates in super_arch.layers()]
+
+
 def path_cost(table: CostTable, path: Sequence[int]) -> int:
-    """Return the MAdds of the path that takes candidate ``path[i]`` at layer i."""
+    """Return the cost of the path that takes candidate ``path[i]`` at layer i."""
     return sum(costs[choice] for costs, choice in zip(table, path, strict=True))
 
 

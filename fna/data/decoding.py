@@ -52,6 +52,20 @@ def read_image(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[n
     return np.array(image.convert("RGB"))
 
 
+def to_pixels(image: Any) -> NDArray[np.uint8]:
+    """Return the RGB pixels of a PIL image, upright, or of an array that holds them already.
+
+    Raises:
+        FnaError: it is neither.
+    """
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    what = f"an array of {image.dtype}, shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise FnaError(f"an image is a path, a PIL image, or uint8 RGB (height, width, 3), not {what}")
+
+
 def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np.int32] | NDArray[np.uint8]:
     """Read a label mask.
 

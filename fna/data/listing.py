@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fna.config import DataConfig
+from fna.config import DataConfig, SegmentationDataConfig
 from fna.data.decoding import read_image, read_mask
 from fna.data.stamps import Sources, Stamp
 from fna.errors import FnaError, nearest
@@ -50,7 +50,7 @@ class Listing:
 class Reader:
     """A data set family: a function from (root, split, config) to a `Listing`, and the layout expected below ROOT."""
 
-    read: Callable[[Path, str, DataConfig], Listing]
+    read: Callable[[Path, str, SegmentationDataConfig], Listing]
     layout: str
     on_disk: bool = True
 

@@ -88,25 +88,29 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 class Loader:
-    """Batches of a view in the order of a sampler, made by worker processes ahead of time.
+    """Samples of a view, made by worker processes ahead of time.
 
     Args:
-        view: makes the crops.
-        sampler: says which.
-        collate: makes a batch of some crops.
-        workers: processes, at most one a CPU this process may use; 0 makes the crops in this one. The batches are the
-            same.
+        view: makes the samples.
+        workers: processes, at most one a CPU this process may use; 0 makes the samples in this one. They are the same.
+        batches: says which samples make which batch; None: every sample by itself, in order.
+        collate: makes a batch of some samples.
     """
 
     def __init__(
-        self, view: Dataset[Any], sampler: StepSampler, workers: int, collate: Callable[[Sequence[Any]], Any]
+        self,
+        view: Dataset[Any],
+        workers: int,
+        batches: StepSampler | None = None,
+        collate: Callable[[Any], Any] | None = None,
     ) -> None:
         workers = min(workers, _cpus())
         self._loader: DataLoader[Any] = DataLoader(
             view,
-            batch_sampler=sampler,
+            batch_size=None if batches is None else 1,
+            batch_sampler=batches,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=collate or _as_it_is,
             pin_memory=torch.cuda.is_available(),
             # fork shares the cache of decoded images; elsewhere each worker gets a copy
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -131,6 +135,10 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             raise FnaError(f"a data worker process died ({error}); out of memory? try --engine.workers 0") from error
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
 
 
 def _cpus() -> int:

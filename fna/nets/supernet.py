@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fna.arch import Candidates, LayerPath, SuperArch
+from fna.arch import Candidates, SuperArch
 from fna.nets.blocks import build_block
 from fna.nets.network import build_stem, feature_info, initialise
 
@@ -65,7 +65,7 @@ def _weighted(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Return the weighted sum of the outputs of a layer's candidates."""
     total: Tensor | None = None
     for y, weight in zip(maps, weights, strict=True):
-        term = y * weight.to(y.dtype)
+        term = y * weight.to(y.device, y.dtype)  # alphas live on the CPU
         total = term if total is None else total + term
     assert total is not None, "a mixture has at least one candidate"
     return total
@@ -112,22 +112,6 @@ class SuperBackbone(nn.Module):
             if s in outputs:
                 features.append(x)
         return features
-
-
-def sample_path(arch: SuperArch, alphas: Sequence[Tensor] | None, generator: torch.Generator) -> LayerPath:
-    """Draw one candidate per layer: from softmax(alpha), or uniformly where `alphas` is None.
-
-    Args:
-        arch: the search space.
-        alphas: one vector per layer (length = its candidates), or None.
-        generator: the source of chance, on the CPU.
-    """
-    path = []
-    for i, (_, candidates) in enumerate(arch.layers()):
-        n = len(candidates)
-        probabilities = torch.ones(n) if alphas is None else alphas[i].detach().float().cpu().softmax(0)
-        path.append(int(torch.multinomial(probabilities, 1, generator=generator)) if n > 1 else 0)
-    return tuple(path)
 
 
 def expected_cost(alphas: Sequence[Tensor], table: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fna.arch import Arch, Block
+from fna.cost.units import Unit
 
 INK, MUTED, RULE, PAPER = "#1c2024", "#6a717a", "#d4d8dd", "#fdfefe"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
@@ -144,12 +145,13 @@ def _beside(axes: Axes, x: float, y: float, above: str, below: str) -> None:
 
 
 @rc_context(STYLE)
-def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figure:
-    """Draw task loss, MAdds and the budget's multiplier over the steps of the search.
+def draw_search(log: Mapping[str, Series], unit: Unit, budget: float | None = None) -> Figure:
+    """Draw task loss, cost and the budget's multiplier over the steps of the search.
 
     Args:
         log: the columns of search.csv; NaN where a cell is empty.
-        budget: MAdds allowed, or None.
+        unit: of the costs.
+        budget: cost allowed, or None.
     """
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     loss, cost, multiplier = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
@@ -164,12 +166,12 @@ def draw_search(log: Mapping[str, Series], budget: float | None = None) -> Figur
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}  # it hides nothing
     loss.legend(**above, ncols=2)
     loss.set_ylabel("task loss")
-    cost.plot(step, log["sampled_madds"] / 1e9, color=ORANGE, **dots)
+    cost.plot(step, log["sampled_cost"] / unit.per, color=ORANGE, **dots)
     cost.plot([], [], ".", color=ORANGE, label="sampled path")  # the legend's, not as faint
-    cost.plot(step, log["expected_madds"] / 1e9, color=BLUE, linewidth=1.5, label="expected")
+    cost.plot(step, log["expected_cost"] / unit.per, color=BLUE, linewidth=1.5, label="expected")
     if budget is not None:
-        cost.axhline(budget / 1e9, color=INK, linewidth=1, linestyle="--", label="budget")
-    cost.set_ylabel("MAdds (G)")
+        cost.axhline(budget / unit.per, color=INK, linewidth=1, linestyle="--", label="budget")
+    cost.set_ylabel(f"cost ({unit.word})")
     cost.legend(**above, ncols=3)
     known = np.isfinite(log["multiplier"])  # one value alone makes no line
     multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5, marker="." if known.sum() == 1 else "")
@@ -238,6 +240,30 @@ def draw_alphas(alphas: Mapping[str, Mapping[str, float]], chosen: Mapping[str, 
     for layer, label in (chosen or {}).items():
         if layer in layers and label in labels:
             axes.plot(labels.index(label), layers.index(layer), "o", ms=7, mfc="white", mec="#111111", mew=1.2)
+    return figure
+
+
+@rc_context(STYLE)
+def draw_candidates(costs: Series, losses: Series, names: Sequence[str], unit: Unit) -> Figure:
+    """Draw the loss of candidates against their cost, and the least loss for each cost.
+
+    Args:
+        costs: of the candidates, shape (C,).
+        losses: on held-out training images, shape (C,).
+        names: what to write at a candidate, which is then ringed; empty: nothing.
+        unit: of the costs.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"cost ({unit.word})", ylabel="held-out loss")
+    costs = costs / unit.per
+    order = np.argsort(costs, kind="stable")
+    least = np.minimum.accumulate(losses[order])
+    axes.plot(costs[order], least, color=MUTED, linewidth=1, drawstyle="steps-post")
+    axes.plot(costs, losses, ".", color=BLUE, markersize=5, alpha=0.6)
+    for cost, loss, name in zip(costs, losses, names, strict=True):
+        if name:
+            axes.plot(cost, loss, "o", ms=9, mfc="none", mec=ORANGE, mew=1.6)
+            axes.annotate(name, (cost, loss), (7, -3), textcoords="offset points", color=INK)
     return figure
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,10 +17,9 @@ from fna.reporting import figures
 from fna.training.sinks import read_log
 
 DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow
 NARROW = 6  # inches: two figures below this width stand beside each other
-
-T = TypeVar("T")
+# How reading a damaged or foreign file can fail; the rest of the page is still of use.
+DAMAGES = (FnaError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,15 @@ class Part:
         """Add a figure; the caption says what to look for."""
         self.drawings.append((figures.to_svg(figure), caption, figure.get_figwidth() < NARROW))
 
-    def read_columns(self, path: Path) -> dict[str, figures.Series]:
+    def read_columns(self, folder: Path, name: str) -> dict[str, figures.Series]:
         """Read a log as columns of numbers, NaN where a cell is empty; note what a kill has torn."""
+        path = folder / name
         rows = read_log(path)
         if not rows:
-            raise FnaError(f"{path.name} has no whole row yet")
+            raise FnaError(f"{name} has no whole row yet")
         lines = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
         if torn := lines - 1 - len(rows):
-            self.notes.append(f"{torn} torn line{'s' * (torn > 1)} of {path.name} left out (a write cut short).")
+            self.notes.append(f"{torn} torn line{'s' * (torn > 1)} of {name} left out (a write cut short).")
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
 
 
@@ -92,9 +92,10 @@ def read_optional(path: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def seed_first(rows: Mapping[str, T]) -> dict[str, T]:
-    """Order adaptations: the fine-tuned seed, the FNA++ network, the controls."""
-    return {name: rows[name] for name in (*(n for n in TITLES if n in rows), *(n for n in rows if n not in TITLES))}
+def unusable(what: str, error: Exception, command: str) -> str:
+    """Say that a file is damaged, why, and which command makes it again."""
+    why = str(error) if isinstance(error, FnaError) else f"{type(error).__name__}: {error}"
+    return f"{what} cannot be used: {why}. To make it again, type: {command}"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -105,12 +106,3 @@ def signed(value: float, digits: int = 2) -> str:
     """
     text = f"{abs(value):.{digits}f}"
     return text if not float(text) else ("+" if value > 0 else MINUS) + text
-
-
-def giga(madds: float) -> str:
-    """Write multiply-adds.
-
-    >>> giga(24521712128)
-    '24.522 G'
-    """
-    return f"{madds / 1e9:.3f} G"

@@ -1,4 +1,4 @@
-"""Sections of the report about scores: the table, classes, curves, predictions."""
+"""Sections of the report about scores: classes, curves, epochs, predictions."""
 
 from __future__ import annotations
 
@@ -13,120 +13,12 @@ from PIL import Image
 
 from fna.files import read_json
 from fna.reporting import figures
-from fna.reporting.parts import DASH, TIMES, TITLES, Part, Table, giga, read_optional, seed_first, signed
+from fna.reporting.parts import DASH, Part, Table, read_optional, signed
+from fna.reporting.rows import TITLES, seed_first
 
-SHOWN = 8  # lines about mended or left-out records
 CONFUSED = 30  # classes of a confusion; of more, those with the most mistakes
 PICTURE_SIZE = 640  # longest side of an embedded prediction, in pixels
 VOID = (0, 0, 0)  # what has no class in a mask
-WORDS = ("network", "architecture", "weights from")
-BESIDE = 3  # scores beside the headline in the first table; the others follow in their own
-COUNTING = (
-    "MAdds are the multiply-accumulates of all convolutions and linear layers of the network, head included, plus one "
-    "per output element of a biased convolution; batch norms, activations, pooling, interpolation and additions count "
-    "0. Parameters are the learnable ones: gamma and beta of batch norms in, running statistics out."
-)
-
-
-def result(folder: Path) -> Part:
-    """Make the headline table: the fine-tuned seed against the FNA++ network and all controls."""
-    metrics, target = read_json(folder / "metrics.json"), read_optional(folder / "target.json")
-    rows = seed_first(metrics["rows"])
-    base = rows.get("baseline")
-    seed_madds = target["seed_madds"] if target else base["madds"] if base else None
-    metric, titles = metrics["metric"], metrics["titles"]
-    others = [key for key in _numbers(metrics) if key != metric]
-    beside = others[:BESIDE]
-    cells = [
-        (
-            row["title"],
-            str(row["arch"]),
-            str(row["init"]),
-            f"{row['params'] / 1e6:.3f}",
-            f"{row['madds'] / 1e9:.3f}",
-            f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH,
-            f"{100 * row[metric]:.2f}",
-            signed(100 * (row[metric] - base[metric])) if base and row is not base else DASH,
-            *(_percent(row[key]) for key in beside),
-            _minutes(row, metrics["search_minutes"]),
-            str(row["epochs"]),
-            f"{1000 * row['seconds_per_image']:.0f}",
-            str(row["rng_seed"]),
-        )
-        for row in rows.values()
-    ]
-    caption = (
-        f"Look at the difference to the fine-tuned seed, in points of {titles[metric]}; a row is one training, a point "
-        "can be luck. Minutes are those of the search, if a network needs it, + adaptation. Milliseconds are those of "
-        "scoring an image on this machine, metric included."
-    )
-    head = (
-        *(*WORDS, "params (M)", "MAdds (G)", f"MAdds {TIMES} seed", f"{titles[metric]} (%)", "difference"),
-        *(f"{titles[key]} (%)" for key in beside),
-        *("minutes", "epochs", "ms/image", "RNG seed"),
-    )
-    part = Part(
-        tables=[Table(caption, head, cells, words=len(WORDS))], warnings=[str(text) for text in metrics["warnings"]]
-    )
-    if len(others) > BESIDE:
-        cells = [(row["title"], *(_percent(row[key]) for key in others)) for row in rows.values()]
-        part.tables.append(Table("All other scores, in %.", ("network", *(titles[key] for key in others)), cells))
-    if "adapted" in rows:
-        part.tiles = _tiles(rows["adapted"], base, seed_madds, metrics)
-    if target:
-        part.tiles.append(_budget_tile(target["madds"], target["budget"]))
-    size = target.get("size_hw") if target else None
-    part.notes.append(
-        COUNTING + (f" Counted at {size[0]} {TIMES} {size[1]} pixels (height {TIMES} width)." if size else "")
-    )
-    part.notes += dict.fromkeys(note for row in rows.values() for note in row.get("notes", ()))
-    if data := metrics.get("data"):
-        part.notes.append(f"{data['train']} records to train on, {data['val']} to score on.")
-        part.notes += data["skipped"][:SHOWN]
-        if len(data["skipped"]) > SHOWN:
-            part.notes.append(f"... and {len(data['skipped']) - SHOWN} more lines of the kind in metrics.json.")
-    return part
-
-
-def _numbers(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the scores that are one number (or None) in every row, in the order of their titles."""
-    rows = metrics["rows"].values()
-    return [key for key in metrics["titles"] if all(key in row and not isinstance(row[key], Mapping) for row in rows)]
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.2f}"
-
-
-def _minutes(row: Mapping[str, Any], search_minutes: float | None) -> str:
-    searched = search_minutes is not None and (row["init"] == "super" or row["arch"] == "derived")
-    return (f"{search_minutes:.1f} + " if searched else "") + f"{row['minutes']:.1f}"
-
-
-def _tiles(
-    row: Mapping[str, Any], base: Mapping[str, Any] | None, seed_madds: int | None, metrics: Mapping[str, Any]
-) -> list[tuple[str, str, str]]:
-    metric, search_minutes = metrics["metric"], metrics["search_minutes"]
-    score, params = 100 * row[metric], row["params"]
-    against = f"{signed(score - 100 * base[metric], 1)} points vs the seed" if base else row["title"]
-    minutes = row["minutes"] + (search_minutes or 0)
-    return [
-        (metrics["titles"][metric], f"{score:.1f} %", against),
-        (
-            "MAdds",
-            f"{row['madds'] / 1e9:.2f} G",
-            f"{row['madds'] / seed_madds:.3f} {TIMES} the seed" if seed_madds else "",
-        ),
-        ("Parameters", f"{params / 1e6:.2f} M", f"{params / base['params']:.3f} {TIMES} the seed" if base else ""),
-        ("Time", f"{minutes:.1f} min", f"{search_minutes or 0:.1f} search, {row['minutes']:.1f} adapt"),
-    ]
-
-
-def _budget_tile(madds: int, budget: int | None) -> tuple[str, str, str]:
-    if budget is None:
-        return "Budget", "none", "argmax of the alphas"
-    verdict = "met" if madds <= budget else "exceeded"
-    return "Budget", verdict, f"{100 * madds / budget:.1f} % of {giga(budget)}"
 
 
 def classes(folder: Path) -> Part:
@@ -147,7 +39,8 @@ def classes(folder: Path) -> Part:
                 texts.insert(2, DASH if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
             cells.append((name, *texts))
         caption = (
-            f"{title} in %; a dash: absent from the truth. Look at the rare ones: there a few hits or misses decide."
+            f"{title} on the validation split, in %; a dash: absent from the truth. Look at the rare ones: there a few "
+            "hits or misses decide."
         )
         part.tables.append(Table(caption, (title, *heads), cells))
     return part
@@ -201,10 +94,10 @@ def _most_confused(counts_CC: figures.Series) -> list[int]:
 def scores(folder: Path) -> Part:
     """Draw the validation scores of all adaptations."""
     part, lines, metric = Part(), {}, ""
-    for path in sorted(folder.glob("*_scores.csv")):
-        log = part.read_columns(path)
+    for name in sorted(path.parent.name for path in folder.glob("*/scores.csv")):
+        log = part.read_columns(folder, f"{name}/scores.csv")
         metric = next(column for column in log if column not in ("epoch", "minutes"))
-        lines[path.name.removesuffix("_scores.csv")] = log["epoch"], log[metric]
+        lines[name] = log["epoch"], log[metric]
     metrics = read_optional(folder / "metrics.json") or {"rows": {}, "titles": {}}
     titles = TITLES | {name: row["title"] for name, row in metrics["rows"].items()}
     metric = metrics["titles"].get(metric, metric)

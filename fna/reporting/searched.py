@@ -1,117 +1,95 @@
-"""Sections of the report about the search: architecture, curves, alphas, remapping, configuration."""
+"""Sections of the report about the search: curves, evidence, remapping, configuration."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fna.arch import Arch, with_output_stride
+from fna.cost.units import shown_in
 from fna.files import read_json
 from fna.reporting import figures
-from fna.reporting.parts import Part, Table, giga, read_config, read_optional
+from fna.reporting.parts import Part, Table, read_optional
+from fna.reporting.targets import Derived, read_targets
 
-
-def architecture(folder: Path) -> Part:
-    """Draw the searched architecture under the seed (article, Fig. 7); list where the budget overrules the argmax."""
-    seed_json, target_json = read_json(folder / "seed.json"), read_json(folder / "target.json")
-    config = read_config(folder)
-    stride = config.task.output_stride if config else 32
-    seed, target = (_dilated(Arch.from_json(data["arch"]), stride) for data in (seed_json, target_json))
-    part = Part()
-    blocks = [block for arch in (seed, target) for _, block in arch.layers() if block.kind != "skip"]
-    part.key = [
-        (figures.KERNEL_COLORS.get(kernel, figures.OTHER_KERNEL), f"{kernel}x{kernel} kernel")
-        for kernel in sorted({block.kernel for block in blocks})
-    ]
-    drawing = figures.draw_archs(
-        {
-            f"seed · {seed_json['name']} · {_depth(seed)} · {giga(target_json['seed_madds'])} MAdds": seed,
-            f"target · {_depth(target)} · {giga(target_json['madds'])} MAdds": target,
-        }
-    )
-    changes = Counter(_change(*labels) for labels in _layer_pairs(seed, target))
-    caption = (
-        "A column is a layer: the colour of its box is the kernel, the width the expansion; a bare line is a skip. "
-        "Dashed frames are stages: channels above, stride (S) and dilation (D) below. Look for where the target spends "
-        f"what it saves elsewhere. Against the seed: {', '.join(f'{changes[what]} {what}' for what in CHANGES)}."
-    )
-    part.draw(drawing, caption)
-    rows = [
-        (d["layer"], d["argmax"], d["chosen"], f"{d['argmax_probability']:.3f}", f"{d['chosen_probability']:.3f}")
-        for d in target_json["disagreements"]
-    ]
-    if rows:
-        head = ("layer", "argmax", "chosen", "softmax(alpha) of argmax", "of chosen")
-        caption = (
-            f"Layers where the budget of {giga(target_json['budget'])} MAdds overrules the argmax of the alphas, which "
-            f"would take {giga(target_json['argmax_madds'])}. Look for close calls."
-        )
-        part.tables.append(Table(caption, head, rows, words=3))
-    else:
-        part.notes.append("The choice is the argmax of the alphas in every layer.")
-    return part
-
-
-CHANGES = ("blocks kept", "changed", "added", "dropped")
-
-
-def _change(old: str, new: str) -> str:
-    if old == new:
-        return "skipped in both" if new == "skip" else "blocks kept"
-    return "added" if old == "skip" else "dropped" if new == "skip" else "changed"
-
-
-def _layer_pairs(seed: Arch, target: Arch) -> Iterable[tuple[str, str]]:
-    """Yield each layer's labels in both networks; a layer that one of them does not have is a skip there."""
-    for stages in zip_longest(seed.stages, target.stages, fillvalue=()):
-        for old, new in zip_longest(*stages):
-            yield old.label if old else "skip", new.label if new else "skip"
-
-
-def _dilated(arch: Arch, output_stride: int) -> Arch:
-    return with_output_stride(arch, output_stride) if arch.output_stride > output_stride else arch
-
-
-def _depth(arch: Arch) -> str:
-    return f"{sum(block.kind != 'skip' for _, block in arch.layers())} blocks"
+BEST = 10  # candidates in the table
+UNKNOWN = "unit known at the end"  # of the costs in search.csv, while the search goes on
 
 
 def search(folder: Path) -> Part:
     """Draw the curves of the search (article, Fig. 9)."""
     part = Part()
-    log = part.read_columns(folder / "search.csv")
-    target = read_optional(folder / "target.json") or {}
+    log = part.read_columns(folder, "search.csv")
+    found = read_optional(folder / "found.json") or {}
+    budget = found.get("budget")
     caption = (
-        "Task loss, MAdds of the drawn paths and their expectation under the alphas, and the multiplier that holds it "
-        "to the budget. Look for an expectation that settles at the dashed line."
+        "Task loss, cost of the drawn paths and its expectation under the alphas, and the multiplier that holds it to "
+        "the budget. Look for an expectation that settles at the dashed line."
     )
-    part.draw(figures.draw_search(log, target.get("budget")), caption)
+    drawing = figures.draw_search(log, shown_in(found.get("unit", UNKNOWN)), budget["cost"] if budget else None)
+    part.draw(drawing, caption)
     return part
 
 
-def alphas(folder: Path) -> Part:
-    """Draw how decided the layers are, by epoch, and what the alphas say in the end."""
+def evidence(folder: Path) -> Part:
+    """Draw what targets are chosen by: how decided the layers are by epoch and the final alphas, or the candidates."""
     part = Part()
-    log = part.read_columns(folder / "entropy.csv")
-    epochs = log.pop("epoch")
-    log.pop("minutes", None)
-    caption = (
-        "Entropy of each layer's alphas: 1 undecided, 0 decided. Look for rows that stay bright: any choice served."
-    )
-    part.draw(figures.draw_entropy(list(log), epochs, np.array(list(log.values()))), caption)
-    final, target = read_optional(folder / "alphas.json"), read_optional(folder / "target.json")
-    if final is None:
+    if (folder / "entropy.csv").exists():
+        log = part.read_columns(folder, "entropy.csv")
+        epochs = log.pop("epoch")
+        log.pop("minutes", None)
+        caption = (
+            "Entropy of each layer's alphas: 1 undecided, 0 decided. Look for rows that stay bright: any choice served."
+        )
+        part.draw(figures.draw_entropy(list(log), epochs, np.array(list(log.values()))), caption)
+    found = read_optional(folder / "found.json")
+    if found is None:
         part.notes.append("The final alphas appear here once the search has ended.")
         return part
-    arch = Arch.from_json(target["arch"]) if target else None
-    chosen = {f"{s}.{n}": block.label for (s, n), block in arch.layers()} if arch else {}
-    caption = "Softmax of the final alphas; a dot marks the choice. Look for dots off the brightest cell of their row."
-    part.draw(figures.draw_alphas(final["layers"], chosen), caption)
+    targets = read_targets(folder, Part())  # a damaged one is told of above
+    if found["evidence"] == "candidates":
+        _add_candidates(part, found, targets)
+        return part
+    name, target = next(iter(targets.items()), ("", None))
+    chosen = {f"{s}.{n}": block.label for (s, n), block in target.arch.layers()} if target else {}
+    caption = "Softmax of the final alphas."
+    if target:
+        caption += f" A dot marks the choice of '{name}'. Look for dots off the brightest cell of their row."
+    part.draw(figures.draw_alphas(found["layers"], chosen), caption)
     return part
+
+
+def _add_candidates(part: Part, found: Mapping[str, Any], targets: Mapping[str, Derived]) -> None:
+    """Draw all scored candidates and list the best; those that became targets bear their names."""
+    unit, candidates = shown_in(found["unit"]), sorted(found["candidates"], key=lambda row: float(row["loss"]))
+    names = {_identity(target.path, target.head_width, target.scale): name for name, target in targets.items()}
+    called = [names.get(_identity(row["path"], row["head_width"], row["scale"]), "") for row in candidates]
+    costs, losses = (np.array([row[key] for row in candidates], float) for key in ("cost", "loss"))
+    caption = (
+        "Loss of every candidate on training images that the weights have not seen, against its cost; the line is the "
+        "best there is for that cost or less, rings are targets. Look for where more cost buys little."
+    )
+    part.draw(figures.draw_candidates(costs, losses, called, unit), caption)
+    rows = [
+        (
+            str(rank),
+            name,
+            f"{row['loss']:.4f}",
+            f"{row['cost'] / unit.per:.{unit.digits}f}",
+            f"{row['head_width']:g}",
+            f"{row['scale']:g}",
+        )
+        for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
+    ]
+    head = ("rank", "target", "held-out loss", f"cost ({unit.word})", "head width", "input scale")
+    caption = f"The best of {len(candidates)} candidates. Look at how far the losses of the first ones lie apart."
+    part.tables.append(Table(caption, head, rows[:BEST], words=2))
+
+
+def _identity(path: Sequence[int], head_width: float, scale: float) -> tuple[Any, ...]:
+    return tuple(path), head_width, scale
 
 
 def remapping(folder: Path) -> Part:

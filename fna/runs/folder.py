@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
 
 from fna import files
-from fna.errors import FnaError
-from fna.files import fingerprint, os_errors, read_bytes, read_json, remove
+from fna.errors import FnaError, nearest
+from fna.files import TEMPORARY, fingerprint, os_errors, read_bytes, read_json, remove, temporaries
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-FORMAT = 1  # of the manifest
+FORMAT = 2  # of the manifest and the folder's layout
+WROTE = {1: "0.1"}  # versions of fna that wrote other formats
+NAMED = {  # stages that are done under several names: what such a name stands for, and the option that gives it
+    "derive": ("target", "--derive.name"),
+    "adapt": ("adaptation", "--adapt.name"),
+    "evaluate": ("evaluation", "--split"),
+}
 
 
 class Folder:
@@ -26,12 +33,13 @@ class Folder:
 
     ```
     with Folder.open(Path("runs/camvid")) as folder:
-        folder.write_json("target.json", arch.to_json())
-        folder.commit("derive", ["target.json"])
+        folder.write_json("targets/half.json", arch.to_json())
+        folder.commit("derive:half", ["targets/half.json"])
+        folder.read_json("derive:half", "targets/half.json")
     ```
     """
 
-    def __init__(self, path: Path, lock: IO[str] | None) -> None:
+    def __init__(self, path: Path, lock: FileLock | None) -> None:
         self.path = path
         self._lock = lock
 
@@ -42,7 +50,8 @@ class Folder:
         Args:
             path: the folder.
             create: make it if it is missing (writers only).
-            writer: take the folder for this process alone until `close`; readers need no lock.
+            writer: take the folder for this `Folder` alone until `close`. A reader needs no lock, works beside a writer
+                and in a folder that cannot be written, and changes nothing.
 
         Raises:
             FnaError: the folder is missing, is a file, cannot be written, is not ours, or is in use.
@@ -52,23 +61,26 @@ class Folder:
                 raise FnaError(f"{path} is a file; --run takes a folder")
             if not path.exists() and not (create and writer):
                 raise FnaError(f"there is no run folder {path}; start one with: fna run RECIPE --run {path}")
+            if not writer:
+                _check_ours(path)
+                return cls(path, None)
             path.mkdir(parents=True, exist_ok=True)
-            _check_ours(path, or_empty=create and writer)
-            folder = cls(path, _take_lock(path) if writer else None)
-        if writer:
-            try:
-                remove(path.glob("*.tmp"))  # of a killed write
+            _check_ours(path, or_empty=create)
+            folder = cls(path, _take_lock(path))
+        try:
+            with os_errors("open", path):
+                remove(temporaries(path))
                 if not (path / MANIFEST).exists():
                     folder._write_stages({})
-            except FnaError:
-                folder.close()
-                raise
+        except FnaError:
+            folder.close()
+            raise
         return folder
 
     def close(self) -> None:
         """Give the folder free for other processes."""
         if self._lock:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -76,6 +88,17 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file of the run by the type of its content: a state dict, bytes, text, or what JSON can hold."""
+        if name.endswith(".safetensors"):
+            self.write_state(name, *content) if isinstance(content, tuple) else self.write_state(name, content)
+        elif isinstance(content, bytes):
+            self.write_bytes(name, content)
+        elif isinstance(content, str):
+            self.write_text(name, content)
+        else:
+            self.write_json(name, content)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file of the run; a stage it was a result of is no longer finished."""
@@ -89,9 +112,9 @@ class Folder:
         """Write a JSON file of the run; see `Folder.write_bytes`."""
         files.write_json(self._claim(name), data)
 
-    def write_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+    def write_state(self, name: str, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file of the run; see `Folder.write_bytes`."""
-        files.write_state(self._claim(name), state)
+        files.write_state(self._claim(name), state, metadata)
 
     def commit(self, stage: str, files: Iterable[str], info: Mapping[str, Any] | None = None) -> None:
         """Record that `stage` is finished and which files are its result.
@@ -111,24 +134,59 @@ class Folder:
             self._write_stages(stages)
 
     def finished(self, stage: str) -> bool:
-        """Tell whether `stage` is finished and its files are there.
+        """Tell whether `stage` is finished and its files are there; their content is verified when they are read.
 
         Raises:
-            FnaError: a file is not the one the stage wrote.
+            FnaError: a file has not the size the stage left it with.
         """
         entry = self._stages().get(stage)
         if entry is None:
             return False
         for name, recorded in entry["files"].items():
             path = self.path / name
-            if not path.exists():
-                return False
-            if fingerprint(read_bytes(path)) != recorded:
-                raise FnaError(
-                    f"{path} is not as the stage '{stage}' left it (its SHA-256 differs from {MANIFEST}): "
-                    f"put the intact file back, or delete it and run the same command to do the stage again"
-                )
+            with os_errors("read", path):
+                if not path.exists():
+                    return False
+                if path.stat().st_size == recorded.get("bytes"):
+                    continue
+            if self._stages().get(stage) != entry:  # a job beside this reader did the stage again in between
+                return self.finished(stage)
+            raise FnaError(_damaged(path, stage, "size"))
         return True
+
+    def need(self, stage: str) -> None:
+        """Refuse to go on without `stage`.
+
+        Raises:
+            FnaError: it is not finished, or a file has not the size it left it with.
+        """
+        if not self.finished(stage):
+            raise FnaError(self._unfinished(stage))
+
+    def read_bytes(self, stage: str, name: str) -> bytes:
+        """Return the content of a file that `stage` wrote, verified.
+
+        Raises:
+            FnaError: the stage is not finished, or the file is missing or not as the stage left it.
+        """
+        self.need(stage)
+        entry = self._entry(stage)
+        if name not in entry["files"]:
+            raise FnaError(f"{self.path}: stage '{stage}' left no {name}; it left: {', '.join(entry['files'])}")
+        data = read_bytes(self.path / name)
+        if fingerprint(data) == entry["files"][name]:
+            return data
+        if self._stages().get(stage) != entry:  # a job beside this reader did the stage again in between
+            return self.read_bytes(stage, name)
+        raise FnaError(_damaged(self.path / name, stage, "SHA-256"))
+
+    def read_json(self, stage: str, name: str) -> Any:
+        """Read a JSON file that `stage` wrote; see `Folder.read_bytes`."""
+        return files.decode_json(self.path / name, self.read_bytes(stage, name))
+
+    def read_state(self, stage: str, name: str) -> dict[str, Tensor]:
+        """Read weights that `stage` wrote; see `Folder.read_bytes`."""
+        return files.decode_state(self.path / name, self.read_bytes(stage, name))
 
     def stages(self) -> list[str]:
         """Return the names of the finished stages."""
@@ -140,15 +198,29 @@ class Folder:
         Raises:
             FnaError: the stage is not finished.
         """
-        stages = self._stages()
-        if stage not in stages:
-            done = f"finished: {', '.join(stages)}" if stages else "no stage is finished"
-            raise FnaError(f"{self.path}: stage '{stage}' is not finished ({done}); type: fna {stage} {self.path}")
-        info: dict[str, Any] = stages[stage]["info"]
+        info: dict[str, Any] = self._entry(stage)["info"]
         return info
+
+    def _entry(self, stage: str) -> dict[str, Any]:
+        """Return what the manifest says of a finished stage."""
+        entry: dict[str, Any] | None = self._stages().get(stage)
+        if entry is None:
+            raise FnaError(self._unfinished(stage))
+        return entry
+
+    def _unfinished(self, stage: str) -> str:
+        """Say that `stage` is not finished, and what to type."""
+        command, _, name = stage.partition(":")
+        what, option = f"stage '{stage}'", ""
+        if name:
+            kind, option = NAMED[command]
+            known = [done.removeprefix(f"{command}:") for done in self.stages() if done.startswith(f"{command}:")]
+            what, option = f"{kind} '{name}'{nearest(name, known)}", f" {option} {name}"
+        return f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}"
 
     def _claim(self, name: str) -> Path:
         """Return where to write `name`, once no finished stage vouches for its old content."""
+        assert self._lock, f"{self.path} is open for reading only"
         for stage, entry in self._stages().items():
             if name in entry["files"]:
                 self.forget(stage)
@@ -163,28 +235,37 @@ class Folder:
         files.write_json(self.path / MANIFEST, {"made_by": "fna", "format": FORMAT, "stages": stages})
 
 
-def _take_lock(path: Path) -> IO[str]:
-    """Lock `path` for this process; the system frees it when the process ends, however it ends.
+def _take_lock(path: Path) -> FileLock:
+    """Lock `path`; the system frees it when this process ends, however it ends.
 
-    A record lock, because `flock` is inherited by forked data workers and would outlive a killed run by seconds.
+    Forked data workers do not keep it: `filelock` closes their copy of its file (from 3.32 on).
     """
-    file = (path / LOCK).open("a+")
+
+    def sign(descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+
+    lock = FileLock(path / LOCK, thread_local=False, on_acquired=sign)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read(20).strip()
-        file.close()
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        owner = ""
+        with suppress(OSError, ValueError):  # Windows lets nobody else read a locked file
+            owner = (path / LOCK).read_text().strip()
+        if owner == str(os.getpid()):
+            raise FnaError(f"this process has {path} open already; close it first (leave its `with`)") from error
         raise FnaError(
             f"another fna process{f' (id {owner})' if owner else ''} is using {path}; "
             "wait for it to end, or give another folder with --run"
         ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    return lock
+
+
+def _damaged(path: Path, stage: str, what: str) -> str:
+    return (
+        f"{path} is not as the stage '{stage}' left it (its {what} differs from {MANIFEST}): "
+        f"put the intact file back, or delete it and run the same command to do the stage again"
+    )
 
 
 def _check_ours(path: Path, *, or_empty: bool = False) -> dict[str, Any]:
@@ -192,18 +273,29 @@ def _check_ours(path: Path, *, or_empty: bool = False) -> dict[str, Any]:
     if (path / MANIFEST).exists():
         manifest = read_json(path / MANIFEST)
         if isinstance(manifest, dict) and manifest.get("made_by") == "fna":
-            if manifest.get("format") != FORMAT:
+            number = manifest.get("format")
+            if number != FORMAT:
+                version = (
+                    f"fna {WROTE[number]}"
+                    if isinstance(number, int) and number in WROTE
+                    else "the version that wrote it"
+                )
                 raise FnaError(
-                    f"{path} was written in format {manifest.get('format')}, this fna reads format {FORMAT}; "
-                    "use the version that wrote it, or give another folder with --run"
+                    f"{path} was written in format {number}, this fna reads format {FORMAT}; "
+                    f"use {version}, or give another folder with --run"
                 )
             stages = manifest.get("stages")
             if isinstance(stages, dict) and all(_is_entry(entry) for entry in stages.values()):
                 return manifest
-    elif or_empty and all(entry.name == LOCK or entry.suffix == ".tmp" for entry in path.iterdir()):
+    elif or_empty and all(entry.name == LOCK or TEMPORARY.fullmatch(entry.name) for entry in path.iterdir()):
         return {}
     raise FnaError(f"{path} is no run folder of fna (it has no {MANIFEST} of ours); give a new or empty one with --run")
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("files"), dict) and isinstance(entry.get("info"), dict)
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("files"), dict)
+        and all(isinstance(recorded, dict) for recorded in entry["files"].values())
+        and isinstance(entry.get("info"), dict)
+    )

@@ -1,7 +1,8 @@
-"""The stages over a run folder: each reads files there and leaves files there, and a finished stage is not redone."""
+"""The stages over a run folder: load what a stage needs, call it, keep what it returns; nothing is done twice."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -9,157 +10,147 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from fna.arch import Arch
 from fna.arch.net_config import load_arch
+from fna.arch.target import Target
 from fna.config import AdaptConfig, Config
+from fna.config.budgets import parse_budget
 from fna.cost.madds import space_cost
-from fna.data.pose.person_boxes import read_boxes
 from fna.errors import FnaError, nearest
 from fna.files import read_json
-from fna.nets.network import Model
+from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
-from fna.reporting import write_report
-from fna.runs.run import Run as Run
-from fna.searching import search as search_arch
-from fna.stages.adapt import adapt as adapt_weights
-from fna.stages.derive import derive as derive_arch
-from fna.stages.evaluate import evaluate as score
-from fna.stages.expand import expand as expand_seed
-from fna.stages.expand import network_cost, remap_model, seed_state
-from fna.stages.predict import Labels, find_images, png, write_predictions
-from fna.tasks import load_task
-from fna.training.setting import Setting, load_weights, put
+from fna.reporting.page import write_report
+from fna.runs.opening import flatten
+from fna.runs.run import Run, seed_json
+from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
+from fna.searching.alphas import search
+from fna.stages.adapt import adapt
+from fna.stages.derive import derive
+from fna.stages.evaluate import evaluate
+from fna.stages.expand import expand, remap_network, seed_network, seed_state
+from fna.stages.predict import Finished, png
+from fna.tasks.problem import Problem
 
-ADAPTED, BASELINE = "adapted", "baseline"
+BASELINE = "baseline"
 PREDICTIONS = 6  # pictures in the report
 
 
-def expand(run: Run) -> dict[str, Any]:
-    """Grow the seed into a super network and remap its weights (FNA++ section 3.2.1)."""
-    seed, setting = run.seed, run.setting
-    expanded = expand_seed(setting)
-    strided = setting.task.prepare(expanded.arch, run.config.task)
+def run_expand(run: Run) -> dict[str, Any]:
+    """Expand the seed of a run."""
+    problem, config = run.problem, run.config
+    expanded = expand(run.seed, problem)
+    budget = None if config.search.budget is None else parse_budget(config.search.budget)
+    costs = problem.costs(expanded.arch, budget.cost if budget else "madds")
+    if budget:
+        costs.limit(budget, "search.budget")
     info = {
         "size": str(expanded.arch.size),
         "searchable_layers": len(expanded.arch.searchable),
-        "searchable_madds": asdict(space_cost(strided, expanded.costs.table)),
-        "seed_madds": expanded.costs.seed.madds,
+        "searchable_cost": asdict(space_cost(problem.prepared(expanded.arch), costs.table)),
+        "seed_cost": costs.seed,
+        "unit": costs.unit,
         "warnings": list(expanded.warnings),
     }
-    for warning in expanded.warnings:
-        say(f"expand: {warning}")
-    about = {key: getattr(seed, key) for key in ("name", "mean", "std", "source", "licence", "top1")}
-    run.write(
-        "expand",
-        {
-            "seed.json": {**about, "arch": seed.arch.to_json()},
-            "seed.safetensors": seed_state(setting),
-            "super.json": expanded.arch.to_json(),
-            "super.safetensors": expanded.state,
-            "remap.json": summarise(expanded.report),
-        },
-        info,
-    )
+    files = {
+        "seed.json": seed_json(run.seed),
+        "seed.safetensors": seed_state(run.seed, problem),
+        "problem.json": problem.to_json(),
+        "super.json": expanded.arch.to_json(),
+        "super.safetensors": backbone_only(take(expanded.state, "backbone")),
+        "remap.json": summarise(expanded.report),
+    }
+    run.write("expand", files, info)
     return info
 
 
-def search(run: Run) -> dict[str, Any]:
-    """Adapt the architecture on the target task (FNA++ section 3.2.2)."""
-    arch, costs = run.super_arch, run.costs
-    found = search_arch(
-        arch,
-        {**put(run.read_state("super.safetensors", "expand"), "backbone"), **run.setting.head_start()},
-        costs.table,
-        costs.other,
-        costs.budget,
-        run.setting,
-        checkpoints=run.checkpoints("search"),
-        logs=run.logs("search.csv", "entropy.csv"),
-    )
-    named = {
-        f"{s}.{n}": dict(zip((block.label for block in candidates), values, strict=True))
-        for ((s, n), candidates), values in zip(arch.layers(), found.alphas, strict=True)
-        if len(candidates) > 1
-    }
-    for warning in found.warnings:
-        say(f"search: {warning}")
+def run_search(run: Run) -> dict[str, Any]:
+    """Search the architecture of a run."""
+    (train,) = run.data("train")
+    logs = (run.path / "search.csv", run.path / "entropy.csv")
+    found = search(run.expanded(), run.problem, train, run.compute, checkpoints=run.checkpoints("search"), logs=logs)
     info = {"minutes": found.minutes, "warnings": list(found.warnings), "epochs": run.config.search.epochs}
-    run.write("search", {"alphas.json": {"layers": named}, "searched.safetensors": found.state}, info)
+    run.write("search", {"found.json": found.to_json(), "found.safetensors": found.network.state}, info)
     run.clear("search")
     return info
 
 
-def derive(run: Run) -> dict[str, Any]:
-    """Choose the target architecture and collect its weights from the super network (FNA++ section 3.2.3)."""
-    named = run.read_json("alphas.json", "search")["layers"]
-    arch, costs = run.super_arch, run.costs
-    alphas = [
-        [named[f"{s}.{n}"][block.label] for block in candidates] if len(candidates) > 1 else [0.0]
-        for (s, n), candidates in arch.layers()
-    ]
-    derived = derive_arch(arch, alphas, costs.table, costs.budget)
-    cost = network_cost(derived.arch, run.setting, costs.size_hw)
+def run_derive(run: Run) -> dict[str, Any]:
+    """Derive the target that ``derive.name`` names, within ``derive.budget``."""
+    name, found = run.config.derive.name, run.found()
+    wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
+    record = {"budget": wanted}
+    if run.folder.finished(f"derive:{name}"):
+        info = run.folder.info(f"derive:{name}")
+        if info["wanted"] != record:
+            raise FnaError(
+                f"target '{name}' of {run.path} was derived with the budget {info['wanted']['budget']}, now it is "
+                f"{wanted}; give the new one a name of its own, e.g. --derive.name half"
+            )
+        say(f"derive: '{name}' is there already")
+        return info
+    derived = derive(found, run.problem, wanted)
+    choice, costs, problem = derived.choice, derived.costs, run.problem.at(derived)
+    assert choice is not None
+    assert costs is not None
+    assert derived.cost is not None
+    seed = run.problem.cost(run.seed.arch)
     info = {
-        "madds": cost.madds,
-        "params": cost.params,
-        "budget": None if costs.budget is None else costs.budget + costs.other,
-        "seed_madds": costs.seed.madds,
-        "seed_params": costs.seed.params,
-        "argmax_madds": derived.argmax_cost + costs.other,
-        "size_hw": list(costs.size_hw),
-        "disagreements": [asdict(row) for row in derived.disagreements],
+        "wanted": record,
+        "cost": choice.cost,
+        "unit": costs.unit,
+        "madds": derived.cost.madds,
+        "params": derived.cost.params,
+        "budget": None if derived.limit is None else {"text": str(derived.budget), "cost": derived.limit},
+        "seed_cost": costs.seed,
+        "seed_madds": seed.madds,
+        "seed_params": seed.params,
+        "argmax_cost": choice.free_cost,
+        "size_hw": list(problem.given_hw),
+        "counted_hw": list(problem.counted_hw(derived.arch)),
+        "disagreements": [asdict(row) for row in choice.disagreements],
     }
-    target = {"arch": derived.arch.to_json(), "path": list(derived.path), **info}
-    run.write("derive", {"target.json": target, "target.safetensors": start_weights(run, derived.arch, "super")}, info)
+    target = {"name": name, **choice.target.to_json(), "path": list(choice.path), **info}
+    files = {f"targets/{name}.json": target, f"targets/{name}.safetensors": derived.state}
+    run.write(f"derive:{name}", files, info)
     return info
 
 
-def adapt(run: Run) -> dict[str, Any]:
+def run_adapt(run: Run) -> dict[str, Any]:
     """Fine-tune the network that ``adapt.arch`` and ``adapt.init`` name, and before the first the baseline."""
     config = run.config.adapt
     if run.config.baseline and config.name == ADAPTED:
-        adapt_one(run, config.model_copy(update={"name": BASELINE, "arch": "seed", "init": "seed"}))
+        plain = {"name": BASELINE, "arch": "seed", "init": "seed", "head_width": None, "scale": None}
+        adapt_one(run, config.model_copy(update=plain))
     return adapt_one(run, config)
 
 
 def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
-    """Fine-tune one network; its files are named after ``config.name``."""
-    stage, wanted = f"adapt:{config.name}", config.model_dump(mode="json")
-    record = f"checkpoints/{config.name}/adapt.json"
+    """Fine-tune one network; its files lie in a folder named ``config.name``."""
+    name, wanted = config.name, config.model_dump(mode="json")
+    stage, record = f"adapt:{name}", f"checkpoints/{name}/adapt.json"
     if run.folder.finished(stage):
         info = run.folder.info(stage)
-        _same_settings(info["config"], wanted, run.path)
-        say(f"{config.name}: finished already")
+        _same_settings(info["adapt"], wanted, run.path)
+        say(f"{name}: finished already")
         return info
     if (run.path / record).exists():
         _same_settings(read_json(run.path / record), wanted, run.path)
     elif run.compute.world.writes:
-        run.folder.write_json(record, wanted)
-    arch, setting = network_named(run, config.arch), run.setting
-    adapted = adapt_weights(
-        arch,
-        start_weights(run, arch, config.init),
-        config,
-        setting,
-        checkpoints=run.checkpoints(config.name),
-        logs=run.logs(f"{config.name}.csv", f"{config.name}_scores.csv"),
-    )
-    cost = network_cost(arch, setting, run.costs.size_hw)
-    info = {
-        "config": wanted,
-        "minutes": adapted.minutes,
-        "params": cost.params,
-        "madds": cost.madds,
-        setting.task.metric: adapted.scores[setting.task.metric],
-        "labels": Labels.of(setting.val).to_json(),
-    }
-    files = {f"{config.name}.json": {"arch": arch.to_json(), **info}, f"{config.name}.safetensors": adapted.state}
-    run.write(stage, files, info)
-    run.clear(config.name)
-    return info
+        run.folder.write(record, wanted)
+    network = start_network(run, target_named(run, config), config.init)
+    logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
+    tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
+    cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
+    costs = {"params": cost.params, "madds": cost.madds}
+    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, metric: tuned.scores[metric]}
+    described = describe(tuned.network, run.problem, about)
+    weights = (tuned.network.state, {KEY: json.dumps(described)})
+    run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about)
+    run.clear(name)
+    return about
 
 
 def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
@@ -171,111 +162,124 @@ def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -
             )
 
 
-def network_named(run: Run, name: str) -> Arch:
-    """Return the architecture that ``adapt.arch`` names.
+def target_named(run: Run, config: AdaptConfig) -> Target:
+    """Return the target that ``adapt.arch`` names, with another head width or scale if ``adapt`` has one.
 
     Raises:
-        FnaError: it is neither derived yet, nor 'seed', nor a readable file.
+        FnaError: it is neither a derived target, nor 'seed', nor a readable file.
     """
-    if name == "derived":
-        return Arch.from_json(run.read_json("target.json", "derive")["arch"])
+    name, targets = config.arch, run.names("derive")
     if name == "seed":
-        return run.seed.arch
-    if not Path(name).exists():
-        hint = nearest(name, ("derived", "seed"))
-        raise FnaError(f"adapt.arch is '{name}'{hint}; expected 'derived', 'seed' or an architecture file")
-    # net_config text says nothing of activation, padding and the like: they are the seed's
-    return replace(run.seed.arch, stem=load_arch(name).stem, stages=load_arch(name).stages)
+        target = Target(run.seed.arch)
+    elif name in targets or name == run.config.derive.name:
+        target = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
+    elif Path(name).is_file():
+        own = load_arch(name)  # net_config text says nothing of activation, padding and the like: they are the seed's
+        target = Target(replace(run.seed.arch, stem=own.stem, stages=own.stages))
+    else:
+        known = ["seed", *targets]
+        raise FnaError(
+            f"adapt.arch is '{name}'{nearest(name, known)}; expected 'seed', an architecture file or a target of this "
+            f"run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {run.path} --derive.name {name}"
+        )
+    return Target(target.arch, config.head_width or target.head_width, config.scale or target.scale)
 
 
-def start_weights(run: Run, arch: Arch, init: str) -> dict[str, Tensor]:
-    """Return the weights an adaptation of `arch` starts from; what is missing starts fresh.
+def start_network(run: Run, target: Target, init: str) -> Network[Arch]:
+    """Return a target with the weights its adaptation starts from; what is missing starts fresh.
 
     Args:
         run: the run.
-        arch: the architecture.
+        target: the target.
         init: ``super`` (FNA++), ``seed`` (FNA) or ``random``.
     """
     if init == "random":
-        return {}
+        return Network(target.arch, {}, target.head_width, target.scale)
     if init == "seed":
-        state = {**put(run.read_state("seed.safetensors", "expand"), "backbone"), **run.setting.head_start()}
-        return remap_model(run.seed.arch, state, arch, run.setting)
-    return remap_model(run.super_arch, run.read_state("searched.safetensors", "search"), arch, run.setting)
+        return remap_network(seed_network(run.seed, run.problem), target, run.problem)
+    return remap_network(run.found().network, target, run.problem)
 
 
-def evaluate(run: Run) -> dict[str, Any]:
-    """Score every adapted network from its saved weights and draw some of their predictions."""
-    stages = run.folder.stages()
-    names = [stage.removeprefix("adapt:") for stage in stages if stage.startswith("adapt:")]
+def run_evaluate(run: Run, split: str = "val") -> dict[str, Any]:
+    """Score every adapted network from its saved weights on a split, and draw some of its predictions on val."""
+    names = run.names("adapt")
     if not names:
         raise FnaError(f"nothing is adapted in {run.path} yet; type: fna adapt {run.path}")
-    setting = run.setting
-    mine = range(0, len(setting.val), run.compute.world.size)  # images that the process that writes scores
-    shown = sorted({mine[int(i)] for i in np.linspace(0, len(mine) - 1, PREDICTIONS).round()})
+    (data,) = run.data(split)
+    mine = range(0, len(data), run.compute.world.size)  # records that the process that writes scores
+    shown = sorted({mine[int(i)] for i in np.linspace(0, len(mine) - 1, PREDICTIONS).round()}) if split == "val" else []
     rows: dict[str, Any] = {}
     files: dict[str, Any] = {}
-    predictions: dict[str, dict[int, Any]] = {}
+    predictions: dict[str, dict[int, Any]] = {name: {} for name in names}
     for name in names:
-        record = run.read_json(f"{name}.json", f"adapt:{name}")
-        predictions[name] = {}
-        model, began = load_network(run, setting, name), time.monotonic()
-        scores = score(model, setting, label=f"score {name}", keep=shown, kept=predictions[name])
+        model, began = finished_network(run, name), time.monotonic()
+        scores = evaluate(
+            model, model.problem, data, run.compute, label=f"score {name}", keep=shown, kept=predictions[name]
+        )
         if "results" in scores:
-            files[f"{name}_results.json"] = _with_file_names(scores.pop("results"), setting.val)
-        seconds = (time.monotonic() - began) / len(setting.val)
-        rows[name] = _row(name, record, scores, seconds, run.config.engine.rng_seed)
-    searched = run.folder.info("search") if "search" in stages else {}
-    metrics = {
+            suffix = "" if split == "val" else f"_{split}"
+            files[f"{name}/results{suffix}.json"] = _with_file_names(scores.pop("results"), data)
+        seconds = (time.monotonic() - began) / len(data)
+        rows[name] = _row(name, model.record, scores, seconds, run.config.engine.rng_seed)
+    metrics = _metrics(run, split, rows, data)
+    if split == "val":
+        files |= _draw(run.problem, data, shown, {n: predictions[n] for n in (ADAPTED, BASELINE) if n in predictions})
+    stage, file = ("evaluate", "metrics.json") if split == "val" else (f"evaluate:{split}", f"metrics_{split}.json")
+    run.write(stage, {file: metrics, **files}, {"names": names})
+    return metrics
+
+
+def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """Return what metrics.json says besides the rows."""
+    searched = run.folder.info("search") if run.folder.finished("search") else {}
+    opened = {split: data} | ({"train": run.data("train")[0]} if split == "val" else {})
+    return {
+        "split": split,
         "rows": rows,
-        "metric": setting.task.metric,
-        "titles": dict(setting.task.titles),
+        "metric": run.problem.task.metric,
+        "titles": dict(run.problem.task.titles),
         "search_minutes": searched.get("minutes"),
         "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
-        "colors": Labels.of(setting.val).to_json()["colors"],
+        "colors": run.problem.labels.to_json()["colors"],
         "data": {
-            "train": len(setting.train),
-            "val": len(setting.val),
-            "skipped": [
-                f"{split}: {line}"
-                for split, data in ((run.config.data.train, setting.train), (run.config.data.val, setting.val))
-                for line in data.skipped
-            ],
+            **{name: len(part) for name, part in opened.items()},
+            "skipped": [f"{name}: {line}" for name, part in opened.items() for line in part.skipped],
+            "changed": [f"{name}: {line}" for name, part in opened.items() for line in getattr(part, "changed", ())],
         },
+        "settings": flatten(run.config.evaluate.model_dump(mode="json"), "evaluate."),
     }
-    drawn = _draw(setting, shown, {name: predictions[name] for name in (ADAPTED, BASELINE) if name in predictions})
-    run.write("evaluate", {"metrics.json": metrics, **files, **drawn}, {"names": names})
-    return metrics
 
 
 def _with_file_names(results: Sequence[Mapping[str, Any]], data: Any) -> list[dict[str, Any]]:
     """Return COCO results with the names of their images; the numbers may be nobody's but ours."""
-    names = {data.image_id(i): data.name(i) for i in range(len(data))}
+    ids = getattr(data, "image_id", lambda index: index + 1)
+    names = {ids(i): data.name(i) for i in range(len(data))}
     return [{"file_name": names[row["image_id"]], **row} for row in results]
 
 
-def _draw(setting: Setting, shown: Sequence[int], predictions: Mapping[str, Mapping[int, Any]]) -> dict[str, bytes]:
+def _draw(
+    problem: Problem, data: Any, shown: Sequence[int], predictions: Mapping[str, Mapping[int, Any]]
+) -> dict[str, bytes]:
     """Return pictures of some records: the image, the truth, and what each network predicts, by file name."""
     pictures: dict[str, bytes] = {}
     for number, i in enumerate(shown):
-        image, truth = setting.val.load(i)
+        image, truth = data.load(i)
         picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         pictures[f"predictions/{number:02d}_image.png"] = png(picture)
         for kind, what in {"truth": truth, **{name: kept.get(i) for name, kept in predictions.items()}}.items():
             if what is not None:
-                drawn = setting.task.draw(picture, what, setting.val, setting.config)
-                pictures[f"predictions/{number:02d}_{kind}.png"] = png(drawn)
+                pictures[f"predictions/{number:02d}_{kind}.png"] = png(problem.draw(picture, what))
     return pictures
 
 
 def _row(
     name: str, record: Mapping[str, Any], scores: Mapping[str, Any], seconds: float, rng_seed: int
 ) -> dict[str, Any]:
-    config = record["config"]
+    config = record["adapt"]
     return {
         "title": title(name, config["arch"], config["init"]),
         **{key: config[key] for key in ("arch", "init", "epochs")},
-        **{key: record[key] for key in ("params", "madds", "minutes")},
+        **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         **scores,
         "seconds_per_image": seconds,
         "rng_seed": rng_seed,
@@ -294,75 +298,60 @@ def title(name: str, arch: str, init: str) -> str:
     return text if name in (ADAPTED, BASELINE) else f"{text} ({name})"
 
 
-def report(run: Run) -> dict[str, Any]:
+def run_report(run: Run) -> dict[str, Any]:
     """Write report.html."""
     run.write("report", {"report.html": write_report(run.path)} if run.compute.world.writes else {})
     return {"report": str(run.path / "report.html")}
 
 
-STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "expand": expand,
-    "search": search,
-    "derive": derive,
-    "adapt": adapt,
-    "evaluate": evaluate,
-    "report": report,
+STAGES: dict[str, Callable[..., dict[str, Any]]] = {
+    "expand": run_expand,
+    "search": run_search,
+    "derive": run_derive,
+    "adapt": run_adapt,
+    "evaluate": run_evaluate,
+    "report": run_report,
 }
 
 
-def stage(run: Run, name: str) -> dict[str, Any]:
-    """Do one stage; one that is finished is not redone (evaluate and report always are)."""
-    if name in ("expand", "search", "derive") and run.folder.finished(name):
+def stage(run: Run, name: str, **more: Any) -> dict[str, Any]:
+    """Do one stage; one that is finished is not redone (evaluate and report always are).
+
+    Args:
+        run: the run.
+        name: a key of `STAGES`.
+        more: of evaluate, ``split``.
+    """
+    if name in ("expand", "search") and run.folder.finished(name):
         say(f"{name}: finished already")
         return run.folder.info(name)
-    return STAGES[name](run)
+    return STAGES[name](run, **more)
 
 
-def run(folder: str | Path, config: Config | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Do the whole job in `folder`, or go on with it.
+def run(
+    folder: str | Path,
+    config: Config | None = None,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Do the whole job in `folder`, or go on with it; see `Run.open` for the arguments.
 
     Returns:
         The metrics of all rows.
     """
-    with Run.open(folder, config, overrides) as job:
+    with Run.open(folder, config, overrides, data) as job:
         results = {name: stage(job, name) for name in STAGES}
     return results["evaluate"]
 
 
-def load_network(run: Run, setting: Setting, name: str) -> Model:
-    """Build an adapted network of the run with its weights, placed on the device.
+def finished_network(run: Run, name: str) -> Finished:
+    """Load an adapted network of the run, placed on its device, with the run's settings of scoring.
 
     Raises:
         FnaError: it is not adapted yet.
     """
-    arch = Arch.from_json(run.read_json(f"{name}.json", f"adapt:{name}")["arch"])
-    model = setting.build(arch)
-    load_weights(model, run.read_state(f"{name}.safetensors", f"adapt:{name}"), f"{name}.safetensors")
-    setting.compute.place(model)
+    record = run.read_json(f"{name}/{TWIN}", f"adapt:{name}")
+    state = run.read_state(f"{name}/{WEIGHTS}", f"adapt:{name}")
+    model = make_finished(record, state, run.problem.at(Target.from_json(record)), f"{name}/{WEIGHTS}")
+    run.compute.place(model)
     return model
-
-
-def predict(
-    folder: str | Path, images: str | Path, out: str | Path, name: str = ADAPTED, boxes: str | Path | None = None
-) -> dict[str, Any]:
-    """Run an adapted network of a run folder on a folder of images; write a picture of each prediction.
-
-    Args:
-        folder: the run.
-        images: folder of images.
-        out: folder of the pictures and, for detections and poses, of results.json (COCO's results format).
-        name: the adaptation.
-        boxes: for poses, a COCO json or results file of persons' boxes; None: each image is one person.
-
-    Raises:
-        FnaError: the network is not adapted yet, the folder has no image, or a file cannot be read.
-    """
-    paths = find_images(Path(images))
-    found = read_boxes(Path(boxes), paths) if boxes else None
-    with Run.open(folder) as job:
-        if boxes and job.config.task.name != "pose":
-            raise FnaError(f"--boxes are of persons, for pose; this run is of {job.config.task.name}: leave it out")
-        record = job.read_json(f"{name}.json", f"adapt:{name}")
-        labels = Labels.from_json(record.get("labels", record))
-        setting = Setting(job.config, job.compute, load_task(job.config.task.name), job.seed, labels, labels)
-        return write_predictions(load_network(job, setting, name), setting, paths, Path(out), found)

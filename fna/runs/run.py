@@ -1,4 +1,4 @@
-"""A run folder, opened: its configuration, hardware and data, and reading and writing the files of its stages."""
+"""A run folder, opened: its settings, hardware and data, and reading and writing the files of its stages."""
 
 from __future__ import annotations
 
@@ -10,121 +10,152 @@ from typing import Any
 
 from torch import Tensor
 
-from fna.arch import SuperArch
-from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
-from fna.errors import FnaError, nearest
-from fna.files import read_json, read_state
+from fna.arch import Arch, SuperArch
+from fna.config import Config
+from fna.data.index import open_splits
+from fna.data.splits import Splits
+from fna.errors import FnaError
+from fna.nets.weights import Network
 from fna.runs.folder import Folder
+from fna.runs.opening import keep_config, settle_config
+from fna.searching.found import Found
 from fna.seeds import Seed, load_seed
-from fna.stages.expand import Costs, count_costs
+from fna.stages.expand import with_head
+from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints
 from fna.training.engine import Compute, computing
-from fna.training.setting import Setting, open_data
-
-# Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
-FREE = ("adapt.", "evaluate.", "baseline", "engine.device", "engine.threads", "engine.workers", "engine.strict")
 
 
 class Run:
     """A run folder opened by one process of a job; see `open`."""
 
-    def __init__(self, folder: Folder, config: Config, compute: Compute) -> None:
+    def __init__(self, folder: Folder, config: Config, compute: Compute, data: Mapping[str, Any]) -> None:
         self.folder, self.config, self.compute = folder, config, compute
         self.path = folder.path
+        self.writes = compute.world.writes
+        self._data = dict(data)
 
     @classmethod
     @contextmanager
-    def open(cls, path: str | Path, config: Config | None = None, overrides: Sequence[str] = ()) -> Iterator[Run]:
+    def open(
+        cls,
+        path: str | Path,
+        config: Config | None = None,
+        overrides: Sequence[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> Iterator[Run]:
         """Open (or start) a run.
 
         Args:
             path: the folder.
             config: the configuration of a new run, or of the one to go on with; None: the folder's own.
             overrides: ``key=value`` changes to it.
+            data: splits that `opening.check_data` has opened already, by name.
 
         Raises:
             FnaError: the folder is foreign, in use or unwritable, or was made with another configuration.
         """
         path = Path(path)
-        if config is None:
-            if not (path / "config.yaml").exists():
-                raise FnaError(f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {path}")
-            config = load_config(path / "config.yaml", overrides)
-        elif overrides:
-            config = make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
+        config = settle_config(path, config, overrides)
         with computing(config.engine) as compute:
             folder, error = None, None
             if compute.world.writes:
                 try:
                     folder = Folder.open(path)
-                    _settle_config(folder, config)
+                    keep_config(folder, config)
                 except FnaError as problem:
                     error = str(problem)
             try:
                 distributed.agree(error)
                 folder = folder or Folder.open(path, writer=False)
-                yield cls(folder, config, compute)
+                yield cls(folder, config, compute, data or {})
             finally:
                 if folder:
                     folder.close()
 
+    # --- what the stages work with
+
     @cached_property
     def seed(self) -> Seed:
-        """The pretrained network."""
-        return load_seed(self.config.seed.name, self.config.seed.weights)
+        """The pretrained network: once it is expanded, the folder's own copy."""
+        if not self.folder.finished("expand"):
+            return load_seed(self.config.seed.name, self.config.seed.weights)
+        about = self.read_json("seed.json", "expand")
+        state = self.read_state("seed.safetensors", "expand") if about.pop("trained") else None
+        mean, std = (tuple(about.pop(key)) for key in ("mean", "std"))
+        return Seed(arch=Arch.from_json(about.pop("arch")), state=state, mean=mean, std=std, **about)
+
+    def data(self, *splits: str) -> list[Any]:
+        """Open splits, of ``train``, ``val`` and ``test``; those that are open already are not opened again.
+
+        Raises:
+            FnaError: they are missing, have flaws, or changed since the run began.
+        """
+        names = [getattr(self.config.data, split) for split in splits]
+        missing = [name for name in names if name not in self._data]
+        if missing:
+            self._data |= self._open(missing)
+        return [self._data[name] for name in names]
+
+    def _open(self, names: Sequence[str]) -> dict[str, Any]:
+        """Open splits by name: the first process checks and indexes them, the others read its indices."""
+        task, data, folder, writes = self.config.task.name, self.config.data, self.path / "data", self.writes
+        opened, error = {}, None
+        if writes:
+            try:
+                opened = open_splits(task, data, names, folder)
+            except FnaError as problem:
+                error = str(problem)
+        distributed.agree(error)
+        return opened if writes else open_splits(task, data, names, folder, write=False)
+
+    @property
+    def splits(self) -> Splits:
+        """Training and validation data."""
+        return Splits(*self.data("train", "val"))
 
     @cached_property
-    def setting(self) -> Setting:
-        """What the stages share; opens and validates both splits."""
-        return open_data(self.config, self.compute, self.seed)
+    def problem(self) -> Problem:
+        """What the network is for; once the seed is expanded no data are needed to know."""
+        if self.folder.finished("expand"):
+            return Problem.from_json(self.read_json("problem.json", "expand"), self.config)
+        return Problem.of(self.config, self.data("val", "train")[0], self.seed)
 
     @cached_property
-    def super_arch(self) -> SuperArch:
+    def space(self) -> SuperArch:
         """The search space, undilated."""
         return SuperArch.from_json(self.read_json("super.json", "expand"))
 
-    @cached_property
-    def costs(self) -> Costs:
-        """MAdds at the size images are scored at (paper rule)."""
-        return count_costs(self.super_arch, self.setting)
+    def expanded(self) -> Network[SuperArch]:
+        """Return the super network as the seed left it."""
+        state = self.read_state("super.safetensors", "expand")
+        return Network(self.space, with_head(state, self.seed, self.problem))
+
+    def found(self) -> Found:
+        """Return what the search ended with."""
+        network = Network(self.space, self.read_state("found.safetensors", "search"))
+        return Found.from_json(self.read_json("found.json", "search"), network)
+
+    # --- files
 
     def read_json(self, name: str, stage: str) -> Any:
         """Read a file that `stage` wrote."""
-        self.need(stage)
-        return read_json(self.path / name)
+        return self.folder.read_json(stage, name)
 
     def read_state(self, name: str, stage: str) -> dict[str, Tensor]:
         """Read the weights that `stage` wrote."""
-        self.need(stage)
-        return read_state(self.path / name)
+        return self.folder.read_state(stage, name)
 
-    def need(self, stage: str) -> None:
-        """Refuse to go on without `stage`.
-
-        Raises:
-            FnaError: it is not finished.
-        """
-        if not self.folder.finished(stage):
-            command, _, name = stage.partition(":")  # an adaptation's name follows its stage
-            what, option = f"stage '{stage}'", ""
-            if name:
-                others = [known.removeprefix(f"{command}:") for known in self.folder.stages() if ":" in known]
-                what, option = f"adaptation '{name}'{nearest(name, others)}", f" --adapt.name {name}"
-            raise FnaError(f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}")
+    def names(self, stage: str) -> list[str]:
+        """Return the names under which a stage is finished: adaptations, targets."""
+        return [name.removeprefix(f"{stage}:") for name in self.folder.stages() if name.startswith(f"{stage}:")]
 
     def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
         """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""
-        if self.compute.world.writes:
+        if self.writes:
             for name, content in files.items():
-                if name.endswith(".safetensors"):
-                    self.folder.write_state(name, content)
-                elif isinstance(content, bytes):
-                    self.folder.write_bytes(name, content)
-                elif isinstance(content, str):
-                    self.folder.write_text(name, content)
-                else:
-                    self.folder.write_json(name, content)
+                self.folder.write(name, content)
             self.folder.commit(stage, list(files), info)
         distributed.barrier()
 
@@ -134,42 +165,11 @@ class Run:
 
     def clear(self, phase: str) -> None:
         """Remove the checkpoints of a finished phase."""
-        if self.compute.world.writes:
+        if self.writes:
             self.checkpoints(phase).clear()
 
-    def logs(self, steps: str, epochs: str) -> tuple[Path, Path]:
-        """Return the paths of two CSV logs."""
-        return self.path / steps, self.path / epochs
 
-
-def _settle_config(folder: Folder, config: Config) -> None:
-    """Write config.yaml, or refuse a change that finished stages do not allow."""
-    path = folder.path / "config.yaml"
-    text = dump_yaml(config)
-    if not path.exists():
-        folder.write_text("config.yaml", text)
-        return
-    old, new = (flatten(parse_yaml(t, str(path))) for t in (path.read_text(encoding="utf-8"), text))
-    changed = [k for k in new if new[k] != old.get(k, new[k]) and not k.startswith(FREE)]
-    started = folder.finished("expand") or (folder.path / "checkpoints").exists()
-    if changed and started:
-        key = changed[0]
-        raise FnaError(
-            f"{folder.path} was started with {key} = {old[key]}, now it is {new[key]}"
-            f"{f' (and {len(changed) - 1} more changes)' if len(changed) > 1 else ''}; "
-            "give the same settings to go on, or another folder with --run"
-        )
-    if changed:
-        folder.write_text("config.yaml", text)
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as ``a.b.c`` keys.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+def seed_json(seed: Seed) -> dict[str, Any]:
+    """Return all of a seed but its weights, ready for JSON."""
+    about = {key: getattr(seed, key) for key in ("name", "mean", "std", "source", "licence", "top1")}
+    return {**about, "trained": seed.state is not None, "arch": seed.arch.to_json()}

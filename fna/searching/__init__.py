@@ -1,5 +1,1 @@
-"""Search algorithms, one file each."""
-
-from fna.searching.alphas import ESTIMATORS, Searched, search
-
-__all__ = ["ESTIMATORS", "Searched", "search"]
+"""Searching an architecture: how paths are drawn, what alphas learn, how a target is chosen."""

@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from fna.arch import SuperArch
-from fna.cost.madds import CostTable, path_cost
+from fna.config.budgets import parse_budget
+from fna.cost.costs import Costs
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
-from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights, sample_path
+from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
+from fna.nets.weights import Network, cpu_state, load_weights
+from fna.progress import say
 from fna.rng import generator
+from fna.searching.choosing import CHOOSERS
+from fna.searching.found import Alphas, Found
+from fna.searching.sampling import SAMPLERS
+from fna.tasks.problem import Problem
 from fna.training import distributed
+from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
-from fna.training.setting import Setting, State, cpu_state, load_weights
+from fna.training.engine import Compute, WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
 
-Alphas = list[Tensor]
+Vectors = list[Tensor]  # a vector of logits per layer
+SIZES = {"MAdds": 1e9, "params": 1e6}  # of a unit, in which lambda weighs the cost
 TINY = 1e-12  # loss below which its relative change means nothing
 
 
@@ -31,7 +39,7 @@ def objective(task_loss: Tensor, cost: Tensor, weight: float) -> Tensor:
 
     Args:
         task_loss: mean loss of the batch, a scalar.
-        cost: expected cost of the searchable layers in 1e9 MAdds, a scalar.
+        cost: expected cost of the searchable layers in 1e9 MAdds (1e6 params), a scalar.
         weight: the article's lambda.
 
     Implements: FNA++ Eq. (8).
@@ -40,7 +48,7 @@ def objective(task_loss: Tensor, cost: Tensor, weight: float) -> Tensor:
 
 
 @dataclass
-class Budget:
+class Holder:
     """Holds the expected cost at a budget, in place of a fixed lambda.
 
     The penalty is an augmented Lagrangian of the constraint lg(cost / budget) = 0: its multiplier grows while the
@@ -53,7 +61,7 @@ class Budget:
     which a penalty of fixed size would drown what the candidates are worth.
 
     Args:
-        target: searchable MAdds to hold.
+        target: cost of the layers to hold.
         rate: step size of the multiplier.
         weight: of the quadratic term.
         multiplier: the current price of a tenfold cost.
@@ -77,12 +85,12 @@ class Budget:
 # --- estimators of the alphas' gradient -----------------------------------------------------------
 
 
-def mix_full(alphas: Alphas, draw: torch.Generator) -> Choice:
+def mix_full(alphas: Vectors, draw: torch.Generator) -> Choice:
     """Mix all candidates by softmax(alpha), as the article does; time and memory of every candidate."""
     return [Mixture(tuple(range(len(a))), a.softmax(0)) if len(a) > 1 else 0 for a in alphas]
 
 
-def mix_two_paths(alphas: Alphas, draw: torch.Generator) -> Choice:
+def mix_two_paths(alphas: Vectors, draw: torch.Generator) -> Choice:
     """Mix two candidates drawn from softmax(alpha), weighted between themselves (after ProxylessNAS, arXiv:1812.00332).
 
     Deviation: the article mixes all candidates; this costs at most two paths.
@@ -92,26 +100,26 @@ def mix_two_paths(alphas: Alphas, draw: torch.Generator) -> Choice:
         if len(a) == 1:
             choice.append(0)
             continue
-        pair = torch.multinomial(a.detach().float().cpu().softmax(0), 2, generator=draw).sort().values
-        choice.append(Mixture(tuple(pair.tolist()), a[pair.to(a.device)].softmax(0)))
+        pair = torch.multinomial(a.detach().softmax(0), 2, generator=draw).sort().values
+        choice.append(Mixture(tuple(pair.tolist()), a[pair].softmax(0)))
     return choice
 
 
-def mix_gumbel(alphas: Alphas, draw: torch.Generator) -> Choice:
+def mix_gumbel(alphas: Vectors, draw: torch.Generator) -> Choice:
     """Run one candidate drawn by Gumbel-softmax, weight 1 forward and soft backward (GDAS, arXiv:1910.04465)."""
     choice: list[int | Mixture] = []
     for a in alphas:
         if len(a) == 1:
             choice.append(0)
             continue
-        uniform = torch.rand(len(a), generator=draw).clamp(1e-9, 1 - 1e-7).to(a.device)
+        uniform = torch.rand(len(a), generator=draw).clamp(1e-9, 1 - 1e-7)
         soft = (a.log_softmax(0) - (-uniform.log()).log()).softmax(0)
         index = int(soft.argmax())
         choice.append(Mixture((index,), (1 + (soft[index] - soft[index].detach()))[None]))
     return choice
 
 
-ESTIMATORS: dict[str, Callable[[Alphas, torch.Generator], Choice]] = {
+ESTIMATORS: dict[str, Callable[[Vectors, torch.Generator], Choice]] = {
     "full": mix_full,
     "two_path": mix_two_paths,
     "gumbel": mix_gumbel,
@@ -121,59 +129,54 @@ ESTIMATORS: dict[str, Callable[[Alphas, torch.Generator], Choice]] = {
 # --- the search -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Searched:
-    """What a search ends with: logits per layer and candidate, the super network's state, and how it went."""
-
-    alphas: list[list[float]]
-    state: dict[str, Tensor]
-    minutes: float
-    warnings: tuple[str, ...]
-
-
 class SearchLoop:
     """Alternates weight steps (one sampled path) and alpha steps (a mixture, weights frozen)."""
 
     def __init__(
         self,
-        arch: SuperArch,
-        state: State,
-        table: CostTable,
-        other_madds: int,
-        budget: int | None,
-        setting: Setting,
+        network: Network[SuperArch],
+        problem: Problem,
+        data: Any,
+        compute: Compute,
+        costs: Costs,
+        limit: int | None,
     ) -> None:
-        self.setting, self.config, self.arch = setting, setting.config.search, arch
-        self.table, self.other_madds = table, other_madds
-        device = setting.compute.device
-        self.costs = [torch.tensor(row, dtype=torch.float32, device=device) for row in table]
-        self.fixed = sum(row[0] for row in table if len(row) == 1)  # MAdds of the layers without a choice
-        self.model = setting.build(arch)
-        load_weights(self.model, {**self.model.state_dict(), **state}, "the super network's start")
+        self.problem, self.data, self.compute = problem, data, compute
+        self.config, self.arch, self.costs = problem.config.search, network.arch, costs
+        self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
+        self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
+        self.model = problem.build(network.arch)
+        load_weights(self.model, {**self.model.state_dict(), **network.state}, "the super network's start")
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        self.network = setting.parallel(self.model, partial=True)
-        draw = generator(setting.config.engine.rng_seed, "alphas")
-        std = self.config.alpha.init_std
-        self.alphas = [(std * torch.randn(len(row), generator=draw)).to(device).requires_grad_() for row in table]
-        alpha = self.config.alpha
-        self.alpha_optimizer = torch.optim.Adam(
-            [a for a in self.alphas if len(a) > 1], lr=alpha.lr, betas=alpha.betas, weight_decay=alpha.weight_decay
-        )
-        self.budget = budget and Budget(float(budget), self.config.budget_rate, self.config.budget_weight)
-        self.parts = split_indices(len(setting.train), self.config.alpha_split, setting.config.engine.rng_seed)
-        self.steps_per_epoch = setting.sampler(self.parts[0], self.config.batch_size, "weights").steps_per_epoch
-        setting.sampler(self.parts[1], self.config.batch_size, "alphas")  # refuses a part smaller than a batch
+        self.network = compute.parallel(self.model, partial=True)
+        self._make_alphas()
+        held = None if limit is None else float(limit - costs.other)
+        self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
+        self.records = len(data)
+        self.parts = split_indices(self.records, self.config.alpha_split, compute.rng_seed)
+        size = self.config.batch_size
+        self.steps_per_epoch = make_sampler(data, self.parts[0], size, "weights", compute).steps_per_epoch
+        make_sampler(data, self.parts[1], size, "alphas", compute)  # refuses a part smaller than a batch
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.alpha_start = self.steps_per_epoch * self.config.alpha_start
         self.weight_step = WeightStep(
             self.network,
             make_optimizer(self.model, self.config.optimizer),
             self.config.optimizer,
-            setting.loss,
-            setting.compute,
+            problem.loss,
+            compute,
             self.total_steps,
             self.steps_per_epoch,
+        )
+
+    def _make_alphas(self) -> None:
+        """Draw the alphas; they live on the CPU, where paths are drawn, and go to the device as weights of maps."""
+        alpha, draw = self.config.alpha, generator(self.compute.rng_seed, "alphas")
+        rows = self.costs.table
+        self.alphas = [(alpha.init_std * torch.randn(len(row), generator=draw)).requires_grad_() for row in rows]
+        self.alpha_optimizer = torch.optim.Adam(
+            [a for a in self.alphas if len(a) > 1], lr=alpha.lr, betas=alpha.betas, weight_decay=alpha.weight_decay
         )
 
     def start(self, step: int) -> None:
@@ -181,10 +184,13 @@ class SearchLoop:
         self.network.train()
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        size = self.config.batch_size
-        self.weight_batches = self.setting.batches(self.parts[0], size, "weights", step, self.total_steps)
+        self.weight_batches = self._batches(0, "weights", step, self.total_steps)
         first, last = (self._alpha_steps_before(s) for s in (step, self.total_steps))
-        self.alpha_batches = self.setting.batches(self.parts[1], size, "alphas", first, last)
+        self.alpha_batches = self._batches(1, "alphas", first, last)
+
+    def _batches(self, part: int, purpose: str, first: int, last: int) -> Any:
+        size = self.config.batch_size
+        return train_batches(self.problem, self.data, self.parts[part], size, purpose, self.compute, (first, last))
 
     def _alpha_steps_before(self, step: int) -> int:
         return -(-max(step - self.alpha_start, 0) // self.config.cycle)
@@ -192,52 +198,51 @@ class SearchLoop:
     def step(self, step: int) -> dict[str, float | None]:
         """Take a weight step and, once the alphas move, every ``cycle``-th time an alpha step."""
         active = step >= self.alpha_start
-        draw = generator(self.setting.config.engine.rng_seed, "path", step)
-        path = sample_path(self.arch, self.alphas if active else None, draw)
+        draw = generator(self.compute.rng_seed, "path", step)
+        path = SAMPLERS[self.config.sampler](self.arch, self.alphas if active else None, draw)
         batch, images = next(self.weight_batches)
         weights = self.weight_step(step, batch, images, path)
         alpha_loss = None
         if active and (step - self.alpha_start) % self.config.cycle == 0:
             alpha_loss = self.alpha_step(step)
         with torch.no_grad():
-            expected = float(expected_cost(self.alphas, self.costs))
+            expected = float(expected_cost(self.alphas, self.table))
         return {
             "task_loss": weights["loss"],
             "alpha_loss": alpha_loss,
-            "expected_madds": expected + self.other_madds,
-            "sampled_madds": float(path_cost(self.table, path) + self.other_madds),
-            "multiplier": self.budget.multiplier if self.budget and active else None,
+            "expected_cost": expected + self.costs.other,
+            "sampled_cost": float(self.costs.whole(path)),
+            "multiplier": self.holder.multiplier if self.holder and active else None,
             "lr": weights["lr"],
         }
 
     def alpha_step(self, step: int) -> float:
         """Move the alphas on held-out images, weights and running statistics untouched; return the task's loss."""
-        setting = self.setting
+        config, compute = self.config, self.compute
         batch, images = next(self.alpha_batches)
-        choice = ESTIMATORS[self.config.estimator](
-            self.alphas, generator(setting.config.engine.rng_seed, "mixture", step)
-        )
+        choice = ESTIMATORS[config.estimator](self.alphas, generator(compute.rng_seed, "mixture", step))
         with frozen_weights(self.model):
-            with setting.compute.autocast():
+            with compute.autocast():
                 output = self.model(images, choice)
-                loss_sum, weight = setting.loss(output, batch)
-            task_loss, value = global_mean(loss_sum, weight, setting.compute)
-            check_finite(value, "loss of the alphas", step, self.config.alpha.lr, batch)
-            cost = expected_cost(self.alphas, self.costs)
-            if self.budget:
-                total = task_loss / max(value, TINY) + self.budget.penalty(cost)
+                loss_sum, weight = self.problem.loss(output, batch)
+            task_loss, value = global_mean(loss_sum, weight, compute)
+            check_finite(value, "loss of the alphas", step, config.alpha.lr, batch)
+            task_loss = task_loss.to("cpu")
+            cost = expected_cost(self.alphas, self.table)
+            if self.holder:
+                total = task_loss / max(value, TINY) + self.holder.penalty(cost)
             else:
-                total = objective(task_loss, (cost - self.fixed) / 1e9, self.config.lambda_)
+                total = objective(task_loss, (cost - self.fixed) / SIZES[self.costs.unit], config.lambda_)
             self.alpha_optimizer.zero_grad(set_to_none=True)
             total.backward()
         gradients = [a.grad for a in self.alphas if a.grad is not None]
         distributed.average_(gradients)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.alphas, self.config.alpha.clip or math.inf))
-        check_finite(norm, "gradient norm of the alphas", step, self.config.alpha.lr, batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.alphas, config.alpha.clip or math.inf))
+        check_finite(norm, "gradient norm of the alphas", step, config.alpha.lr, batch)
         self.alpha_optimizer.step()
-        if self.budget:
+        if self.holder:
             with torch.no_grad():
-                self.budget.update(float(expected_cost(self.alphas, self.costs)))
+                self.holder.update(float(expected_cost(self.alphas, self.table)))
         return value
 
     def end_epoch(self, epoch: int) -> Mapping[str, Any]:
@@ -254,7 +259,7 @@ class SearchLoop:
             "scaler": self.weight_step.scaler.state_dict(),
             "alphas": [a.detach() for a in self.alphas],
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
-            "multiplier": self.budget.multiplier if self.budget else 0.0,
+            "multiplier": self.holder.multiplier if self.holder else 0.0,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -266,46 +271,53 @@ class SearchLoop:
             for alpha, saved in zip(self.alphas, state["alphas"], strict=True):
                 alpha.copy_(saved)
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        if self.budget:
-            self.budget.multiplier = state["multiplier"]
+        if self.holder:
+            self.holder.multiplier = state["multiplier"]
 
 
 def search(
-    arch: SuperArch,
-    state: State,
-    table: CostTable,
-    other_madds: int,
-    budget: int | None,
-    setting: Setting,
+    network: Network[SuperArch],
+    problem: Problem,
+    data: Any,
+    compute: Compute,
     *,
     checkpoints: Checkpoints | None = None,
     logs: tuple[Path, Path] | None = None,
-) -> Searched:
-    """Adapt the architecture: train the super network and its alphas on the target task.
+) -> Found:
+    """Adapt the architecture: train a super network and its alphas on the target task (FNA++ section 3.2.2).
 
     Args:
-        arch: the search space (undilated).
-        state: the super network's weights, ``backbone.*`` and, if there, ``head.*``.
-        table: MAdds per layer and candidate.
-        other_madds: MAdds of the network outside the table (stem, head), for the logs.
-        budget: MAdds of the table's layers to hold, or None for the article's fixed lambda.
-        setting: task, data, hardware, configuration.
+        network: the super network, as `expand` made it.
+        problem: what it is for; ``search.budget`` is what the expected cost is held at, null: the fixed lambda.
+        data: the training split.
+        compute: hardware and processes.
         checkpoints: where to keep the state to resume from.
         logs: CSV files of iterations and epochs.
 
     Raises:
-        FnaError: bad numbers, too few images, or a collapse with ``engine.strict``.
+        FnaError: bad numbers, too few images, a budget the space cannot meet, or a collapse with ``engine.strict``.
     """
-    pick(ESTIMATORS, setting.config.search.estimator, "estimator")
-    loop = SearchLoop(arch, state, table, other_madds, budget, setting)
-    minutes = fit(loop, checkpoints, logs, "search", setting.config.engine.checkpoint_steps, setting.compute)
-    warnings = tuple(collapse(arch, loop.alphas, loop.costs, budget))
-    if warnings and setting.config.engine.strict:
+    config = problem.config.search
+    pick(ESTIMATORS, config.estimator, "estimator")
+    pick(SAMPLERS, config.sampler, "sampler")
+    pick(CHOOSERS, config.chooser, "chooser")
+    budget = None if config.budget is None else parse_budget(config.budget)
+    costs = problem.costs(network.arch, budget.cost if budget else "madds")
+    limit = costs.limit(budget, "search.budget") if budget else None
+    loop = SearchLoop(network, problem, data, compute, costs, limit)
+    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute)
+    warnings = tuple(collapse(network.arch, loop.alphas, loop.table, loop.holder.target if loop.holder else None))
+    if warnings and problem.config.engine.strict:
         raise FnaError(" ".join(warnings))
-    return Searched([a.detach().cpu().tolist() for a in loop.alphas], cpu_state(loop.model), minutes, warnings)
+    for warning in warnings:
+        say(f"search: {warning}")
+    evidence = Alphas([a.detach().tolist() for a in loop.alphas])
+    trained = Network(network.arch, cpu_state(loop.model))
+    held = None if limit is None else {"text": str(budget), "cost": limit}
+    return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
 
 
-def collapse(arch: SuperArch, alphas: Alphas, costs: Sequence[Tensor], budget: int | None) -> list[str]:
+def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: float | None) -> list[str]:
     """Return warnings about alphas that ran away to skips or away from the budget."""
     warnings = []
     winners = [candidates[int(a.argmax())] for a, (_, candidates) in zip(alphas, arch.layers(), strict=True)]

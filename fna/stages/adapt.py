@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fna.arch import Arch
 from fna.config import AdaptConfig
+from fna.data.splits import Splits
+from fna.nets.weights import Network, cpu_state, load_weights
 from fna.stages.evaluate import evaluate
+from fna.tasks.problem import Problem
+from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, recalibrate
-from fna.training.setting import Setting, State, cpu_state, load_weights
+from fna.training.engine import Compute, WeightStep, fit, freeze_norms, make_optimizer, recalibrate
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """A fine-tuned network: its state, the scores after the last epoch and the minutes it took."""
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A fine-tuned network, its scores on the validation split after the last epoch, and the minutes it took."""
 
-    state: dict[str, Tensor]
+    network: Network[Arch]
     scores: dict[str, Any]
     minutes: float
 
@@ -29,35 +30,44 @@ class Adapted:
 class AdaptLoop:
     """Plain training of one network, scored on the validation split as it goes."""
 
-    def __init__(self, arch: Arch, state: State, config: AdaptConfig, setting: Setting) -> None:
-        self.setting, self.config = setting, config
-        self.model = setting.build(arch)
-        load_weights(self.model, {**self.model.state_dict(), **state}, f"the start of '{config.name}'")
+    def __init__(
+        self, network: Network[Arch], problem: Problem, data: Splits, compute: Compute, config: AdaptConfig
+    ) -> None:
+        self.problem, self.data, self.compute, self.config = problem, data, compute, config
+        self.model = problem.build(network.arch)
+        load_weights(self.model, {**self.model.state_dict(), **network.state}, f"the start of '{config.name}'")
         if config.bn == "frozen":
             freeze_norms(self.model)
-        self.network = setting.parallel(self.model, partial=False)
-        self.indices = range(len(setting.train))
-        self.steps_per_epoch = setting.sampler(self.indices, config.batch_size, "adapt").steps_per_epoch
+        self.network = compute.parallel(self.model, partial=False)
+        self.records = len(data.train)
+        self.indices = range(self.records)
+        self.steps_per_epoch = make_sampler(
+            data.train, self.indices, config.batch_size, "adapt", compute
+        ).steps_per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
         self.scores: dict[str, Any] = {}
         self.weight_step = WeightStep(
             self.network,
             make_optimizer(self.model, config.optimizer),
             config.optimizer,
-            setting.loss,
-            setting.compute,
+            problem.loss,
+            compute,
             self.total_steps,
             self.steps_per_epoch,
         )
 
     def start(self, step: int) -> None:
         """Recalibrate batch norms before the first iteration, then open the stream of batches."""
-        setting, config = self.setting, self.config
+        config = self.config
         if step == 0 and config.recalibrate:
-            warm = setting.batches(self.indices, config.batch_size, "recalibrate", 0, config.recalibrate)
-            recalibrate(self.model, (images for _, images in warm), config.recalibrate, setting.compute)
+            warm = self._batches("recalibrate", 0, config.recalibrate)
+            recalibrate(self.model, (images for _, images in warm), config.recalibrate, self.compute)
         self._train()
-        self.batches = setting.batches(self.indices, config.batch_size, "adapt", step, self.total_steps)
+        self.batches = self._batches("adapt", step, self.total_steps)
+
+    def _batches(self, purpose: str, first: int, last: int) -> Any:
+        size = self.config.batch_size
+        return train_batches(self.problem, self.data.train, self.indices, size, purpose, self.compute, (first, last))
 
     def _train(self) -> None:
         self.network.train()
@@ -71,16 +81,16 @@ class AdaptLoop:
 
     def end_epoch(self, epoch: int) -> Mapping[str, Any]:
         """Score the network every ``evaluate.every`` epochs and after the last."""
-        if epoch % self.setting.config.evaluate.every and epoch != self.config.epochs:
+        if epoch % self.problem.config.evaluate.every and epoch != self.config.epochs:
             return {}
         self.scores = self.evaluate()
         self._train()
-        metric = self.setting.task.metric
+        metric = self.problem.task.metric
         return {metric: self.scores[metric]}
 
     def evaluate(self) -> dict[str, Any]:
         """Score the network as it is."""
-        return evaluate(self.model, self.setting, label=f"score {self.config.name}")
+        return evaluate(self.model, self.problem, self.data.val, self.compute, label=f"score {self.config.name}")
 
     def state(self) -> dict[str, Any]:
         """Return weights and momenta."""
@@ -98,27 +108,31 @@ class AdaptLoop:
 
 
 def adapt(
-    arch: Arch,
-    state: State,
-    config: AdaptConfig,
-    setting: Setting,
+    network: Network[Arch],
+    problem: Problem,
+    data: Splits,
+    compute: Compute,
+    config: AdaptConfig | None = None,
     *,
     checkpoints: Checkpoints | None = None,
     logs: tuple[Path, Path] | None = None,
-) -> Adapted:
-    """Fine-tune `arch` on the target task.
+) -> Tuned:
+    """Fine-tune a network on the training split; what has no weights starts fresh.
 
     Args:
-        arch: any architecture (undilated).
-        state: weights to start from, ``backbone.*`` and ``head.*``; what is not there starts fresh.
-        config: schedule.
-        setting: task, data, hardware, configuration.
+        network: any architecture with any weights, ``backbone.*`` and ``head.*``; its scale is what it is trained at.
+        problem: what it is for, at scale 1.
+        data: training and validation split.
+        compute: hardware and processes.
+        config: another schedule than the problem's.
         checkpoints: where to keep the state to resume from.
         logs: CSV files of iterations and epochs.
 
     Raises:
         FnaError: bad numbers or too few images.
     """
-    loop = AdaptLoop(arch, state, config, setting)
-    minutes = fit(loop, checkpoints, logs, config.name, setting.config.engine.checkpoint_steps, setting.compute)
-    return Adapted(cpu_state(loop.model), loop.scores or loop.evaluate(), minutes)
+    config = config or problem.config.adapt
+    loop = AdaptLoop(network, problem.at(network), data, compute, config)
+    minutes = fit(loop, checkpoints, logs, config.name, problem.config.engine, compute)
+    tuned = Network(network.arch, cpu_state(loop.model), network.head_width, network.scale)
+    return Tuned(tuned, loop.scores or loop.evaluate(), minutes)

@@ -1,69 +1,58 @@
-"""Network expansion: from a seed to a search space with remapped weights, and what everything in it costs."""
+"""Network expansion: from a seed to a super network, and from any network to the weights of another architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from fna.arch import Arch, SuperArch
+from fna.arch import A, Arch, SuperArch
 from fna.arch.spaces import task_space
-from fna.cost.madds import Cost, CostTable, cost_table, model_cost, path_cost
+from fna.arch.target import Target
+from fna.cost.madds import Cost
 from fna.errors import FnaError
+from fna.nets.weights import Network, State, backbone_only, load_weights, put, take
+from fna.progress import say
 from fna.remapping import Row, Strategy, remap, summarise
-from fna.training.setting import Setting, State, backbone_only, put, take
+from fna.seeds import Seed
+from fna.tasks.problem import Problem
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What the networks of a space cost at one input size (paper rule).
+@dataclass(frozen=True, eq=False)
+class Expanded(Network[SuperArch]):
+    """A super network (its space undilated) as the seed leaves it.
 
     Args:
-        size_hw: that size.
-        table: MAdds of each candidate of each layer.
-        other: MAdds outside the table: stem and head.
-        seed: the whole network on the seed's architecture.
-        budget: MAdds of the table's layers that ``search.budget`` leaves, or None.
+        report: where its weights came from.
+        warnings: what looks wrong with it.
     """
 
-    size_hw: tuple[int, int]
-    table: CostTable
-    other: int
-    seed: Cost
-    budget: int | None
+    report: Sequence[Row] = ()
+    warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Expanded:
-    """The super network: its space (undilated), backbone weights, where they came from, and costs."""
-
-    arch: SuperArch
-    state: dict[str, Tensor]
-    report: Sequence[Row]
-    costs: Costs
-    warnings: tuple[str, ...]
-
-
-def expand(setting: Setting) -> Expanded:
+def expand(seed: Seed, problem: Problem) -> Expanded:
     """Grow the seed into a super network and remap its weights (FNA++ section 3.2.1).
 
     Raises:
-        FnaError: the seed does not fit the space, or no architecture meets the budget.
+        FnaError: the seed does not fit the space.
     """
-    seed, config = setting.seed, setting.config
-    taps = setting.task.prepare(seed.arch, config.task).taps
-    arch = task_space(seed.arch, setting.task.layers, taps, **config.space.model_dump())
-    costs = count_costs(arch, setting)
-    remapped = remap(seed.arch, seed_state(setting), arch, strategy(setting), config.engine.rng_seed)
-    return Expanded(arch, remapped.state, remapped.report, costs, dead_channels(remapped.report, setting))
+    config = problem.config
+    taps = problem.prepared(seed.arch).taps
+    arch = task_space(seed.arch, problem.task.layers, taps, **config.space.model_dump())
+    remapped = remap(seed.arch, seed_state(seed, problem), arch, strategy(problem), config.engine.rng_seed)
+    warnings = dead_channels(remapped.report, config.engine.strict)
+    for warning in warnings:
+        say(f"expand: {warning}")
+    return Expanded(arch, with_head(remapped.state, seed, problem), report=remapped.report, warnings=warnings)
 
 
-def dead_channels(report: Sequence[Row], setting: Setting) -> tuple[str, ...]:
+def dead_channels(report: Sequence[Row], strict: bool) -> tuple[str, ...]:
     """Warn of new channels that never get a gradient because both sides of them are 0 (growth as the article has it).
 
     Raises:
-        FnaError: there are some, and ``engine.strict`` is on.
+        FnaError: there are some, and `strict` is on.
     """
     grown = summarise(report)["rules"].get("growth zero")
     if not grown:
@@ -72,66 +61,67 @@ def dead_channels(report: Sequence[Row], setting: Setting) -> tuple[str, ...]:
         f"remap.growth 'zero' leaves the new channels of {grown['layers']} layers ({grown['where']}) without gradient: "
         "they never learn; use --remap.growth preserve"
     )
-    if setting.config.engine.strict:
+    if strict:
         raise FnaError(warning)
     return (warning,)
 
 
-def seed_state(setting: Setting) -> dict[str, Tensor]:
+def seed_state(seed: Seed, problem: Problem) -> dict[str, Tensor]:
     """Return the seed's weights, or fresh ones for a seed without any."""
-    if setting.seed.state is not None:
-        return setting.seed.state
-    return take(setting.build(setting.seed.arch).state_dict(), "backbone")
+    return seed.state if seed.state is not None else take(problem.build(seed.arch).state_dict(), "backbone")
 
 
-def strategy(setting: Setting) -> Strategy:
-    """Return the remapping strategy of the configuration."""
-    return Strategy(**setting.config.remap.model_dump())
+def seed_network(seed: Seed, problem: Problem) -> Network[Arch]:
+    """Return the seed's backbone, with fresh weights if it has none, and what it knows of the task's head."""
+    return Network(seed.arch, with_head(seed_state(seed, problem), seed, problem))
 
 
-def remap_model(source: Arch | SuperArch, state: State, target: Arch, setting: Setting) -> dict[str, Tensor]:
-    """Remap a task network's weights: the backbone's by the rules, the head's (if there) as they are.
+def with_head(backbone: State, seed: Seed, problem: Problem) -> dict[str, Tensor]:
+    """Return backbone weights below ``backbone.``, and what the seed knows of the task's head."""
+    return {**put(backbone_only(backbone), "backbone"), **problem.head_start(seed.state)}
+
+
+def strategy(problem: Problem) -> Strategy:
+    """Return the remapping strategy of the settings."""
+    return Strategy(**problem.config.remap.model_dump())
+
+
+def remap_network(network: Network[A], target: Target | Arch, problem: Problem) -> Network[Arch]:
+    """Give a target the weights of a network: the backbone's by the rules, the head's as they are.
 
     Args:
-        source: architecture of `state`; a super network gives each layer's chosen candidate (FNA++).
-        state: ``backbone.*`` and, maybe, ``head.*``.
-        target: the architecture to fill.
-        setting: gives strategy and seed of new weights.
-    """
-    backbone = remap(source, take(state, "backbone"), target, strategy(setting), setting.config.engine.rng_seed).state
-    return {**put(backbone_only(backbone), "backbone"), **put(take(state, "head"), "head")}
-
-
-def image_size(setting: Setting) -> tuple[int, int]:
-    """Return the height and width that networks are counted at."""
-    return setting.config.search.cost_size or setting.task.image_size(setting.val, setting.config)
-
-
-def network_cost(arch: Arch, setting: Setting, size_hw: tuple[int, int]) -> Cost:
-    """Count the task's network on `arch` (paper rule)."""
-    return model_cost(setting.task.prepare(arch, setting.config.task), setting.meta_head(arch), size_hw)
-
-
-def count_costs(arch: SuperArch, setting: Setting) -> Costs:
-    """Count a search space and turn ``search.budget`` into MAdds of its layers.
+        network: where the weights come from. A super network gives each layer's operation (FNA++), the seed what the
+            rules find (FNA).
+        target: what to fill. A head of other width than the network's starts fresh.
+        problem: the rules of ``config.remap``, and the seed of new weights.
 
     Raises:
-        FnaError: the budget lies outside what the space can reach.
+        FnaError: the architecture cannot be reached from the network's.
     """
-    config, (height, width) = setting.config, image_size(setting)
-    strided = setting.task.prepare(arch, config.task)
-    table = cost_table(strided, (height, width))
-    seed = network_cost(arch.seed, setting, (height, width))
-    other = seed.madds - path_cost(table, strided.seed_path())
-    budget = config.search.budget
-    if budget is None:
-        return Costs((height, width), table, other, seed, None)
-    wanted = budget * seed.madds if budget <= 100 else budget
-    low, high = (sum(map(extreme, table)) + other for extreme in (min, max))
-    if not low <= wanted <= high:
-        raise FnaError(
-            f"search.budget {budget:g} means {wanted / 1e9:.4g} G MAdds at {height}x{width}, but this space reaches "
-            f"from {low / 1e9:.4g} to {high / 1e9:.4g} G "
-            f"({low / seed.madds:.2f} to {high / seed.madds:.2f} x the seed); choose a budget in that range"
-        )
-    return Costs((height, width), table, other, seed, int(wanted) - other)
+    target = target if isinstance(target, Target) else Target(target)
+    rng_seed = problem.config.engine.rng_seed
+    backbone = remap(network.arch, take(network.state, "backbone"), target.arch, strategy(problem), rng_seed).state
+    head = put(take(network.state, "head"), "head")
+    if head and target.head_width != network.head_width:
+        wanted = problem.at(target).meta_head(target.arch).state_dict()
+        if any(name not in wanted or wanted[name].shape != t.shape for name, t in take(head, "head").items()):
+            say(f"the head is {target.head_width:g} x as wide as the one that was trained: it starts fresh")
+            head = {}
+    state = {**put(backbone_only(backbone), "backbone"), **head}
+    return Network(target.arch, state, target.head_width, target.scale)
+
+
+def build(network: Network[Arch], problem: Problem) -> nn.Module:
+    """Return a network as a module in evaluation mode on the CPU: normalised images to the task's output.
+
+    Raises:
+        FnaError: the weights are not all there, such as those of a head that has not learned the task.
+    """
+    model = problem.at(network).build(network.arch)
+    load_weights(model, network.state, "the network's state")
+    return model.eval()
+
+
+def count(network: Network[Arch], problem: Problem) -> Cost:
+    """Count a network with its head: parameters, and MAdds of what runs when an image is scored (paper rule)."""
+    return problem.at(network).cost(network.arch)

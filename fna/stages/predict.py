@@ -1,4 +1,4 @@
-"""Predictions of an adapted network on a folder of images; the data set it was trained on is not needed."""
+"""A finished network and its predictions; the data set it was trained on is not needed."""
 
 from __future__ import annotations
 
@@ -6,82 +6,128 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from fna.data.decoding import read_image
+from fna.arch import Arch
+from fna.data.decoding import read_image, to_pixels
 from fna.data.images import Pixels
 from fna.data.pose.checks import check_box
 from fna.data.pose.person_boxes import PersonBoxes
 from fna.errors import FnaError
 from fna.files import write_bytes, write_json
+from fna.nets.network import Model
 from fna.progress import bar, say
-from fna.training.setting import Setting
+from fna.tasks.problem import Problem
+from fna.training.distributed import World
+from fna.training.engine import Compute
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NAMED = 5  # unreadable images that an error names
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What predictions mean, where there is no data set.
+class Finished(nn.Module):
+    """A finished network in evaluation mode: normalised images (N, 3, H, W) to what its head gives.
 
-    Args:
-        classes: names of the classes, or of the joints.
-        colors: RGB by class.
-        links: pairs of joints that a skeleton joins.
-        category_ids: the data set's own numbers of the classes, as COCO's results have them; (): it has none.
+    Attributes:
+        network: backbone and head.
+        problem: what it is for: its settings, how images are brought to it and its output is read.
+        arch: its backbone's architecture.
+        record: all its JSON says.
     """
 
-    classes: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    links: tuple[tuple[int, int], ...] = ()
-    category_ids: tuple[int, ...] = ()
+    def __init__(self, network: Model, problem: Problem, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network, self.problem, self.record = network, problem, record
+        self.arch: Arch = Arch.from_json(record["arch"])
+        self.eval()
 
-    @classmethod
-    def of(cls, data: Any) -> Labels:
-        """Return those of a data set."""
-        ids = tuple(getattr(data, "category_ids", ()))
-        return cls(tuple(data.classes), tuple(data.colors), tuple(data.links), ids)
+    def forward(self, images_N3HW: Tensor) -> Any:
+        """Return what the head gives; `predict` does the rest."""
+        return self.network(images_N3HW)
 
-    @classmethod
-    def from_json(cls, record: Any) -> Labels:
-        """Return what `to_json` wrote; older runs have the colours alone.
+    @property
+    def task(self) -> str:
+        """Segmentation, detection or pose."""
+        name: str = self.problem.config.task.name
+        return name
 
-        Raises:
-            FnaError: it is no such record.
-        """
-        try:
-            colors, pairs = record["colors"], tuple((a, b) for a, b in record.get("links", ()))
-            ids = tuple(record.get("category_ids", ()))
-            return cls(tuple(colors), tuple((r, g, b) for r, g, b in colors.values()), pairs, ids)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FnaError(
-                f"the run's record of its classes is damaged ({error}); adapt again in a new folder"
-            ) from error
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or of the joints."""
+        return self.problem.labels.classes
 
-    def to_json(self) -> dict[str, Any]:
-        """Return them ready for JSON."""
-        colors = {name: list(color) for name, color in zip(self.classes, self.colors, strict=True)}
-        links = [list(link) for link in self.links]
-        return {"colors": colors, "links": links, "category_ids": list(self.category_ids)}
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """To subtract from images, RGB in [0, 1]."""
+        return self.problem.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """To divide images by, RGB in [0, 1]."""
+        return self.problem.std
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height, width of what it sees; where images are seen at their own size, that of the first one scored."""
+        return self.problem.size_hw
+
+
+@torch.no_grad()
+def predict(model: Finished, image: str | Path | Image.Image | np.ndarray[Any, Any], **known: Any) -> Any:
+    """Return what a network sees in an image, in the image's own pixels.
+
+    Args:
+        model: of `load`.
+        image: a file, a PIL image, or RGB pixels, uint8 (height, width, 3).
+        known: of a pose, ``box``: x0, y0, width, height of the person; without it the image is one person.
+
+    Returns:
+        Segmentation: class ids, int64 (height, width). Detection: a dict of ``boxes`` (n, 4), x0, y0, x1, y1,
+        ``scores`` (n,) and ``labels`` (n,), best first. Pose: a dict of ``points`` (K, 3), x, y and score, ``box`` and
+        ``score``. All on the CPU.
+
+    Raises:
+        FnaError: the image cannot be read.
+    """
+    pixels_HW3 = read_image(Path(image)) if isinstance(image, str | Path) else to_pixels(image)
+    if "box" in known:
+        known["box"] = torch.as_tensor(known["box"], dtype=torch.float32)
+    return predict_pixels(model, pixels_HW3, known, compute_of(model))
+
+
+def predict_pixels(
+    model: Finished, pixels_HW3: np.ndarray[Any, Any], known: Mapping[str, Any], compute: Compute
+) -> Any:
+    """Return the prediction for RGB pixels, of which something may be known; see `predict`."""
+    problem = model.problem
+    image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
+    view_3HW, frame = problem.view(image_3HW, {**known, "joints": model.classes})
+    x = compute.images(view_3HW[None], problem.mean, problem.std)
+    with compute.autocast():
+        return problem.predict(model, x, [frame])[0]
+
+
+def compute_of(model: nn.Module) -> Compute:
+    """Return the hardware a model is on, in full precision."""
+    return Compute(next(model.parameters()).device, None, False, World())
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images of a folder in order.
+    """Return the images of a folder in order, or the one image that is given.
 
     Raises:
-        FnaError: it is no folder, or has none.
+        FnaError: there is nothing, or the folder has none.
     """
+    if folder.is_file():
+        return [folder]
     if not folder.is_dir():
-        what = "is a file; give its folder" if folder.exists() else "does not exist"
-        raise FnaError(f"--images {folder} {what}")
+        raise FnaError(f"--images {folder} does not exist")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not paths:
         raise FnaError(f"no image ({' '.join(IMAGE_ENDINGS)}) in --images {folder}")
@@ -90,15 +136,15 @@ def find_images(folder: Path) -> list[Path]:
 
 @torch.no_grad()
 def write_predictions(
-    model: nn.Module, setting: Setting, paths: Sequence[Path], out: Path, boxes: PersonBoxes | None
+    model: Finished, compute: Compute, paths: Sequence[Path], out: Path, boxes: PersonBoxes | None
 ) -> dict[str, Any]:
     """Write a picture of each prediction to `out`, and results.json where the task has COCO results.
 
     An image that cannot be read does not keep the others from being written.
 
     Args:
-        model: a task's network with its weights, placed.
-        setting: task and hardware; its data may be mere `Labels`.
+        model: the network, placed.
+        compute: the hardware it is on.
         paths: images.
         out: folder of the pictures, made if missing.
         boxes: where the persons are; None: an image is one record.
@@ -108,8 +154,7 @@ def write_predictions(
             read, or a box is not in its image.
     """
     _make_folder(out, {path.parent for path in paths})
-    model.eval()
-    task, labels = setting.task, setting.val
+    task, labels = model.problem.task, model.problem.labels
     image_ids, names = number_images(paths, boxes.image_ids if boxes else {}), name_pictures(paths)
     results: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -122,7 +167,7 @@ def write_predictions(
             except FnaError as error:
                 problems.append(str(error))
             else:
-                picture_HW3, rows = _label(model, setting, image_HW3, records, image_ids[path])
+                picture_HW3, rows = _label(model, compute, image_HW3, records, image_ids[path])
                 write_bytes(out / names[path], png(picture_HW3))
                 results += [{"file_name": path.name, **row} for row in rows]
             progress.advance()
@@ -155,23 +200,19 @@ def _make_folder(out: Path, sources: Collection[Path]) -> None:
 
 
 def _label(
-    model: nn.Module, setting: Setting, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: int
+    model: Finished, compute: Compute, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: int
 ) -> tuple[Pixels, list[dict[str, Any]]]:
     """Return the picture of an image's predictions, and their COCO results.
 
     The score of a detected person is that of its box times that of its joints (SimpleBaseline, arXiv:1804.06208).
     """
-    task, labels, config = setting.task, setting.val, setting.config
-    picture_HW3, image_3HW = image_HW3, torch.from_numpy(image_HW3).permute(2, 0, 1)
-    results: list[dict[str, Any]] = []
+    problem = model.problem
+    picture_HW3, results = image_HW3, []
     for record in records:
-        view, frame = task.view(image_3HW, {**record, "joints": labels.classes}, config)
-        x = setting.compute.images(view[None], setting.seed.mean, setting.seed.std)
-        with setting.compute.autocast():
-            prediction = task.predict(model, x, [frame], config)[0]
-        picture_HW3 = task.draw(picture_HW3, prediction, labels, config)
-        for row in task.records(prediction, image_id, labels) if task.records is not None else ():
-            results.append({**row, "score": round(row["score"] * record.get("score", 1), 6)})
+        prediction = predict_pixels(model, image_HW3, record, compute)
+        picture_HW3 = problem.draw(picture_HW3, prediction)
+        rows = problem.task.records(prediction, image_id, problem.labels) if problem.task.records is not None else ()
+        results += [{**row, "score": round(row["score"] * record.get("score", 1), 6)} for row in rows]
     return picture_HW3, results
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fna.arch import A, Arch
-from fna.config import Config, DataConfig, TaskConfig
+from fna.config import TaskConfig
 
 Picture = NDArray[np.uint8]  # RGB, (H, W, 3)
+Settings = Any  # the classes of `fna.config` that are the task's own: its functions name them
 
 
 class Data(Protocol):
@@ -92,7 +93,9 @@ class Task:
         head_start: (seed's weights, task config) -> weights of the head that the seed has already, by the head's names.
         loss: (head's output, batch, task config) -> (summed loss, number of terms), both scalars; `engine.global_mean`
             divides by the number over all processes.
-        image_size: (data, config) -> height, width of what the network sees of the first record, for counting.
+        scored_size: config -> height, width of what the network sees of every record when it is scored; None: it is
+            the image's own.
+        multiple: sides of what the network sees are padded to multiples of this.
         view: (uint8 image, truth or what is known of it, config) -> what the network sees of a record when it is
             scored, uint8 (3, H, W), and the frame: how to get back to the image.
         predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
@@ -106,31 +109,39 @@ class Task:
     titles: Mapping[str, str]
     layers: tuple[int, ...]
     formats: Mapping[str, Any]
-    open_data: Callable[[DataConfig, str], Any]
-    train_view: Callable[[Any, Sequence[int], Config], Dataset[Any]]
+    open_data: Callable[[Settings, str], Any]
+    train_view: Callable[[Any, Sequence[int], Settings], Dataset[Any]]
     collate: Callable[[Sequence[Any]], Any]
-    prepare: Callable[[Any, TaskConfig], Any]
-    head: Callable[[Arch, int, TaskConfig], nn.Module]
-    head_start: Callable[[Mapping[str, Tensor], TaskConfig], dict[str, Tensor]]
-    loss: Callable[[Any, Mapping[str, Any], TaskConfig], tuple[Tensor, Tensor]]
-    image_size: Callable[[Any, Config], tuple[int, int]]
-    view: Callable[[Tensor, Any, Config], tuple[Tensor, Any]]
-    predict: Callable[[nn.Module, Tensor, Sequence[Any], Config], Sequence[Any]]
-    scores: Callable[[Any, Config], Scores]
-    draw: Callable[[Picture, Any, Any, Config], Picture]
+    prepare: Callable[[Any, Settings], Any]
+    head: Callable[[Arch, int, Settings], nn.Module]
+    head_start: Callable[[Mapping[str, Tensor], Settings], dict[str, Tensor]]
+    loss: Callable[[Any, Mapping[str, Any], Settings], tuple[Tensor, Tensor]]
+    scored_size: Callable[[Settings], tuple[int, int] | None]
+    view: Callable[[Tensor, Any, Settings], tuple[Tensor, Any]]
+    predict: Callable[[nn.Module, Tensor, Sequence[Any], Settings], Sequence[Any]]
+    scores: Callable[[Any, Settings], Scores]
+    draw: Callable[[Picture, Any, Any, Settings], Picture]
     records: Callable[[Any, Any, Any], list[dict[str, Any]]] | None = None
+    multiple: int = 1
 
 
 def load_task(name: str) -> Task:
     """Return a task by name."""
     from importlib import import_module
 
-    from fna.config import MODELS
+    from fna.config import TASKS
     from fna.errors import pick
 
-    pick(MODELS, name, "task")
+    pick(TASKS, name, "task")
     task: Task = import_module(f"fna.tasks.{name}").TASK
     return task
 
 
-__all__ = ["A", "Data", "Picture", "Scores", "Task", "load_task"]
+def load_model(config: TaskConfig) -> Any:
+    """Return the code of a model: its head's class, or the module where its task needs more than that."""
+    from pkgutil import resolve_name
+
+    return resolve_name(config.code)
+
+
+__all__ = ["A", "Data", "Picture", "Scores", "Task", "load_model", "load_task"]

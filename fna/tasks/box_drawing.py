@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fna.config import Config
+from fna.config import DetectionConfig
 from fna.tasks import Picture
 
 Color = tuple[int, int, int]
@@ -16,7 +16,7 @@ SMALLEST_TEXT = 11  # pixels; below it letters run together
 FAINT = 80  # colours of a smaller sum of R, G and B are lightened: a dark picture hides them
 
 
-def draw_boxes(picture: Picture, boxes: Mapping[str, Any], data: Any, config: Config) -> Picture:
+def draw_boxes(picture: Picture, boxes: Mapping[str, Any], data: Any, config: DetectionConfig) -> Picture:
     """Return a copy of a picture with boxes drawn in their class's colour.
 
     Args:
@@ -42,7 +42,7 @@ def draw_boxes(picture: Picture, boxes: Mapping[str, Any], data: Any, config: Co
     return np.asarray(image)
 
 
-def _texts(boxes: Mapping[str, Any], data: Any, config: Config) -> list[str | None]:
+def _texts(boxes: Mapping[str, Any], data: Any, config: DetectionConfig) -> list[str | None]:
     """Return what is written at each box; None: the box is not drawn."""
     names = [data.classes[label] for label in boxes["labels"].tolist()]
     if "scores" in boxes:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
-from fna.config import Config
+from fna.config import DetectionConfig
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def match(matcher: Matcher, anchors_A4: Tensor, batch: Mapping[str, Any]) -> Mat
 
 
 def best(
-    boxes_n4: Tensor, scores_n: Tensor, labels_n: Tensor, size_hw: tuple[int, int], config: Config
+    boxes_n4: Tensor, scores_n: Tensor, labels_n: Tensor, size_hw: tuple[int, int], config: DetectionConfig
 ) -> dict[str, Tensor]:
     """Clip boxes to the image and keep the best of those that overlap: the detections of an image.
 

@@ -3,69 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from fna.arch import A, Arch, with_taps
+from fna.arch import MULTIPLE, A, Arch
 from fna.arch.spaces import DETECTION_LAYERS
-from fna.config import Config, TaskConfig
+from fna.config import DetectionConfig, Detector
 from fna.data.detection import FORMATS, open_data, views
 from fna.data.detection.transforms import DetectionView
 from fna.data.detection.views import Frame, collate, to_image
-from fna.nets.network import feature_info
-from fna.tasks import Task, retinanet, ssdlite
+from fna.tasks import Task, load_model
 from fna.tasks.box_drawing import draw_boxes
 from fna.tasks.detection_scores import METRIC, TITLES, DetectionScores, records
 
-HEAD_CHANNELS = 1280  # of SSDLite's 1x1 convolution where the seed has none
-MODELS: dict[str, ModuleType] = {"retinanet": retinanet, "ssdlite": ssdlite}
+
+def prepare(arch: A, config: Detector) -> A:
+    """Give the backbone the taps that the model reads."""
+    prepared: A = load_model(config).prepare(arch)
+    return prepared
 
 
-def prepare(arch: A, config: TaskConfig) -> A:
-    """Tap the block that SSDLite reads; RetinaNet takes any backbone as it is."""
-    return with_taps(arch) if config.model == "ssdlite" else arch
+def build_head(arch: Arch, classes: int, config: Detector) -> nn.Module:
+    """Build the detection head."""
+    head: nn.Module = load_model(config).build_head(arch, classes, config)
+    return head
 
 
-def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
-    """Build the detection head; SSDLite's first convolution has the width of that before the seed's classifier."""
-    if config.model == "ssdlite":
-        width = arch.head_channels or HEAD_CHANNELS
-        return ssdlite.SSDLiteHead(feature_info(arch), classes, width, arch.activation, arch.norm_eps)
-    return retinanet.RetinaNetHead(feature_info(arch), classes, config.channels, config.anchor_scale)
+def head_start(seed_state: Mapping[str, Tensor], config: Detector) -> dict[str, Tensor]:
+    """Return what the seed has of the head already."""
+    start: dict[str, Tensor] = load_model(config).head_start(seed_state, config)
+    return start
 
 
-def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
-    """Return the 1x1 convolution before the seed's classifier for SSDLite, nothing for RetinaNet."""
-    return ssdlite.head_start(seed_state) if config.model == "ssdlite" else {}
-
-
-def loss(output: Any, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+def loss(output: Any, batch: Mapping[str, Any], config: Detector) -> tuple[Tensor, Tensor]:
     """Return the summed loss of classes and boxes, and the number of positive anchors."""
-    total, number = MODELS[config.model].loss(output, batch, config)
+    total, number = load_model(config).loss(output, batch, config)
     return total, number
 
 
-def train_view(data: Any, indices: Sequence[int], config: Config) -> DetectionView:
+def train_view(data: Any, indices: Sequence[int], config: DetectionConfig) -> DetectionView:
     """Return the augmented samples of some images; without ``data.augment`` as the model is trained by its authors."""
-    augment = config.data.augment or MODELS[config.task.model].AUGMENT
+    augment = config.data.augment or config.task.augment
     return DetectionView(data, indices, config.data, config.engine.rng_seed, augment)
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
+def scored_size(config: DetectionConfig) -> tuple[int, int]:
     """Return the canvas that images are brought to: ``data.eval_size``, or the crop."""
     return config.data.eval_size or config.data.crop
 
 
-def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, Frame]:
+def view(image_3HW: Tensor, truth: Any, config: DetectionConfig) -> tuple[Tensor, Frame]:
     """Return the image on the canvas, in its proportions or stretched, as the model needs it, and the way back."""
     canvas = config.data.eval_size or config.data.crop
-    return views.view(image_3HW, canvas, letterbox=MODELS[config.task.model].LETTERBOX)
+    return views.view(image_3HW, canvas, letterbox=not config.task.stretches)
 
 
 def predict(
-    model: nn.Module, images_N3HW: Tensor, frames: Sequence[Frame], config: Config
+    model: nn.Module, images_N3HW: Tensor, frames: Sequence[Frame], config: DetectionConfig
 ) -> Sequence[dict[str, Tensor]]:
     """Return the detections of each image on the CPU, best first.
 
@@ -79,7 +74,7 @@ def predict(
         ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels of the image, ``scores`` (n,) in [0, 1], ``labels`` (n,).
     """
     size_hw = (images_N3HW.shape[2], images_N3HW.shape[3])
-    found = MODELS[config.task.model].decode(model(images_N3HW), size_hw, config)
+    found = load_model(config.task).decode(model(images_N3HW), size_hw, config)
     return [back(detections, frame) for detections, frame in zip(found, frames, strict=True)]
 
 
@@ -103,10 +98,11 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=view,
     predict=predict,
     scores=DetectionScores,
     draw=draw_boxes,
     records=records,
+    multiple=MULTIPLE,
 )

@@ -16,7 +16,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from fna.config import Config
+from fna.config import DetectionConfig
 from fna.training import distributed
 
 METRIC = "map"
@@ -57,7 +57,7 @@ class DetectionScores:
         config: ``evaluate.draw_threshold``: boxes from this score on make the confusion of classes.
     """
 
-    def __init__(self, data: Any, config: Config) -> None:
+    def __init__(self, data: Any, config: DetectionConfig) -> None:
         self.data = data
         self.threshold = config.evaluate.draw_threshold
         self.images: list[dict[str, Any]] = []

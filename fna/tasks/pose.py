@@ -11,37 +11,40 @@ from torch import Tensor, nn
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import DETECTION_LAYERS
-from fna.config import Config, TaskConfig
+from fna.config import PoseConfig, SimpleBaseline
 from fna.data.pose import FORMATS, open_data
 from fna.data.pose.transforms import Frame, PoseView, collate, view
 from fna.nets.network import feature_info
-from fna.tasks import Task
+from fna.tasks import Task, load_model
 from fna.tasks.pose_drawing import draw
 from fna.tasks.pose_scores import TITLES, PoseScores, person_score, result
-from fna.tasks.simple_baseline import SimpleBaselineHead, decode, loss, mirrored
+from fna.tasks.simple_baseline import decode, loss, mirrored
+
+COARSEST = 32  # crop pixels per pixel of the map the head starts from
 
 
-def prepare(arch: A, config: TaskConfig) -> A:
+def prepare(arch: A, config: SimpleBaseline) -> A:
     """Give the backbone the stride the head needs."""
-    return with_output_stride(arch, config.output_stride)
+    return with_output_stride(arch, COARSEST)
 
 
-def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
+def build_head(arch: Arch, classes: int, config: SimpleBaseline) -> nn.Module:
     """Build the head for `classes` joints."""
-    return SimpleBaselineHead(feature_info(arch), classes, config.channels)
+    head: nn.Module = load_model(config)(feature_info(arch), classes, config.channels)
+    return head
 
 
-def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
+def head_start(seed_state: Mapping[str, Tensor], config: SimpleBaseline) -> dict[str, Tensor]:
     """Return no weights: a classifier knows nothing of joints."""
     return {}
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
+def scored_size(config: PoseConfig) -> tuple[int, int]:
     """Return the size of every crop."""
     return config.data.crop
 
 
-def predict(model: nn.Module, crops_N3HW: Tensor, frames: Sequence[Frame], config: Config) -> list[dict[str, Any]]:
+def predict(model: nn.Module, crops_N3HW: Tensor, frames: Sequence[Frame], config: PoseConfig) -> list[dict[str, Any]]:
     """Find the joints of a batch of persons.
 
     Args:
@@ -88,7 +91,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=view,
     predict=predict,
     scores=PoseScores,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fna.config import Config
+from fna.config import PoseConfig
 from fna.tasks import Picture
 
 SUPER = 2  # lines are drawn at twice the size and made smaller, so that they are smooth
@@ -16,7 +16,7 @@ THIN = 1 / 160  # width of a limb / longer side of the picture
 BOX_RGB = (255, 255, 255)
 
 
-def draw(picture: Picture, person: Any, data: Any, config: Config) -> Picture:
+def draw(picture: Picture, person: Any, data: Any, config: PoseConfig) -> Picture:
     """Draw a person's skeleton into a copy of a picture.
 
     Args:

@@ -26,7 +26,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from fna.config import Config
+from fna.config import PoseConfig
 from fna.data.pose.people import Person
 from fna.training import distributed
 
@@ -89,7 +89,7 @@ class PoseScores:
         config: not needed.
     """
 
-    def __init__(self, data: Any, config: Config) -> None:
+    def __init__(self, data: Any, config: PoseConfig) -> None:
         self.joints: tuple[str, ...] = tuple(data.classes)
         self._ignored: Sequence[Person] = getattr(data, "ignored", ())
         self._rows: list[dict[str, Any]] = []

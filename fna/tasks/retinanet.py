@@ -15,9 +15,10 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from fna.config import Config, TaskConfig
+from fna.arch import A, Arch
+from fna.config import DetectionConfig, RetinaNet
 from fna.errors import FnaError
-from fna.nets.network import FeatureInfo, initialise
+from fna.nets.network import FeatureInfo, feature_info, initialise
 from fna.tasks.boxes import Matches, best, guard_narrow, match, wide
 
 STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
@@ -28,6 +29,21 @@ CANDIDATES = 1000  # boxes per level that non-maximum suppression sees
 LETTERBOX, AUGMENT = True, "resize"  # how images are brought to the canvas; to train, where `data.augment` is null
 MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+
+def prepare(arch: A) -> A:
+    """Take any backbone as it is."""
+    return arch
+
+
+def build_head(arch: Arch, classes: int, config: RetinaNet) -> nn.Module:
+    """Build the head."""
+    return RetinaNetHead(feature_info(arch), classes, config.channels, config.anchor_scale)
+
+
+def head_start(seed_state: Mapping[str, Tensor], config: RetinaNet) -> dict[str, Tensor]:
+    """Return no weights: a classifier knows nothing of boxes."""
+    return {}
 
 
 class RetinaNetHead(nn.Module):
@@ -117,7 +133,7 @@ def _generator(scale: float) -> AnchorGenerator:
     return AnchorGenerator(sizes, (RATIOS,) * len(STRIDES))
 
 
-def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: RetinaNet) -> tuple[Tensor, Tensor]:
     """Return the focal loss of all anchors plus the L1 loss of the positive ones, and the number of the positive.
 
     Deviation: L1, as torchvision; the authors' release has smooth L1 with beta 0.11.
@@ -147,7 +163,7 @@ def _focal(logits_NAC: Tensor, found: Matches) -> Tensor:
 
 
 @torch.no_grad()
-def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: Config) -> list[dict[str, Tensor]]:
+def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: DetectionConfig) -> list[dict[str, Tensor]]:
     """Return the detections of each image: ``boxes`` (n, 4) in px, ``scores`` and ``labels``, by falling score.
 
     Args:

@@ -13,50 +13,48 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import SEGMENTATION_LAYERS
-from fna.config import Config, TaskConfig
+from fna.config import DeepLab, SegmentationConfig
 from fna.data.segmentation import FORMATS, open_data
 from fna.data.segmentation.transforms import TrainView, collate
 from fna.nets.network import feature_info
-from fna.tasks import Picture, Task
-from fna.tasks.heads import DeepLabV3Head, DeepLabV3PlusHead
+from fna.tasks import Picture, Task, load_model
 from fna.training import distributed
 
 IGNORE = 255  # the label of pixels without a class, in every mask we hold
 
 
-def prepare(arch: A, config: TaskConfig) -> A:
+def prepare(arch: A, config: DeepLab) -> A:
     """Give the backbone the task's output stride."""
     return with_output_stride(arch, config.output_stride)
 
 
-def build_head(arch: Arch, classes: int, config: TaskConfig) -> nn.Module:
+def build_head(arch: Arch, classes: int, config: DeepLab) -> nn.Module:
     """Build the segmentation head; rates default to 6, 12, 18 at stride 16 and twice that at stride 8."""
     rates = config.rates or ((12, 24, 36) if config.output_stride == 8 else (6, 12, 18))
-    kind = DeepLabV3PlusHead if config.model == "deeplabv3plus" else DeepLabV3Head
-    return kind(feature_info(arch), classes, channels=config.channels, rates=rates)
+    head: nn.Module = load_model(config)(feature_info(arch), classes, channels=config.channels, rates=rates)
+    return head
 
 
-def head_start(seed_state: Mapping[str, Tensor], config: TaskConfig) -> dict[str, Tensor]:
+def head_start(seed_state: Mapping[str, Tensor], config: DeepLab) -> dict[str, Tensor]:
     """Return no weights: a classifier knows nothing of pixels."""
     return {}
 
 
-def train_view(data: Any, indices: Sequence[int], config: Config) -> TrainView:
+def train_view(data: Any, indices: Sequence[int], config: SegmentationConfig) -> TrainView:
     """Return the augmented crops of some images."""
     return TrainView(data, indices, config.data, config.engine.rng_seed)
 
 
-def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
     """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
     total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
     return total, (mask != IGNORE).sum()
 
 
-def image_size(data: Any, config: Config) -> tuple[int, int]:
-    """Return the size images are scored at: ``data.eval_size``, or that of the first image, times the scale."""
-    height, width = config.data.eval_size or data.load(0)[0].shape[1:]
-    return _scaled((height, width), config.data.eval_scale)
+def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:
+    """Return the size images are scored at: ``data.eval_scale`` x ``data.eval_size``; None: x their own."""
+    return _scaled(config.data.eval_size, config.data.eval_scale) if config.data.eval_size else None
 
 
 def _scaled(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -64,7 +62,7 @@ def _scaled(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
 
-def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[int, int]]:
+def view(image_3HW: Tensor, truth: Any, config: SegmentationConfig) -> tuple[Tensor, tuple[int, int]]:
     """Return the image at the size it is scored at, and the size it has."""
     own = (image_3HW.shape[1], image_3HW.shape[2])
     size = _scaled(config.data.eval_size or own, config.data.eval_scale)
@@ -74,7 +72,7 @@ def view(image_3HW: Tensor, truth: Any, config: Config) -> tuple[Tensor, tuple[i
 
 
 def predict(
-    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: Config
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
 ) -> Sequence[Tensor]:
     """Return class ids, (h, w) each.
 
@@ -129,7 +127,7 @@ class SegmentationScores:
     Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
     """
 
-    def __init__(self, data: Any, config: Config) -> None:
+    def __init__(self, data: Any, config: SegmentationConfig) -> None:
         self.classes: tuple[str, ...] = data.classes
         # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
         self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
@@ -152,7 +150,7 @@ class SegmentationScores:
         }
 
 
-def draw(picture: Picture, mask_HW: Tensor, data: Any, config: Config) -> Picture:
+def draw(picture: Picture, mask_HW: Tensor, data: Any, config: SegmentationConfig) -> Picture:
     """Colour a mask of class ids; void is black."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(data.colors)] = data.colors
@@ -172,7 +170,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
-    image_size=image_size,
+    scored_size=scored_size,
     view=view,
     predict=predict,
     scores=SegmentationScores,

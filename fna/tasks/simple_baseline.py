@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fna.config import TaskConfig
+from fna.config import SimpleBaseline
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo
 
@@ -110,7 +110,7 @@ def gaussians(points_NK3: Tensor, size_hw: tuple[int, int], sigma: float) -> tup
     return torch.where(learned[..., None, None], heatmaps, 0), learned
 
 
-def loss(heatmaps_NKHW: Tensor, batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+def loss(heatmaps_NKHW: Tensor, batch: Mapping[str, Any], config: SimpleBaseline) -> tuple[Tensor, Tensor]:
     """Return half the mean squared error of the heatmaps, summed over labelled joints, and their number.
 
     Deviation: the original's mean counts unlabelled joints, too, with an error of 0; here they do not enter.

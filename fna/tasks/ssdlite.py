@@ -15,12 +15,14 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSDScoringHead
 from torchvision.ops import Conv2dNormActivation
 
-from fna.config import Config, TaskConfig
+from fna.arch import A, Arch, with_taps
+from fna.config import DetectionConfig, SSDLite, scaled_channels
 from fna.errors import FnaError
 from fna.nets.blocks import ConvNormAct
-from fna.nets.network import FeatureInfo, initialise
+from fna.nets.network import FeatureInfo, feature_info, initialise
 from fna.tasks.boxes import best, guard_narrow, match, wide
 
+HEAD_CHANNELS = 1280  # of the 1x1 convolution where the seed has none
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
 RATIOS = ([2], [2, 3], [2, 3], [2, 3], [2], [2])  # besides 1, which has two sizes: 4, 6, 6, 6, 4, 4 boxes to a cell
 SCALES = [0.1, 0.2, 0.38, 0.56, 0.74, 0.92, 1.1]  # side of a level's boxes / side of the image, as in the release
@@ -48,6 +50,17 @@ class Norm(nn.BatchNorm2d):
 NORM = partial(Norm, eps=1e-3)
 
 
+def prepare(arch: A) -> A:
+    """Tap the block whose expansion the head reads."""
+    return with_taps(arch)
+
+
+def build_head(arch: Arch, classes: int, config: SSDLite) -> nn.Module:
+    """Build the head; its first convolution is as wide as that before the seed's classifier, times ``width``."""
+    channels = arch.head_channels or HEAD_CHANNELS
+    return SSDLiteHead(feature_info(arch), classes, channels, arch.activation, arch.norm_eps, config.width)
+
+
 class SSDLiteHead(nn.Module):
     """The classifier's 1x1 convolution, four smaller levels, and separable predictors of six levels in all.
 
@@ -61,6 +74,7 @@ class SSDLiteHead(nn.Module):
         head_channels: channels of the 1x1 convolution ``last`` (see `head_start`).
         activation: its activation, the seed's.
         norm_eps: epsilon of its batch norm, the seed's.
+        width: x `head_channels` and the channels of the smaller levels.
 
     Raises:
         FnaError: neither a tap nor features of stride 16.
@@ -73,6 +87,7 @@ class SSDLiteHead(nn.Module):
         head_channels: int = 1280,
         activation: str = "relu6",
         norm_eps: float = 1e-3,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         sources = [i for i, info in enumerate(feature_info) if info.tap]
@@ -81,11 +96,10 @@ class SSDLiteHead(nn.Module):
             strides = sorted({info.stride for info in feature_info})
             raise FnaError(f"SSDLite reads features of stride 16, the backbone has {strides}; choose another seed")
         self.source = sources[-1]
-        self.last = ConvNormAct(
-            feature_info[-1].channels, head_channels, 1, 1, activation, norm_eps, padding="symmetric"
-        )
-        widths = [feature_info[self.source].channels, head_channels, *EXTRAS]
-        self.extras = nn.ModuleList(_extra(a, b) for a, b in zip(widths[1:], EXTRAS, strict=False))
+        first, *levels = (scaled_channels(channels, width) for channels in (head_channels, *EXTRAS))
+        self.last = ConvNormAct(feature_info[-1].channels, first, 1, 1, activation, norm_eps, padding="symmetric")
+        widths = [feature_info[self.source].channels, first, *levels]
+        self.extras = nn.ModuleList(map(_extra, widths[1:], levels))
         guard_narrow(self.extras)
         numbers = [2 + 2 * len(ratios) for ratios in RATIOS]
         self.classification = _predictors(widths, numbers, classes + 1)
@@ -148,10 +162,17 @@ def _quiet(module: nn.Module) -> nn.Module:
     return module
 
 
-def head_start(seed_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of ``last`` that a seed has: those of the 1x1 convolution before its classifier."""
-    start = "head."
-    return {f"last.{name.removeprefix(start)}": value for name, value in seed_state.items() if name.startswith(start)}
+def head_start(seed_state: Mapping[str, Tensor], config: SSDLite) -> dict[str, Tensor]:
+    """Return the weights of ``last`` that a seed has: those of the 1x1 convolution before its classifier.
+
+    A narrower one begins with the first of its channels; a wider one from nothing.
+    """
+    start = {name.removeprefix("head."): value for name, value in seed_state.items() if name.startswith("head.")}
+    channels = max((len(value) for value in start.values() if value.ndim), default=0)
+    kept = scaled_channels(channels, config.width)
+    if kept > channels:
+        return {}
+    return {f"last.{name}": value[:kept] if value.ndim else value for name, value in start.items()}
 
 
 def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
@@ -169,7 +190,7 @@ def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
     return boxes
 
 
-def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: TaskConfig) -> tuple[Tensor, Tensor]:
+def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite) -> tuple[Tensor, Tensor]:
     """Return cross entropy of positives and hardest negatives plus smooth L1 of the boxes, and the positives' number.
 
     The negatives of an image are its `NEGATIVES` most wrong background anchors per positive one, so an image without
@@ -195,7 +216,7 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: TaskCon
 
 
 @torch.no_grad()
-def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: Config) -> list[dict[str, Tensor]]:
+def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: DetectionConfig) -> list[dict[str, Tensor]]:
     """Return the detections of each image: ``boxes`` (n, 4) in px, ``scores`` and ``labels``, by falling score.
 
     Args:

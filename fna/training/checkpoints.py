@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import FnaError
-from fna.files import fingerprint, parse_state, read_bytes, read_json, remove, write_bytes, write_json
+from fna.files import fingerprint, parse_state, read_bytes, read_json, remove, temporaries, write_bytes, write_json
 
 
 class Checkpoints:
@@ -61,7 +61,7 @@ class Checkpoints:
         Raises:
             FnaError: there are checkpoints, and all are damaged.
         """
-        remove(self.path.glob("*.tmp"))
+        remove(temporaries(self.path))
         steps = self.steps()
         for step in reversed(steps):
             try:
@@ -80,7 +80,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints, so that the phase begins anew."""
         remove(self.path.glob("step-*.json"))
-        remove([*self.path.glob("step-*.pt"), *self.path.glob("*.tmp")])
+        remove([*self.path.glob("step-*.pt"), *temporaries(self.path)])
 
     def _path(self, step: int) -> Path:
         return self.path / f"step-{step:06d}.pt"

@@ -22,6 +22,11 @@ from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import Log
 
 Batch = dict[str, Any]
+PLAN = {  # what of a phase must not change between its checkpoints
+    "records": "records to train on",
+    "steps_per_epoch": "iterations an epoch",
+    "total_steps": "iterations in all",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Compute:
     dtype: torch.dtype | None  # of autocast; None: float32 throughout
     channels_last: bool
     world: distributed.World
+    rng_seed: int = 0
+    workers: int = 0  # processes that load data
+    sync_bn: bool = True  # share batch statistics between processes
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the precision context of a forward pass."""
@@ -45,6 +53,20 @@ class Compute:
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         return model
+
+    def parallel(self, model: Model, *, partial: bool) -> nn.Module:
+        """Place `model` on the device and, under several processes, share statistics and gradients.
+
+        Args:
+            model: a task's network.
+            partial: a step may use a part of the parameters only (a super network's path).
+        """
+        self.place(model)
+        if self.world.size == 1:
+            return model
+        if self.sync_bn:
+            distributed.share_statistics(model, self.device.type == "cuda")
+        return distributed.replicate(model, self.device, partial=partial, sync_bn=self.sync_bn)
 
     def images(self, images_N3HW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """Move uint8 images to the device and normalise them as the seed expects.
@@ -63,24 +85,40 @@ class Compute:
 
 @contextmanager
 def computing(config: EngineConfig) -> Iterator[Compute]:
-    """Join the other processes, if any, and settle device, precision and threads.
+    """Join the other processes, if any, and settle device, precision and threads; leaving restores the threads.
 
     Raises:
         FnaError: the device or precision is not there.
     """
-    device = _device(config.device)
+    device = find_device(config.device)
     precision = _precision(config.precision, device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with distributed.world(device.type == "cuda") as world:
+    with _threads(config.threads), distributed.world(device.type == "cuda") as world:
         if device.type == "cuda":
             if world.size > 1:
-                device = _device(f"cuda:{world.local_rank}")
+                device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
-        yield Compute(device, precision, config.channels_last, world)
+        own = ("channels_last", "rng_seed", "workers", "sync_bn")
+        yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
 
 
-def _device(name: str) -> torch.device:
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with so many CPU threads (0: as many as before), then again with as many as before."""
+    before = torch.get_num_threads()
+    if number:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name: auto, cpu, cuda, cuda:1 ...
+
+    Raises:
+        FnaError: it is not there.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda:0" if gpus else "cpu"
@@ -259,6 +297,7 @@ def check_finite(value: float, what: str, step: int, rate: float, batch: Batch) 
 class Loop(Protocol):
     """What a phase of training gives to `fit`."""
 
+    records: int  # the training split has
     total_steps: int
     steps_per_epoch: int
 
@@ -283,31 +322,40 @@ def fit(
     checkpoints: Checkpoints | None,
     logs: tuple[Path, Path] | None,
     label: str,
-    every: int,
+    config: EngineConfig,
     compute: Compute,
 ) -> float:
     """Run a loop to its end, from its last checkpoint if it has one.
+
+    Checkpoints are written at the ends of epochs, but not more often than every ``config.checkpoint_seconds``, and
+    besides, if asked for, every ``config.checkpoint_steps`` iterations.
 
     Args:
         loop: the phase.
         checkpoints: where its state is kept, or None.
         logs: CSV files of iterations and of epochs, or None.
         label: name on the progress bar.
-        every: iterations between checkpoints besides those at the ends of epochs; 0: none.
+        config: when to write checkpoints.
         compute: the processes.
 
     Returns:
         Minutes of training, those before an interruption included.
+
+    Raises:
+        FnaError: the checkpoint is of another number of processes, records or iterations.
     """
     start, spent = 0, 0.0
+    plan = {key: int(getattr(loop, key)) for key in PLAN}
     latest = checkpoints.load_latest() if checkpoints else None
     if latest:
         start, state = latest
         spent = state["spent"]
-        _same_world(label, state.get("processes", 1), compute.world.size)
+        _same_world(label, state["processes"], compute.world.size)
+        _same_plan(label, state["plan"], plan)
         loop.load(state["loop"])
         say(f"{label}: going on at iteration {start} of {loop.total_steps}")
     began = time.monotonic() - spent
+    saved, every = time.monotonic(), config.checkpoint_steps
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
     epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
@@ -323,13 +371,28 @@ def fit(
                 minutes = (time.monotonic() - began) / 60
                 if scores:
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
-            if checkpoints and (done % loop.steps_per_epoch == 0 or (every and done % every == 0)):
-                if writes:
-                    spent, processes = time.monotonic() - began, compute.world.size
-                    checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes})
-                distributed.barrier()
+            asked = bool(every) and done % every == 0
+            if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
+                spent, processes = time.monotonic() - began, compute.world.size
+                checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes, "plan": plan})
+                saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
     return (time.monotonic() - began) / 60
+
+
+def _is_due(done: int, loop: Loop, saved: float, config: EngineConfig) -> bool:
+    """Tell whether iteration `done` ends an epoch, long enough after the last checkpoint."""
+    return done % loop.steps_per_epoch == 0 and time.monotonic() - saved >= config.checkpoint_seconds
+
+
+def _same_plan(label: str, began: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Refuse other data or another length: iterations would mean other batches, at other rates."""
+    changed = [f"{began[key]} {what}, now there are {now[key]}" for key, what in PLAN.items() if began[key] != now[key]]
+    if changed:
+        raise FnaError(
+            f"'{label}' began with {'; '.join(changed)}: go on with the data and settings it began with, "
+            "or start a new run folder"
+        )
 
 
 def _same_world(label: str, began: int, now: int) -> None:

@@ -40,6 +40,7 @@ class Log:
             return
         text = ""
         if not self.columns:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.columns = list(row)
             text = _line(self.columns)
         values = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import pickle
+from typing import Any
 
 import pytest
 import torch
 
 from fna.arch import Arch, Block, Stem
-from fna.config import MODELS, TaskConfig
+from fna.cli.catalogue import models
+from fna.config import CONFIGS, MODELS, TASKS, Config, TaskConfig, make_config
 from fna.cost.madds import model_cost
 from fna.nets.network import Backbone, Model
 from fna.tasks import Task, load_task
@@ -31,9 +33,7 @@ ARCHS = {
         Stem(8, kernel=7, max_pool=True), tuple((Block("basic", 8, 8, stride=stride),) for stride in (1, 2, 2, 2))
     ),
 }
-ALL = pytest.mark.parametrize(
-    ("model", "family"), [(model, family) for models in MODELS.values() for model in models for family in ARCHS]
-)
+ALL = pytest.mark.parametrize(("model", "family"), [(model, family) for model in MODELS for family in ARCHS])
 
 
 def network_of(config: TaskConfig, family: str = "mbconv") -> Model:
@@ -43,22 +43,43 @@ def network_of(config: TaskConfig, family: str = "mbconv") -> Model:
 
 
 def test_the_configuration_knows_every_model() -> None:
-    fields = TaskConfig.model_fields
-    assert set(get_args(fields["name"].annotation)) == set(MODELS)
-    assert set(get_args(fields["model"].annotation)) == {model for models in MODELS.values() for model in models}
+    assert list(MODELS) == [row["name"] for row in models()] == [model for own in TASKS.values() for model in own]
+    assert set(CONFIGS) == set(MODELS)
+    assert isinstance(Config(), CONFIGS[next(iter(MODELS))])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("model", MODELS)
+def test_its_name_chooses_its_settings(model: str) -> None:
+    config = make_config({"task": {"model": model}})
+    assert config == Config(task=MODELS[model]()) == Config.model_validate({"task": {"model": model}})
+    assert isinstance(config, CONFIGS[model])
+    assert type(config.task) is MODELS[model]
+    assert model in TASKS[config.task.name]
+    assert make_config(config.model_dump(mode="json", by_alias=True)) == config
+    assert pickle.loads(pickle.dumps(config)) == config, "workers get it"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_its_head_can_be_narrowed(model: str) -> None:
+    """`scaled` is what the target's head width becomes: params fall with it, and at 1 nothing changes."""
+    config = MODELS[model]()
+    params = [sum(p.numel() for p in network_of(config.scaled(width)).head.parameters()) for width in (0.25, 0.5, 1)]
+    assert params == sorted(set(params))
+    assert config.scaled(1) == config
+    assert config.scaled(0.5).scaled(2) == config
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_every_task_is_there(name: str) -> None:
     task = load_task(name)
     assert isinstance(task, Task)
     assert task.metric in task.titles
-    assert TaskConfig(name=name).model == MODELS[name][0]
+    assert make_config({"task": {"name": name}}).task.model == TASKS[name][0]
 
 
 @ALL
 def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(model: str, family: str) -> None:
-    config = TaskConfig(model=model, channels=8)
+    config = MODELS[model]().scaled(0.03)
     task, network = load_task(config.name), network_of(config, family)
     batch = BATCHES[config.name]
     total, count = task.loss(network(torch.zeros(2, 3, *SIZE_HW)), batch, config)
@@ -75,17 +96,18 @@ def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(mod
 
 @ALL
 def test_a_model_is_counted_without_being_run(model: str, family: str) -> None:
-    config = TaskConfig(model=model, channels=8)
+    config = MODELS[model]().scaled(0.03)
     network = network_of(config, family)
     cost = model_cost(network.backbone.arch, network.head.to("meta"), SIZE_HW)
     assert cost.params == sum(parameter.numel() for parameter in network.parameters())
     assert cost.madds > 0
 
 
-@pytest.mark.parametrize("output_stride", get_args(TaskConfig.model_fields["output_stride"].annotation))
-@pytest.mark.parametrize("model", MODELS["segmentation"])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("model", TASKS["segmentation"])
 def test_a_segmentation_model_scores_every_pixel_at_every_output_stride(model: str, output_stride: int) -> None:
-    network = network_of(TaskConfig(model=model, output_stride=output_stride, channels=8)).eval()
+    config = make_config({"task": {"model": model, "output_stride": output_stride, "channels": 8}}).task
+    network = network_of(config).eval()
     with torch.no_grad():
         logits = network(torch.zeros(2, 3, *SIZE_HW))
     assert tuple(logits.shape) == (2, 5, *SIZE_HW)

@@ -43,9 +43,9 @@ class Minimal:
         return f"{index}.png"
 
 
-@pytest.mark.parametrize("model", [model for models in MODELS.values() for model in models])
+@pytest.mark.parametrize("model", MODELS)
 def test_minimal_data_are_learned_and_scored(model: str) -> None:
-    config = make_config({"task": {"model": model, "channels": 8}, "data": {"crop": list(SIZE_HW)}})
+    config = make_config({"task": {"model": model}, "data": {"crop": list(SIZE_HW)}})
     task, data = load_task(config.task.name), Minimal(config.task.name)
     backbone = Backbone(task.prepare(ARCHS["mbconv"], config.task))
     network = Model(backbone, task.head(backbone.arch, len(data.classes), config.task))

@@ -24,7 +24,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from fna.config import DataConfig
+from fna.config import DetectionDataConfig
 from fna.data.augmenting import jitter, uniform
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.views import Pair, Sample, Window, fit, scaled, turned
@@ -50,7 +50,7 @@ class DetectionView(Dataset[Sample]):
     """
 
     def __init__(
-        self, data: DetectionData, indices: Sequence[int], config: DataConfig, rng_seed: int, augment: str
+        self, data: DetectionData, indices: Sequence[int], config: DetectionDataConfig, rng_seed: int, augment: str
     ) -> None:
         self.data = data
         self.indices = tuple(indices)

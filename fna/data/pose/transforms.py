@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fna.config import Config
+from fna.config import PoseConfig
 from fna.data.augmenting import jitter
 from fna.data.pose.checks import Box, inside
 from fna.data.pose.joints import lower_body, mirror
@@ -86,7 +86,7 @@ class PoseView(Dataset[Sample]):
             in the flip test.
     """
 
-    def __init__(self, data: PoseData, indices: Sequence[int], config: Config) -> None:
+    def __init__(self, data: PoseData, indices: Sequence[int], config: PoseConfig) -> None:
         low, high = self.scale = config.data.scale or SCALE
         if not 0 < low <= high:
             raise FnaError(
@@ -127,7 +127,7 @@ class PoseView(Dataset[Sample]):
         return {"image": jitter(crop_3hw, config.color_jitter, draws), "points": points_K3, "index": index}
 
 
-def view(image_3HW: Tensor, truth: Mapping[str, Any] | None, config: Config) -> tuple[Tensor, Frame]:
+def view(image_3HW: Tensor, truth: Mapping[str, Any] | None, config: PoseConfig) -> tuple[Tensor, Frame]:
     """Return what the network sees of a person when it is scored.
 
     Args:

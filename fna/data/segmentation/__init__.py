@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import Reader, data_root
 from fna.data.segmentation import camvid, cityscapes, folder, synthetic, voc
 from fna.data.segmentation.pixels import SegmentationData
@@ -18,7 +18,7 @@ FAMILIES = (camvid, cityscapes, folder, synthetic, voc)
 FORMATS: dict[str, Reader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
 
 
-def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = None) -> SegmentationData:
+def open_data(config: SegmentationDataConfig, split: str, index: Mapping[str, Any] | None = None) -> SegmentationData:
     """Read and check a split, or open it as an index has it.
 
     Args:

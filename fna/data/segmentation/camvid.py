@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import Color, Listing, Pairs, Reader, class_labels, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError
@@ -30,7 +30,7 @@ LAYOUT = """\
   ROOT/trainannot/   label masks, 0..10 and 11 = void; likewise val.txt, val/, valannot/"""
 
 
-def read(root: Path, split: str, config: DataConfig) -> Listing:
+def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List a split of CamVid.
 
     The published lists hold absolute paths of somebody's machine: of each path, the last folder and the name count.

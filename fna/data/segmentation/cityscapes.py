@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import IGNORE, Color, Listing, Pairs, Reader, require_dir
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError
@@ -38,7 +38,7 @@ LAYOUT = """\
   ROOT/gtFine/train/CITY/NAME_gtFine_labelIds.png (0..33) or NAME_gtFine_labelTrainIds.png (0..18, 255 = ignore)"""
 
 
-def read(root: Path, split: str, config: DataConfig) -> Listing:
+def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List a split of Cityscapes; train ids are read where they exist, else label ids are translated."""
     image_dir = require_dir(root / "leftImg8bit" / split, LAYOUT)
     mask_dir = require_dir(root / "gtFine" / split, LAYOUT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import IGNORE, Listing, Pairs, Reader, class_labels, palette, require_dir, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError
@@ -16,7 +16,7 @@ LAYOUT = """\
   ROOT/masks/NAME.png            label = position in data.classes; 255 or data.ignore_label = ignore"""
 
 
-def read(root: Path, split: str, config: DataConfig) -> Listing:
+def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List a split of an images/ masks/ folder pair; the classes come from the configuration."""
     if config.classes is None or not 2 <= len(config.classes) <= IGNORE - 2:
         given = "none" if config.classes is None else len(config.classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import Arrays, Listing, Reader, class_labels
 from fna.data.synthetic import CLASSES, scene
 from fna.data.synthetic.scenes import SIZE_HW
@@ -13,7 +13,7 @@ from fna.data.synthetic.scenes import SIZE_HW
 LAYOUT = "  nothing: the images are drawn"
 
 
-def read(root: Path, split: str, config: DataConfig) -> Listing:
+def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List the scenes of a split; `config.images` says how many, `config.eval_size` how large."""
     names = tuple(f"{split}_{index:04d}.png" for index in range(config.images))
     labels = class_labels(len(CLASSES), config.ignore_label)

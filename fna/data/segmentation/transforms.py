@@ -12,14 +12,13 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.augmenting import FILL_RGB, jitter, uniform
 from fna.data.listing import IGNORE
 from fna.data.segmentation.pixels import SegmentationData
 from fna.errors import FnaError
 from fna.rng import generator
 
-SCALE = (0.75, 2.0)  # where the configuration leaves it to us
 TRIES = 5  # crops drawn until one has a labelled pixel
 
 
@@ -52,8 +51,10 @@ class TrainView(Dataset[Crop]):
         FnaError: `scale` is not a range of positive factors.
     """
 
-    def __init__(self, data: SegmentationData, indices: Sequence[int], config: DataConfig, rng_seed: int) -> None:
-        low, high = self.scale = config.scale or SCALE
+    def __init__(
+        self, data: SegmentationData, indices: Sequence[int], config: SegmentationDataConfig, rng_seed: int
+    ) -> None:
+        low, high = self.scale = config.resize
         if not 0 < low <= high:
             raise FnaError(f"data.scale is [{low:g}, {high:g}]; expected [smallest, largest] above 0, e.g. [0.75, 2]")
         self.data = data

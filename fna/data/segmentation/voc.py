@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fna.config import DataConfig
+from fna.config import SegmentationDataConfig
 from fna.data.listing import (
     IGNORE,
     VOC_CLASSES,
@@ -23,7 +23,7 @@ LAYOUT = """\
   ROOT/SegmentationClass/NAME.png         palette index = class, 255 = ignore"""
 
 
-def read(root: Path, split: str, config: DataConfig) -> Listing:
+def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List a split of Pascal VOC."""
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     stems = [line for _, line in split_lines(file, LAYOUT)]

@@ -1,7 +1,7 @@
-"""Write the tables of the README from ``benchmarks/results/*.json``.
+"""Write the tables of README.md and docs/results.md from ``benchmarks/results/*.json``.
 
-    python benchmarks/readme.py            # write them
-    python benchmarks/readme.py --check    # only tell whether they are up to date
+    python benchmarks/pages.py            # write them
+    python benchmarks/pages.py --check    # only tell whether they are up to date
 
 A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``; without a file NAME.json it is empty.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = ("README.md", "docs/results.md")
 RESULTS = "benchmarks/results"
 MARKER = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -132,8 +132,14 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def render(text: str, results: Path) -> str:
-    """Return a README with its tables filled from a folder of result files."""
+def render(text: str, results: Path, root: str = "") -> str:
+    """Return a page with its tables filled.
+
+    Args:
+        text: the page.
+        results: the folder of the result files.
+        root: how the page's links begin to lead to the repository's root, such as ``../``.
+    """
 
     def fill(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
@@ -141,7 +147,7 @@ def render(text: str, results: Path) -> str:
         if not path.exists():
             return begin + end
         result = json.loads(path.read_text(encoding="utf-8"))
-        source = f"[`{name}.json`]({RESULTS}/{name}.json)"
+        source = f"[`{name}.json`]({root}{RESULTS}/{name}.json)"
         versions = f"torch {result['versions']['torch']}"
         return (
             f"{begin}\n{TABLES[name](result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"
@@ -151,15 +157,17 @@ def render(text: str, results: Path) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the README, or with ``--check`` tell whether it is up to date; return the exit code."""
-    old = README.read_text(encoding="utf-8")
-    new = render(old, ROOT / RESULTS)
-    if "--check" in argv:
-        if new != old:
-            print("the tables of README.md are not those of benchmarks/results; type: python benchmarks/readme.py")
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    """Write the pages, or with ``--check`` tell whether they are up to date; return the exit code."""
+    stale = 0
+    for page in PAGES:
+        old = (ROOT / page).read_text(encoding="utf-8")
+        new = render(old, ROOT / RESULTS, "../" * page.count("/"))
+        if "--check" not in argv:
+            (ROOT / page).write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"the tables of {page} are not those of {RESULTS}; type: python benchmarks/pages.py")
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Budgets: how much a network may cost, as people write it: ``0.9x``, ``2.4 GMAdds``, ``3 Mparams``, ``30 ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from fna.errors import FnaError
+
+UNITS = {"madds": "MAdds", "params": "params", "ms": "ms"}  # in lower case -> as it is written
+COSTS = {"MAdds": "madds", "params": "params", "ms": "latency"}  # unit -> what is counted
+PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+EXAMPLES = "0.9x (times the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams or 30 ms"
+FACTORS_BELOW = 10.0  # a bare number below it is a multiple of the seed's MAdds
+MADDS_FROM = 1e4  # from here on it is a number of MAdds; in between it may be either
+_UNIT = "|".join(UNITS)
+_PATTERN = re.compile(
+    rf"(?P<number>[-+.\w]*?[\d.])\s*(?:(?P<times>x)\s*(?P<of>{_UNIT})?|(?P<prefix>[kmgt]?)(?P<unit>{_UNIT}))?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a network may cost.
+
+    Args:
+        amount: above 0, in `unit`.
+        unit: ``MAdds``, ``params`` or ``ms``; or ``x``, a multiple of what the seed's network costs.
+        cost: what is counted: ``madds``, ``params`` or ``latency``.
+    """
+
+    amount: float
+    unit: str
+    cost: str
+
+    @property
+    def relative(self) -> bool:
+        """Whether the amount is a multiple of the seed's cost."""
+        return self.unit == "x"
+
+    def __str__(self) -> str:
+        """Return it as people write it.
+
+        >>> str(parse_budget(0.9)), str(parse_budget("0.8x params")), str(parse_budget(2.4e9))
+        ('0.9x', '0.8x params', '2.4 GMAdds')
+        """
+        if self.relative:
+            return f"{self.amount:g}x{'' if self.cost == 'madds' else f' {self.cost}'}"
+        prefix, size = next((p, s) for p, s in reversed(PREFIXES.items()) if self.amount >= s or s == 1)
+        return f"{self.amount / size:g} {prefix.upper().replace('K', 'k')}{self.unit}"
+
+
+def parse_budget(value: float | str) -> Budget:
+    """Read a budget; a bare number is a multiple of the seed's MAdds below 10, and a number of MAdds from 1e4 on.
+
+    >>> parse_budget("2.4 GMAdds")
+    Budget(amount=2400000000.0, unit='MAdds', cost='madds')
+    >>> parse_budget(0.9) == parse_budget("0.9x")
+    True
+
+    Raises:
+        FnaError: the value may mean several things, or none.
+    """
+    found = None if isinstance(value, bool) else _PATTERN.fullmatch(str(value).strip())
+    amount = _amount(found["number"]) if found else math.nan
+    if not found or not 0 < amount < math.inf or (found["prefix"] and found["unit"].lower() == "ms"):
+        raise FnaError(f"{value!r} is no budget; expected {EXAMPLES}")
+    if found["times"]:
+        return Budget(amount, "x", COSTS[UNITS[(found["of"] or "madds").lower()]])
+    if found["unit"]:
+        unit = UNITS[found["unit"].lower()]
+        return Budget(amount * PREFIXES[found["prefix"].lower()], unit, COSTS[unit])
+    if FACTORS_BELOW <= amount < MADDS_FROM:
+        raise FnaError(
+            f"the budget {value} has no unit; write {amount:g}x (times the seed's MAdds) or {amount:g} MMAdds "
+            "(millions)"
+        )
+    return Budget(amount, "x" if amount < FACTORS_BELOW else "MAdds", "madds")
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,132 @@
+"""Reading and writing recipes: YAML, dotted overrides, and every mistake in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fna.config.configs import Config, config_class
+from fna.config.listing import owned_settings, settings
+from fna.config.sections import section
+from fna.config.strict_yaml import parse_yaml, write_yaml
+from fna.errors import FnaError, nearest
+
+NAMES = ("name", "model")  # of section `task`: they say whose the settings are
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        path: a YAML file, or None for the defaults.
+        overrides: ``key.path=value`` texts, values in YAML (``search.epochs=5``); the last of equal keys counts.
+
+    Raises:
+        FnaError: naming each wrong key with its nearest right one, and each wrong value with what is expected.
+    """
+    data: Any = None
+    if path is not None:
+        try:
+            data = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
+            raise FnaError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+        if not isinstance(data, dict | None):
+            raise FnaError(f"{path} holds a {type(data).__name__}; expected sections such as 'seed:' and 'data:'")
+    return make_config(merge(data or {}, overrides), str(path or "the configuration"))
+
+
+def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with ``key.path=value`` overrides applied."""
+    merged = dict(data)
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise FnaError(f"cannot read the override '{text}'; write --key.path VALUE, e.g. --search.epochs 5")
+        *sections, last = key.split(".")
+        inner = merged
+        for name in sections:
+            entry = inner.get(name) or {}
+            if not isinstance(entry, Mapping):
+                raise FnaError(f"cannot set '{key}': '{name}' is a value, not a section")
+            inner[name] = dict(entry)
+            inner = inner[name]
+        inner[last] = parse_yaml(value, f"the value of --{key}")
+    return merged
+
+
+def make_config(data: Mapping[str, Any], where: str = "the configuration") -> Config:
+    """Validate plain data as a Config; see `load_config`."""
+    try:
+        kind = config_class(data)
+    except FnaError as error:
+        raise FnaError(f"{where}: {error}") from error
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        wrong = [_explain(item, kind) for item in error.errors(include_url=False)]
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise FnaError(f"{where}: {'; '.join(wrong[:5])}{more}") from error
+
+
+def dump_yaml(config: Config) -> str:
+    """Write a configuration as YAML; `load_config` reads the same back."""
+    return write_yaml(config.model_dump(mode="json", by_alias=True))
+
+
+# --- mistakes in plain words ------------------------------------------------------------------------------------------
+
+
+def _explain(item: Any, kind: type[Config]) -> str:
+    """Say one pydantic error in plain words, with the nearest key where a key is unknown."""
+    location = [str(part) for part in item["loc"]]
+    key, message, given = ".".join(location), str(item["msg"]), item.get("input")
+    if item["type"] == "extra_forbidden":
+        return _unknown(location, kind)
+    if item["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    if item["type"] == "budget":
+        return f"{key}: {message}"
+    expected = {
+        "model_type": "a section with keys of its own",
+        "tuple_type": "a list such as [240, 320]",
+        "too_long": f"a list of {item.get('ctx', {}).get('max_length')}",
+        "string_pattern_mismatch": "a cell such as k5g2"
+        if key.startswith("space.cells")
+        else "a file name of letters, digits, '_', '.' and '-'",
+        "invalid_key": "a key that is text",
+        "string_type": "text (put it in quotes)" if isinstance(given, int | float) else "text",
+        "bool_type": "true or false",
+        "int_type": "a whole number",
+        "float_type": "a number",
+    }.get(item["type"], message.removeprefix("Input should be "))
+    hint = ""
+    if item["type"] == "literal_error":
+        hint = nearest(str(given)[:80], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    shown = f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)[:80]
+    return f"'{key}' is {shown}; expected {expected}{hint}"
+
+
+def _unknown(location: Sequence[str], kind: type[Config]) -> str:
+    """Answer a key that the model has not: whose it is or the nearest one, and what there is in its section."""
+    key, (*outer, last) = ".".join(location), location
+    fields = (section(kind, *outer) or kind).model_fields
+    known = [field.alias or name for name, field in fields.items()]
+    if outer not in (["task"], ["data"], ["evaluate"]):
+        return f"unknown key '{key}'{nearest(last, known)}; known here: {', '.join(known)}"
+    model = kind.model_fields["task"].default.model
+    having = f"{model} has: {', '.join(name for name in known if name not in NAMES)}"
+    others = [name for name, _, _ in settings() if name.startswith(f"{outer[0]}.")]
+    hint = "" if key in others else nearest(last, known)
+    for name in [] if hint else get_close_matches(key, others, n=1, cutoff=0.8):
+        owners = [model for (own, _, _), models in owned_settings() if own == name for model in models]
+        hint = f"{'' if name == key else nearest(key, [name])}; it is a setting of {_and(owners)}"
+    return f"unknown key '{key}'{hint}; {having}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

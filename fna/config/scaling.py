@@ -1,0 +1,46 @@
+"""Settings as a network of another input scale and head width sees them. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fna.config.configs import Config
+from fna.config.data import SegmentationDataConfig, SegmentationEvaluateConfig
+
+COARSEST = 32  # the crops of pose have sides in multiples of the coarsest stride
+FOLLOWING = ("anchor_scale", "sigma")  # settings of models that are in pixels of the input
+
+
+def at_scale(config: Config, head_width: float, scale: float) -> Config:
+    """Return the settings of a network whose head is narrower and whose input is larger.
+
+    Things are seen at the sizes they are scored at: crops, sizes, the random resize of segmentation (which is relative
+    to the images' own pixels), anchors and the Gaussians of heatmaps all follow the input.
+
+    Args:
+        config: settings at scale 1.
+        head_width: channels of the head, x those of the settings.
+        scale: side of the input, x that of the settings.
+    """
+    task, data, evaluate = config.task.scaled(head_width), config.data, config.evaluate
+    multiple = COARSEST if task.name == "pose" else 1
+    task = task.model_copy(update={k: getattr(task, k) * scale for k in FOLLOWING if hasattr(task, k)})
+    sizes: dict[str, Any] = {"crop": times(data.crop, scale, multiple)}
+    if isinstance(data, SegmentationDataConfig):
+        low, high = data.resize
+        sizes |= {"scale": (low * scale, high * scale), "eval_scale": data.eval_scale * scale}
+    elif data.eval_size:
+        sizes["eval_size"] = times(data.eval_size, scale, multiple)
+    if isinstance(evaluate, SegmentationEvaluateConfig) and evaluate.window:
+        evaluate = evaluate.model_copy(update={"window": times(evaluate.window, scale)})
+    return config.model_copy(update={"task": task, "data": data.model_copy(update=sizes), "evaluate": evaluate})
+
+
+def times(size_hw: tuple[int, int], factor: float, multiple: int = 1) -> tuple[int, int]:
+    """Return a size at another scale, in whole multiples.
+
+    >>> times((240, 320), 1.25), times((128, 128), 1.2, 32)
+    ((300, 400), (160, 160))
+    """
+    height, width = (max(multiple, round(side * factor / multiple) * multiple) for side in size_hw)
+    return height, width

@@ -1,0 +1,190 @@
+"""The sections of a recipe that are the same for every model, and what sections are made of. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from fna.config.budgets import parse_budget
+from fna.errors import FnaError
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], Field(strict=False)]  # YAML has lists, no tuples; the items stay strict
+Two = Annotated[tuple[T, T], Field(strict=False)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]
+AboveZero = Annotated[float, Field(gt=0)]
+FromZero = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+UpToOne = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Size = Two[Positive]  # height, width in pixels
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def note(default: T, text: str) -> T:
+    """Give a field its default and the line that `fna list settings` says about it."""
+    field: T = Field(default, description=text)
+    return field
+
+
+class Section(BaseModel):
+    """A part of the configuration: strict types, finite numbers, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, values: Any) -> Any:
+        """Read a section without content (``seed:``) as one of defaults."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value is not None or section(cls, key) is None}
+
+
+def section(root: type[BaseModel], *names: str) -> type[BaseModel] | None:
+    """Return the section below `root` that `names` lead to, if it is one."""
+    for name in names:
+        field = root.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        root = field.annotation
+    return root
+
+
+def _budget(value: Any) -> Any:
+    """Let a budget through as it is written, or say what is wrong with it."""
+    try:
+        parse_budget(value)
+    except FnaError as error:
+        raise PydanticCustomError("budget", "{why}", {"why": str(error)}) from error
+    return value
+
+
+BudgetText = Annotated[float | str, BeforeValidator(_budget)]  # see `parse_budget`
+
+
+class SeedConfig(Section):
+    """Which pretrained network to start from."""
+
+    name: str = note(
+        "efficientnet_lite0", "a name of `fna list seeds`, timm/NAME, or a file (Arch JSON, net_config text)"
+    )
+    weights: str | None = note("pretrained", "'pretrained', a file, or null for random weights")
+
+
+class SpaceConfig(Section):
+    """What the search may choose from."""
+
+    kernels: Several[Literal[3, 5, 7, 9]] = (3, 5, 7)
+    expansions: Several[AboveZero] = note((3, 6), "hidden / input channels")
+    layers: Several[Positive] | None = note(None, "layers per searchable stage; null: the article's tables")
+    cells: Several[Annotated[str, Field(pattern=r"^k\d*[13579]g[1-9]\d*$")]] = note(
+        ("k3g1", "k5g2", "k5g4", "k7g4", "k7g8"), "ResNets: kernel and groups of a block's searched convolution"
+    )
+    skip: bool | None = note(
+        None, "whether layers after a stage's first may be skipped; null: as the article, not in ResNets"
+    )
+
+
+class RemapConfig(Section):
+    """How parameters move between networks; `fna list strategies`."""
+
+    depth: str = note("last", "layers the source has not: last, net2net")
+    width: str = note("first", "which hidden channels: first, bn, std, l1, net2net")
+    kernel: str = note("centre", "which taps: centre, dilate")
+    growth: str = note("preserve", "what new channels begin with: preserve, zero, noise")
+
+
+class OptimizerConfig(Section):
+    """An optimizer and its learning-rate schedule."""
+
+    name: Literal["sgd", "rmsprop", "adam", "adamw"] = "adamw"
+    lr: AboveZero = 1e-3
+    momentum: BelowOne = note(0.9, "of sgd and rmsprop")
+    betas: Two[BelowOne] = note((0.9, 0.999), "of adam and adamw")
+    eps: AboveZero = 1e-8
+    weight_decay: FromZero = 0.01
+    head_lr: AboveZero = note(1.0, "learning rate of the new head, x lr")
+    schedule: Literal["constant", "poly", "cosine", "step"] = "poly"
+    power: AboveZero = note(0.9, "exponent of 'poly'")
+    steps: Several[Positive] = note((), "epochs after which 'step' multiplies by gamma")
+    gamma: UpToOne = 0.1
+    warmup: Natural = note(20, "iterations of linear warm-up")
+    warmup_from: UpToOne = note(1 / 3, "first warm-up rate, x lr")
+    clip: AboveZero | None = note(None, "largest gradient norm")
+
+
+class AlphaConfig(Section):
+    """The optimizer of the architecture parameters (Adam, constant rate)."""
+
+    lr: AboveZero = 0.01
+    betas: Two[BelowOne] = (0.5, 0.999)
+    weight_decay: FromZero = 1e-3
+    clip: AboveZero | None = note(None, "largest gradient norm")
+    init_std: FromZero = note(1e-3, "alphas start at init_std * normal")
+
+
+class SearchConfig(Section):
+    """Architecture adaptation."""
+
+    epochs: Positive = 20
+    alpha_start: Natural = note(8, "epochs of weights only, on sampled paths")
+    alpha_split: Share = note(0.5, "share of the training images that only the alphas see")
+    cycle: Positive = note(1, "weight steps per alpha step")
+    batch_size: Positive = 8
+    budget: BudgetText | None = note(
+        1.0,
+        "the whole network's: 0.9x (the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams, 30 ms; a number below 10 is "
+        "x, one from 1e4 on MAdds; null: use lambda",
+    )
+    budget_rate: FromZero = note(0.05, "step size of the budget's multiplier")
+    budget_weight: FromZero = note(2.0, "quadratic pull of the expected cost to the budget")
+    lambda_: Annotated[FromZero, Field(alias="lambda")] = note(0.0, "fixed weight of lg cost (article, Eq. 8)")
+    cost_size: Size | None = note(None, "height, width costs are counted at; null: those images are scored at")
+    estimator: str = note("two_path", "gradient of the alphas; `fna list estimators`")
+    sampler: str = note("uniform", "how paths are drawn while weights learn; `fna list samplers`")
+    chooser: str = note("alphas", "how a target is chosen; `fna list choosers`")
+    bn: Literal["open", "frozen"] = note("open", "FNA++ trains batch norms in the super network, FNA froze them")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    alpha: AlphaConfig = AlphaConfig()
+
+
+class DeriveConfig(Section):
+    """The target: as many as one likes from one search, each with a budget of its own."""
+
+    name: FileName = note("derived", "name of the target, and of its files in targets/")
+    budget: BudgetText | None = note(None, "see search.budget; null: that one")
+
+
+class AdaptConfig(Section):
+    """Parameter adaptation; the defaults make the FNA++ network, other choices make its controls."""
+
+    name: FileName = note("adapted", "name of its folder")
+    arch: str = note("derived", "a target of targets/, 'seed', or a file (Arch JSON or net_config text)")
+    head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
+    scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
+    init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
+    epochs: Positive = 20
+    batch_size: Positive = 8
+    recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
+    bn: Literal["open", "frozen"] = "open"
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class EngineConfig(Section):
+    """Where and how to compute."""
+
+    device: str = note("auto", "auto, cpu, cuda, cuda:1 ...")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = note("auto", "auto: bf16 where the device is fast at it")
+    channels_last: bool = True
+    threads: Natural = note(0, "CPU threads; 0: torch's choice")
+    workers: Natural = note(2, "processes that load data")
+    rng_seed: Natural = 0
+    sync_bn: bool = note(True, "share batch statistics between processes")
+    checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at ends of epochs only")
+    checkpoint_seconds: FromZero = note(30.0, "least seconds between checkpoints at the ends of epochs; 0: at each")
+    strict: bool = note(False, "warnings (collapse, dead channels) stop the run")

@@ -1,0 +1,244 @@
+"""The first section of the report: what every network scores, on the validation and on the test split, and costs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fna.config import Config, make_config
+from fna.cost.units import with_unit
+from fna.errors import FnaError
+from fna.files import read_json
+from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, signed, unusable
+from fna.reporting.rows import charged_minutes, minutes_text, seed_first
+from fna.reporting.targets import Derived, counted_at, read_targets
+
+Column = tuple[str, list[str]]  # head, cells
+
+SHOWN = 8  # lines about changed, mended or left-out records
+BESIDE = 3  # scores beside the headline in the first table; the others follow in their own
+WORDS = ("network", "architecture", "weights from")
+PURPOSES = {"train": "to train on", "val": "to score on", "test": "to test on"}
+COUNTING = (
+    "MAdds are the multiply-accumulates of all convolutions and linear layers of the network, head included, plus one "
+    "per output element of a biased convolution; batch norms, activations, pooling, interpolation and additions count "
+    "0. Parameters are the learnable ones: gamma and beta of batch norms in, running statistics out."
+)
+
+
+def result(folder: Path) -> Part:
+    """Make the headline table: the fine-tuned seed against the FNA++ network and all controls."""
+    metrics, part = read_json(folder / "metrics.json"), Part()
+    targets, rows = read_targets(folder, part), seed_first(metrics["rows"])
+    base, adapted = rows.get("baseline"), rows.get("adapted")
+    seed_madds = next((target.seed_madds for target in targets.values()), base["madds"] if base else None)
+    splits = _splits(folder, metrics, part)
+    caption = (
+        f"Look at the difference to the fine-tuned seed, in points of {metrics['titles'][metrics['metric']]}; a row is "
+        "one training, a point can be luck. Minutes are those of the search, if a network needs it, + adaptation. "
+        "Milliseconds are those of scoring an image on this machine, metric included."
+    )
+    columns = [
+        *_about(rows, seed_madds),
+        *(column for split in splits for column in split.headline),
+        *splits[0].others[:BESIDE],
+        *_effort(rows, metrics["search_minutes"]),
+    ]
+    part.tables.append(_table(caption, columns, len(WORDS)))
+    others = [column for split in splits for column in split.others]
+    if len(others) > BESIDE or (others and len(splits) > 1):
+        columns = [("network", [row["title"] for row in rows.values()]), *others]
+        part.tables.append(_table("All other scores, in %.", columns, 1))
+    if adapted:
+        part.tiles = _tiles(adapted, base, seed_madds, metrics)
+    if target := targets.get(adapted["arch"]) if adapted else next(iter(targets.values()), None):
+        part.tiles.append(_budget_tile(target))
+    part.warnings += dict.fromkeys(text for split in splits for text in split.warnings)
+    part.notes += dict.fromkeys(
+        [" ".join([COUNTING, *counted_at(targets)]), *(note for split in splits for note in split.notes)]
+    )
+    part.notes += _unscored(folder, rows)
+    return part
+
+
+# --- what a split says ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What metrics.json or metrics_test.json says, ready to be shown.
+
+    Args:
+        headline: the score that counts, and the differences in it to the fine-tuned seed.
+        others: all other scores that are one number.
+        warnings: sentences not to be missed.
+        notes: sentences.
+    """
+
+    headline: list[Column]
+    others: list[Column]
+    warnings: list[str]
+    notes: list[str]
+
+
+def _splits(folder: Path, metrics: Mapping[str, Any], part: Part) -> list[_Split]:
+    """Return what the validation and, if it was scored, the test split says; if that is damaged, warn of it."""
+    config = None
+    with suppress(FnaError):  # a damaged one is told of in its own section
+        config = read_config(folder)
+    names, test = list(seed_first(metrics["rows"])), folder / "metrics_test.json"
+    if not test.exists():
+        return [_read_split(metrics, names, config, "")]
+    splits = [_read_split(metrics, names, config, "val ")]
+    try:
+        splits.append(_read_split(read_json(test), names, config, "test "))
+    except DAMAGES as error:
+        part.warnings.append(unusable(test.name, error, f"fna evaluate {shlex.quote(str(folder))} --split test"))
+    return splits
+
+
+def _read_split(metrics: Mapping[str, Any], names: Sequence[str], config: Config | None, before: str) -> _Split:
+    """Read the scores of a split.
+
+    Args:
+        metrics: content of metrics.json or metrics_test.json.
+        names: of the networks, a row of the table each; one without scores here gets dashes.
+        config: the run's.
+        before: stands before the names of scores, to tell the splits apart.
+    """
+    rows, metric, titles = metrics["rows"], metrics["metric"], metrics["titles"]
+    shares = {
+        key: [rows[name][key] if name in rows else None for name in names]
+        for key in titles
+        if all(key in row and not isinstance(row[key], Mapping) for row in rows.values())
+    }
+    of_seed = rows["baseline"][metric] if "baseline" in rows else None
+    differences = [
+        DASH if name == "baseline" or of_seed is None or share is None else signed(100 * (share - of_seed))
+        for name, share in zip(names, shares[metric], strict=True)
+    ]
+    columns = {key: (f"{before}{titles[key]} (%)", list(map(_percent, shares[key]))) for key in shares}
+    headline = [columns.pop(metric), ("difference", differences)]
+    warnings, notes = [str(text) for text in metrics["warnings"]], _settings(metrics, config, before)
+    data, file = metrics.get("data", {}), "metrics_test.json" if before == "test " else "metrics.json"
+    if changed := data.get("changed"):
+        lines = "; ".join([*changed[:SHOWN], *_rest(changed, file)])
+        warnings.append(f"the data changed during the run, which data.allow_change let pass: {lines}")
+    notes += dict.fromkeys(note for row in rows.values() for note in row.get("notes", ()))
+    if known := [f"{data[split]} {purpose}" for split, purpose in PURPOSES.items() if split in data]:
+        notes.append(f"Records: {', '.join(known)}.")
+    skipped = data.get("skipped", [])
+    return _Split(headline, list(columns.values()), warnings, [*notes, *skipped[:SHOWN], *_rest(skipped, file)])
+
+
+def _rest(lines: Sequence[str], file: str) -> list[str]:
+    more = len(lines) - SHOWN
+    return [f"... and {more} more lines of the kind in {file}."] if more > 0 else []
+
+
+def _settings(metrics: Mapping[str, Any], config: Config | None, before: str) -> list[str]:
+    """Say which settings the scoring had that are not the defaults, or not those of config.yaml."""
+    default = make_config({"task": {"model": config.task.model}} if config else {})
+    said = []
+    for key, value in metrics.get("settings", {}).items():
+        own = _setting(config, key) if config else value
+        if value != own:
+            said.append(f"{key} {_plain(value)} (config.yaml: {_plain(own)})")
+        elif value != _setting(default, key):
+            said.append(f"{key} {_plain(value)}")
+    where = f"On {before.strip()} scored" if before else "Scored"
+    return [f"{where} with {', '.join(said)}."] if said else []
+
+
+def _setting(config: Config, key: str) -> Any:
+    """Return the setting of a dotted name as JSON has it; None: there is no such setting."""
+    value: Any = config.model_dump(mode="json", by_alias=True)
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _plain(value: Any) -> str:
+    """Write a value as YAML has it, so that it can be typed as it is read."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def _table(caption: str, columns: Sequence[Column], words: int) -> Table:
+    return Table(
+        caption, [head for head, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)), words
+    )
+
+
+def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
+    """Say what the networks are and cost; the head's width and the input's scale where they are not all the seed's."""
+    listed = list(rows.values())
+    columns = [
+        (word, [str(row[key]) for row in listed]) for word, key in zip(WORDS, ("title", "arch", "init"), strict=True)
+    ]
+    for key, head in (("head_width", "head width"), ("scale", "input scale")):
+        factors = [row.get(key, 1) for row in listed]
+        if any(factor != 1 for factor in factors):
+            columns.append((f"{head} {TIMES}", [f"{factor:g}" for factor in factors]))
+    return [
+        *columns,
+        ("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]),
+        ("MAdds (G)", [f"{row['madds'] / 1e9:.3f}" for row in listed]),
+        (f"MAdds {TIMES} seed", [f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH for row in listed]),
+    ]
+
+
+def _effort(rows: Mapping[str, Any], search_minutes: float | None) -> list[Column]:
+    listed = list(rows.values())
+    return [
+        ("minutes", [minutes_text(row, search_minutes) for row in listed]),
+        ("epochs", [str(row["epochs"]) for row in listed]),
+        ("ms/image", [f"{1000 * row['seconds_per_image']:.0f}" for row in listed]),
+        ("RNG seed", [str(row["rng_seed"]) for row in listed]),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.2f}"
+
+
+def _unscored(folder: Path, rows: Mapping[str, Any]) -> list[str]:
+    """Name the networks that were adapted since the scores were made."""
+    new = [name for path in sorted(folder.glob("*/network.json")) if (name := path.parent.name) not in rows]
+    return [f"Not scored yet: {', '.join(new)}. To score, type: fna evaluate {shlex.quote(str(folder))}"] if new else []
+
+
+# --- the tiles --------------------------------------------------------------------------------------------------------
+
+
+def _tiles(
+    row: Mapping[str, Any], base: Mapping[str, Any] | None, seed_madds: int | None, metrics: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    metric, searched = metrics["metric"], charged_minutes(row, metrics["search_minutes"])
+    score, params = 100 * row[metric], row["params"]
+    against = f"{signed(score - 100 * base[metric], 1)} points vs the seed" if base else row["title"]
+    return [
+        (metrics["titles"][metric], f"{score:.1f} %", against),
+        (
+            "MAdds",
+            f"{row['madds'] / 1e9:.2f} G",
+            f"{row['madds'] / seed_madds:.3f} {TIMES} the seed" if seed_madds else "",
+        ),
+        ("Parameters", f"{params / 1e6:.2f} M", f"{params / base['params']:.3f} {TIMES} the seed" if base else ""),
+        ("Time", f"{searched + row['minutes']:.1f} min", f"{searched:.1f} search, {row['minutes']:.1f} adapt"),
+    ]
+
+
+def _budget_tile(target: Derived) -> tuple[str, str, str]:
+    if target.budget is None:
+        return "Budget", "none", "argmax of the alphas" if target.argmax_cost is not None else "the best candidate"
+    allowed = target.budget["cost"]
+    verdict = "met" if target.cost <= allowed else "exceeded"
+    return "Budget", verdict, f"{100 * target.cost / allowed:.1f} % of {with_unit(allowed, target.unit)}"

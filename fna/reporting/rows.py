@@ -1,0 +1,44 @@
+"""The rows of a run's table of scores: their order, their titles, and which of them the search is charged to.
+
+No torch and no matplotlib at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow
+
+T = TypeVar("T")
+
+
+def seed_first(rows: Mapping[str, T]) -> dict[str, T]:
+    """Order adaptations: the fine-tuned seed, the FNA++ network, the controls."""
+    return {name: rows[name] for name in (*(n for n in TITLES if n in rows), *(n for n in rows if n not in TITLES))}
+
+
+def charged_minutes(row: Mapping[str, Any], search_minutes: float | None) -> float:
+    """Return the minutes of the search that a network needs beside its own: all or none.
+
+    All, if its weights are the super network's or its architecture is a target of the run; none, if its architecture is
+    the seed's or a file's (a path, or a name with an ending) and its weights are not searched either.
+
+    Args:
+        row: a row of metrics.json: `arch` and `init` as the settings of the adaptation name them.
+        search_minutes: what the search took; None: there was none.
+    """
+    arch = PurePath(row["arch"])
+    given = row["arch"] == "seed" or arch.suffix != "" or arch.name != row["arch"]
+    return search_minutes or 0.0 if row["init"] == "super" or not given else 0.0
+
+
+def minutes_text(row: Mapping[str, Any], search_minutes: float | None) -> str:
+    """Write the minutes of a row, those of the search before its own.
+
+    >>> minutes_text({"arch": "derived", "init": "super", "minutes": 6.0}, 12.0)
+    '12.0 + 6.0'
+    """
+    charged = charged_minutes(row, search_minutes)
+    return (f"{charged:.1f} + " if charged else "") + f"{row['minutes']:.1f}"

@@ -1,0 +1,199 @@
+"""The targets of a run in the report: read from their files, drawn under the seed, compared in a table."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from fna.arch import Arch, with_output_stride
+from fna.cost.units import with_unit
+from fna.files import read_json
+from fna.reporting import figures
+from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, unusable
+
+DRAWN = 4  # targets under the seed; the table has all
+FIRST = "derived"  # the target that a run derives by itself
+CHANGES = ("blocks kept", "changed", "added", "dropped")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What targets/NAME.json says: a target, what it costs and what it was allowed to.
+
+    Args:
+        arch: its backbone.
+        head_width: channels of its head / those of the seed's.
+        scale: side of its input / that of the seed's.
+        path: the candidate of every layer.
+        cost: of the whole network, in `unit`.
+        unit: of all costs here.
+        madds: multiply-adds, whatever the unit.
+        params: learnable parameters.
+        budget: `text` as it was given and `cost` that it allows; None: no budget.
+        seed_cost: of the seed's whole network.
+        seed_madds: the same in multiply-adds.
+        argmax_cost: of the choice without a budget; None where no alphas were chosen from.
+        size_hw: height, width in pixels of the images that costs are counted for.
+        counted_hw: the size they are padded to.
+        disagreements: layers where the budget overrules the argmax.
+    """
+
+    arch: Arch
+    head_width: float
+    scale: float
+    path: Sequence[int]
+    cost: float
+    unit: str
+    madds: int
+    params: int
+    budget: Mapping[str, Any] | None
+    seed_cost: float
+    seed_madds: int
+    argmax_cost: float | None
+    size_hw: Sequence[int]
+    counted_hw: Sequence[int]
+    disagreements: Sequence[Mapping[str, Any]]
+
+
+def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
+    """Read all targets of a run, the one called 'derived' first; one that is damaged is left out, with a warning."""
+    found = {}
+    for path in sorted(folder.glob("targets/*.json"), key=lambda path: (path.stem != FIRST, path.name)):
+        try:
+            data = read_json(path)
+            known = {field.name: data[field.name] for field in fields(Derived)}
+            found[path.stem] = Derived(**{**known, "arch": Arch.from_json(data["arch"])})
+        except DAMAGES as error:
+            command = f"fna derive {shlex.quote(str(folder))} --derive.name {path.stem}"
+            part.warnings.append(unusable(f"targets/{path.name}", error, command))
+    return found
+
+
+def counted_at(targets: Mapping[str, Derived]) -> list[str]:
+    """Say at which size each target's MAdds are counted, and at which they are where that is padded."""
+    sizes: dict[str, list[str]] = {}
+    for name, target in targets.items():
+        size, counted = (f"{h} {TIMES} {w}" for h, w in (target.size_hw, target.counted_hw))
+        padded = f", to which images of {size} are padded" if counted != size else ""
+        sizes.setdefault(f"{counted} pixels (height {TIMES} width){padded}", []).append(name)
+    if len(sizes) == 1:
+        return [f"Counted at {size}." for size in sizes]
+    return [f"{', '.join(names)}: counted at {size}." for size, names in sizes.items()]
+
+
+def architecture(folder: Path) -> Part:
+    """Draw the targets under the seed (article, Fig. 7), compare them, list where a budget overrules the argmax."""
+    part, seed_json = Part(), read_json(folder / "seed.json")
+    config = read_config(folder)
+    stride = config.task.stride if config else 32
+    targets = read_targets(folder, part)
+    shown = dict(list(targets.items())[:DRAWN])
+    seed = _dilated(Arch.from_json(seed_json["arch"]), stride)
+    archs = {name: _dilated(target.arch, stride) for name, target in shown.items()}
+    cost = [with_unit(target.seed_cost, target.unit) for target in shown.values()][:1]
+    titles = {" · ".join(["seed", seed_json["name"], _depth(seed), *cost]): seed}
+    titles |= {_title(name, target, archs[name]): archs[name] for name, target in shown.items()}
+    kernels = {block.kernel for arch in titles.values() for _, block in arch.layers() if block.kind != "skip"}
+    part.key = [
+        (figures.KERNEL_COLORS.get(kernel, figures.OTHER_KERNEL), f"{kernel}x{kernel} kernel")
+        for kernel in sorted(kernels)
+    ]
+    caption = (
+        "A column is a layer: the colour of its box is the kernel, the width the expansion; a bare line is a skip. "
+        "Dashed frames are stages: channels above, stride (S) and dilation (D) below. Look for where a target spends "
+        "what it saves elsewhere."
+    )
+    if len(targets) > DRAWN:
+        caption += f" Of {len(targets)} targets the first {DRAWN} are drawn."
+    part.draw(figures.draw_archs(titles), caption)
+    if targets:
+        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"])))
+    for name, target in shown.items():
+        _add_disagreements(part, name, target)
+    return part
+
+
+def _title(name: str, target: Derived, arch: Arch) -> str:
+    title = [name, _depth(arch), with_unit(target.cost, target.unit)]
+    title += [f"head {target.head_width:g}{TIMES}"] * (target.head_width != 1)
+    title += [f"input {target.scale:g}{TIMES}"] * (target.scale != 1)
+    return " · ".join(title)
+
+
+def _table(targets: Mapping[str, Derived], seed: Arch) -> Table:
+    rows = []
+    for name, target in targets.items():
+        changes = Counter(_change(*labels) for labels in _layer_pairs(seed, target.arch))
+        rows.append(
+            (
+                name,
+                ", ".join(f"{changes[what]} {what}" for what in CHANGES),
+                budget_text(target),
+                with_unit(target.cost, target.unit),
+                f"{target.cost / target.seed_cost:.3f}",
+                f"{target.params / 1e6:.3f}",
+                f"{target.head_width:g}",
+                f"{target.scale:g}",
+            )
+        )
+    head = (
+        *("target", "against the seed", "budget", "cost", f"cost {TIMES} seed"),
+        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}"),
+    )
+    caption = (
+        "What was derived from the one search. Costs are those of the whole network. Look at how much of its budget a "
+        "target spends."
+    )
+    return Table(caption, head, rows, words=3)
+
+
+def budget_text(target: Derived) -> str:
+    """Write a target's budget as it was given and, where that says less, as the cost it allows."""
+    if target.budget is None:
+        return "none"
+    text, allowed = str(target.budget["text"]), with_unit(target.budget["cost"], target.unit)
+    return allowed if text == allowed else f"{text} = {allowed}"
+
+
+def _add_disagreements(part: Part, name: str, target: Derived) -> None:
+    """List the layers where the budget overrules the argmax; nothing to say where no alphas were chosen from."""
+    rows = [
+        (d["layer"], d["argmax"], d["chosen"], f"{d['argmax_probability']:.3f}", f"{d['chosen_probability']:.3f}")
+        for d in target.disagreements
+    ]
+    if rows:
+        head = ("layer", "argmax", "chosen", "softmax(alpha) of argmax", "of chosen")
+        without = DASH if target.argmax_cost is None else with_unit(target.argmax_cost, target.unit)
+        caption = (
+            f"Layers of '{name}' where its budget, {budget_text(target)}, overrules the argmax of the alphas, which "
+            f"would take {without}. Look for close calls."
+        )
+        part.tables.append(Table(caption, head, rows, words=3))
+    elif target.argmax_cost is not None:
+        part.notes.append(f"The choice of '{name}' is the argmax of the alphas in every layer.")
+
+
+def _change(old: str, new: str) -> str:
+    if old == new:
+        return "skipped in both" if new == "skip" else "blocks kept"
+    return "added" if old == "skip" else "dropped" if new == "skip" else "changed"
+
+
+def _layer_pairs(seed: Arch, target: Arch) -> Iterable[tuple[str, str]]:
+    """Yield each layer's labels in both networks; a layer that one of them does not have is a skip there."""
+    for stages in zip_longest(seed.stages, target.stages, fillvalue=()):
+        for old, new in zip_longest(*stages):
+            yield old.label if old else "skip", new.label if new else "skip"
+
+
+def _dilated(arch: Arch, output_stride: int) -> Arch:
+    return with_output_stride(arch, output_stride) if arch.output_stride > output_stride else arch
+
+
+def _depth(arch: Arch) -> str:
+    return f"{sum(block.kind != 'skip' for _, block in arch.layers())} blocks"

@@ -1,0 +1,151 @@
+"""A finished network by itself: two files that describe it, loading it anywhere, and predicting with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fna.arch import Arch
+from fna.arch.target import Target
+from fna.config import make_config, merge
+from fna.data.pose.person_boxes import read_boxes
+from fna.errors import FnaError, nearest
+from fna.files import read_json, read_metadata, read_state
+from fna.nets.weights import Network, State, load_weights
+from fna.runs.folder import MANIFEST
+from fna.stages.predict import Finished, find_images, write_predictions
+from fna.tasks.problem import Problem
+from fna.training.engine import computing, find_device
+
+FORMAT = 1  # of a network's JSON
+KEY = "fna"  # of the JSON in the metadata of the safetensors file
+WEIGHTS, TWIN = "network.safetensors", "network.json"
+ADAPTED = "adapted"  # what a run's folder means where no network is named
+
+
+def describe(network: Network[Arch], problem: Problem, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that a network is but its weights, ready for JSON.
+
+    Args:
+        network: adapted.
+        problem: what it is for, at scale 1.
+        about: what else to say: its costs, scores, how it was adapted.
+    """
+    own = problem.at(network)
+    target = Target(network.arch, network.head_width, network.scale)
+    which = {"format": FORMAT, "task": own.config.task.name, "model": own.config.task.model}
+    return {**which, **target.to_json(), **own.to_json(), **about}
+
+
+def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Finished:
+    """Load a finished network. Data, seed and the machine that trained it are not needed.
+
+    Args:
+        path: a run's folder (its FNA++ network), a network's folder in it or elsewhere, or the safetensors file.
+        device: cpu, cuda, cuda:1 or auto.
+        overrides: ``evaluate.*=value`` settings, such as ``evaluate.score_threshold=0.3``.
+
+    Raises:
+        FnaError: there is no network, it is damaged, or a setting is not one of it.
+
+    Example:
+        >>> load("runs/leaves")  # doctest: +SKIP
+    """
+    file = find_network(Path(path).expanduser())
+    record = _record(file)
+    _check_format(record, file)
+    problem = Problem.from_json(record)
+    if overrides:
+        for text in overrides:
+            if not text.startswith("evaluate."):
+                raise FnaError(f"a finished network takes settings of evaluate, not '{text.partition('=')[0]}'")
+        problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file)))
+    return make_finished(record, read_state(file), problem, str(file)).to(find_device(device))
+
+
+def make_finished(record: Mapping[str, Any], state: State, problem: Problem, what: str) -> Finished:
+    """Build a network from its description and weights.
+
+    Args:
+        record: of `describe`.
+        state: its weights.
+        problem: what it is for, at its own scale.
+        what: the file, for messages.
+    """
+    model = problem.build(Arch.from_json(record["arch"]))
+    load_weights(model, state, what)
+    return Finished(model, problem, record)
+
+
+def predict_folder(
+    network: str | Path,
+    images: str | Path,
+    out: str | Path,
+    boxes: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run a finished network on images; write a picture of each prediction.
+
+    Args:
+        network: as for `load`.
+        images: a folder of images, or one.
+        out: folder of the pictures and, for detections and poses, of results.json (COCO's results format).
+        boxes: for poses, a COCO json or results file of persons' boxes; None: each image is one person.
+        overrides: ``evaluate.*`` and ``engine.*`` settings.
+
+    Raises:
+        FnaError: there is no network, no image, or a file cannot be read.
+    """
+    paths = find_images(Path(images))
+    engine = [text for text in overrides if text.startswith("engine.")]
+    model = load(network, "cpu", [text for text in overrides if text not in engine])
+    if boxes and model.task != "pose":
+        raise FnaError(f"--boxes are of persons, for pose; this network is of {model.task}: leave it out")
+    found = read_boxes(Path(boxes), paths) if boxes else None
+    with computing(make_config(merge({}, engine)).engine) as compute:
+        compute.place(model)
+        return write_predictions(model, compute, paths, Path(out), found)
+
+
+def find_network(path: Path) -> Path:
+    """Return the safetensors file that a path means.
+
+    Raises:
+        FnaError: there is none; the message names the networks that are there.
+    """
+    if path.is_file():
+        file = path.with_suffix(".safetensors")
+        if file.is_file():
+            return file
+        raise FnaError(f"{path} has no {file.name} beside it; give the folder with both files of a network")
+    for folder in (path, path / ADAPTED):
+        if (folder / WEIGHTS).is_file():
+            return folder / WEIGHTS
+    if path.is_dir():
+        here = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
+        if here:
+            raise FnaError(f"{path} has no network '{ADAPTED}'; it has {', '.join(here)}: name one, {path / here[0]}")
+        hint = f"; finish the run: fna run RECIPE --run {path}" if (path / MANIFEST).is_file() else ""
+        raise FnaError(f"{path} holds no finished network ({WEIGHTS}){hint}")
+    others = [file.parent.name for file in path.parent.glob(f"*/{WEIGHTS}")]
+    raise FnaError(f"there is no {path}{nearest(path.name, others)}; give a run's folder, or that of a network in it")
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """Return the JSON in a network's file, or of its twin where another program has dropped it."""
+    text = read_metadata(file).get(KEY)
+    twin = file.with_suffix(".json")
+    try:
+        record: dict[str, Any] = json.loads(text) if text is not None else read_json(twin)
+    except ValueError as error:
+        raise FnaError(f"the description in {file} is damaged: {error}") from error
+    return record
+
+
+def _check_format(record: Any, file: Path) -> None:
+    if not isinstance(record, dict) or "format" not in record or "settings" not in record:
+        raise FnaError(f"{file} is no network of fna: it does not describe itself")
+    if record["format"] != FORMAT:
+        raise FnaError(f"{file} is of format {record['format']}, this fna reads format {FORMAT}; use a newer fna")

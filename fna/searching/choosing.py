@@ -1,0 +1,133 @@
+"""How a target is chosen from what a search found, within a budget; `CHOOSERS` at the foot names the ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fna.arch import LayerPath
+from fna.arch.target import Target
+from fna.cost.costs import Costs
+from fna.errors import FnaError
+from fna.rng import generator
+from fna.searching.found import Alphas, Found, Pool
+from fna.searching.knapsack import best_path, softmax
+
+TRIES = 10_000  # random paths drawn until one is within the budget
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A layer where the budget overrules the argmax.
+
+    Args:
+        layer: ``STAGE.LAYER``.
+        argmax: label of the likeliest candidate.
+        chosen: label of the candidate taken instead.
+        argmax_probability: softmax(alpha) of the likeliest.
+        chosen_probability: softmax(alpha) of the one taken.
+    """
+
+    layer: str
+    argmax: str
+    chosen: str
+    argmax_probability: float
+    chosen_probability: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen path, and what would have been chosen without a budget.
+
+    Args:
+        path: the candidate of every layer.
+        target: its architecture, head width and scale.
+        cost: of the whole network, in the unit of the `Costs`.
+        free_path: the path without a budget.
+        free_cost: its cost.
+        disagreements: the layers where the two differ, if alphas chose.
+    """
+
+    path: LayerPath
+    target: Target
+    cost: int
+    free_path: LayerPath
+    free_cost: int
+    disagreements: tuple[Disagreement, ...] = ()
+
+
+Chooser = Callable[[Found, Costs, int | None, int], Choice]
+
+
+def choose_by_alphas(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take the likeliest path within the budget; without a budget the argmax of each layer, as the article does.
+
+    Args:
+        found: its evidence are alphas.
+        costs: of its space.
+        limit: the most the whole network may cost, in their unit; None: anything. Ties go to the cheaper.
+        rng_seed: not used.
+
+    Raises:
+        FnaError: the evidence is of another kind or of another space, or no path is within the budget.
+    """
+    arch = found.network.arch
+    if not isinstance(found.evidence, Alphas):
+        raise FnaError("chooser 'alphas' needs a search that learned alphas; choose --search.chooser measured")
+    alphas = found.evidence.values
+    free = argmax_path(alphas, costs)
+    path = free
+    if limit is not None and costs.whole(free) > limit:
+        path = best_path(costs.table, alphas, limit - costs.other)
+    rows = []
+    for ((s, n), candidates), alpha, a, b in zip(arch.layers(), alphas, free, path, strict=True):
+        if a != b:
+            p = softmax(alpha)
+            rows.append(Disagreement(f"{s}.{n}", candidates[a].label, candidates[b].label, p[a], p[b]))
+    target = Target(arch.path_arch(path))
+    return Choice(path, target, costs.whole(path), free, costs.whole(free), tuple(rows))
+
+
+def argmax_path(alphas: Sequence[Sequence[float]], costs: Costs) -> LayerPath:
+    """Return the likeliest candidate of each layer; ties go to the cheaper one, then to the first."""
+    rows = zip(alphas, costs.table, strict=True)
+    return tuple(min(range(len(row)), key=lambda j: (-alpha[j], row[j], j)) for alpha, row in rows)
+
+
+def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take a random path that spends 90 to 100 % of the budget: a control (FNA++ section 5.5).
+
+    Raises:
+        FnaError: none was met.
+    """
+    arch, draw = found.network.arch, generator(rng_seed, "random architecture")
+    for _ in range(TRIES):
+        path = tuple(int(torch.randint(len(c), (), generator=draw)) for _, c in arch.layers())
+        cost = costs.whole(path)
+        if limit is None or 0.9 * limit <= cost <= limit:
+            return Choice(path, Target(arch.path_arch(path)), cost, path, cost)
+    raise FnaError(
+        f"none of {TRIES} random architectures spends 90 to 100 % of the budget; choose another --derive.budget"
+    )
+
+
+def choose_from_pool(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take the candidate of the least held-out loss within the budget.
+
+    Raises:
+        FnaError: the evidence are no scored candidates, or none of them is within the budget.
+    """
+    if not isinstance(found.evidence, Pool):
+        raise FnaError("chooser 'pool' needs a search that scored candidates; choose --search.chooser alphas")
+    ranked = sorted(found.evidence.candidates, key=lambda c: (c.loss, c.cost))
+    within = [c for c in ranked if limit is None or costs.whole(c.path) <= limit]
+    if not within:
+        raise FnaError(f"none of the {len(ranked)} scored candidates is within the budget; raise --derive.budget")
+    chosen, free = within[0], ranked[0]
+    target = Target(found.network.arch.path_arch(chosen.path), chosen.head_width, chosen.scale)
+    return Choice(chosen.path, target, costs.whole(chosen.path), free.path, costs.whole(free.path))
+
+
+CHOOSERS: dict[str, Chooser] = {"alphas": choose_by_alphas, "random": choose_random, "pool": choose_from_pool}

@@ -1,0 +1,122 @@
+"""What a search ends with: the trained super network, and the evidence by which a target is chosen from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fna.arch import LayerPath, SuperArch
+from fna.errors import FnaError
+from fna.nets.weights import Network
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """A number per candidate of every layer, fixed layers included; more is better."""
+
+    values: list[list[float]]
+
+    def to_json(self, arch: SuperArch) -> dict[str, Any]:
+        """Return the searchable layers by name, their candidates by label."""
+        layers = {
+            f"{s}.{n}": dict(zip((block.label for block in candidates), values, strict=True))
+            for ((s, n), candidates), values in zip(arch.layers(), self.values, strict=True)
+            if len(candidates) > 1
+        }
+        return {"evidence": "alphas", "layers": layers}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that was scored on held-out training images.
+
+    Args:
+        path: the candidate of every layer.
+        cost: of the whole network.
+        loss: there, with shared weights; less is better.
+        score: the task's, if known.
+        head_width: channels of its head, x those of the settings.
+        scale: side of its input, x that of the settings.
+    """
+
+    path: LayerPath
+    cost: int
+    loss: float
+    score: float | None = None
+    head_width: float = 1.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scored candidates, of which the least loss wins."""
+
+    candidates: tuple[Candidate, ...]
+
+    def to_json(self, arch: SuperArch) -> dict[str, Any]:
+        """Return the candidates, the best first."""
+        rows = [{**vars(c), "path": list(c.path)} for c in sorted(self.candidates, key=lambda c: (c.loss, c.cost))]
+        return {"evidence": "candidates", "candidates": rows}
+
+
+Evidence = Alphas | Pool
+ABOUT = ("unit", "budget", "sampler", "chooser", "minutes")  # what found.json says besides
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search ends with.
+
+    Args:
+        network: the super network with its trained weights.
+        evidence: what tells its architectures apart.
+        unit: of the cost the search held.
+        budget: what it held it at: ``text`` as it was given and ``cost`` of the whole network; None: a fixed lambda.
+        minutes: how long it took.
+        sampler: how paths were drawn, a name of `sampling.SAMPLERS`.
+        chooser: how a target is chosen, a name of `choosing.CHOOSERS`.
+        warnings: what looks wrong with it, such as a collapse to skips.
+    """
+
+    network: Network[SuperArch]
+    evidence: Evidence
+    unit: str = "MAdds"
+    budget: Mapping[str, Any] | None = None
+    minutes: float = 0.0
+    sampler: str = "uniform"
+    chooser: str = "alphas"
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the weights; `from_json` is its inverse."""
+        about = {key: getattr(self, key) for key in ABOUT}
+        return {**self.evidence.to_json(self.network.arch), **about, "warnings": list(self.warnings)}
+
+    @classmethod
+    def from_json(cls, data: Any, network: Network[SuperArch]) -> Found:
+        """Build what `to_json` described around its super network.
+
+        Raises:
+            FnaError: it is no such record, or of another search space.
+        """
+        try:
+            evidence = _evidence(data, network.arch)
+            about = {key: data[key] for key in ABOUT}
+            return cls(network, evidence, **about, warnings=tuple(data["warnings"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FnaError(f"not what a search found in this space: {type(error).__name__} {error}") from error
+
+
+def _evidence(data: Mapping[str, Any], arch: SuperArch) -> Evidence:
+    if data["evidence"] == "candidates":
+        rows: Sequence[Any] = data["candidates"]
+        return Pool(tuple(Candidate(**{**row, "path": tuple(row["path"])}) for row in rows))
+    values = [
+        [float(data["layers"][f"{s}.{n}"][block.label]) for block in candidates] if len(candidates) > 1 else [0.0]
+        for (s, n), candidates in arch.layers()
+    ]
+    if not all(math.isfinite(value) for row in values for value in row):
+        raise ValueError("alphas are finite numbers")
+    return Alphas(values)

@@ -1,0 +1,187 @@
+"""The problem to solve: what a network is for. No data, no device and no seed are needed to build, count or run one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fna.arch import Arch, SuperArch, padded
+from fna.config import Config, make_config
+from fna.config.scaling import at_scale, times
+from fna.cost.costs import Costs, find_measure
+from fna.cost.madds import Cost, model_cost, path_cost
+from fna.errors import FnaError
+from fna.nets.network import Backbone, Model
+from fna.nets.supernet import SuperBackbone
+from fna.nets.weights import put
+from fna.rng import seeded
+from fna.tasks import Picture, Scores, Task, load_task
+from fna.tasks.labels import Labels
+
+Rgb = tuple[float, float, float]
+SETTINGS = ("task", "data", "evaluate")  # sections that a network in use depends on
+HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change")  # of data: of a machine
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a network is for.
+
+    Args:
+        config: settings; at another scale those of that scale (see `at`).
+        task: segmentation, detection or pose.
+        labels: of the classes, or joints.
+        size_hw: height, width of what the network sees of the first record when it is scored.
+        mean: to subtract from images, RGB in [0, 1].
+        std: to divide images by, RGB in [0, 1].
+    """
+
+    config: Config
+    task: Task
+    labels: Labels
+    size_hw: tuple[int, int]
+    mean: Rgb
+    std: Rgb
+
+    @classmethod
+    def of(cls, config: Config, data: Any, seed: Any) -> Problem:
+        """Return the problem that settings, a split of the data and a seed pose.
+
+        Args:
+            config: settings.
+            data: the split to score on: its labels and the size of its first image.
+            seed: a `seeds.Seed`; its mean and std.
+        """
+        task = load_task(config.task.name)
+        size_hw = task.scored_size(config)
+        if size_hw is None:
+            image_3HW, truth = data.load(0)
+            height, width = task.view(image_3HW, truth, config)[0].shape[1:]
+            size_hw = (height, width)
+        return cls(config, task, Labels.of(data), size_hw, seed.mean, seed.std)
+
+    def at(self, network: Any) -> Problem:
+        """Return the problem as a network of another head width and input scale sees it.
+
+        Args:
+            network: has a `head_width` and a `scale`, as `Network` and `Target` have.
+        """
+        if network.head_width == network.scale == 1:
+            return self
+        config = at_scale(self.config, network.head_width, network.scale)
+        size_hw = self.task.scored_size(config) or times(self.size_hw, network.scale)
+        return replace(self, config=config, size_hw=size_hw)
+
+    # --- networks
+
+    def prepared(self, arch: Any) -> Any:
+        """Return an `Arch` or `SuperArch` with the output stride and taps of the task."""
+        return self.task.prepare(arch, self.config.task)
+
+    def build(self, arch: Arch | SuperArch) -> Model:
+        """Build the task's network on `arch` with fresh weights that depend on ``engine.rng_seed`` only."""
+        strided = self.prepared(arch)
+        with seeded(self.config.engine.rng_seed, "initial weights"):
+            backbone = SuperBackbone(strided) if isinstance(strided, SuperArch) else Backbone(strided)
+            head = self._head(strided.seed if isinstance(strided, SuperArch) else strided)
+        return Model(backbone, head)
+
+    def head_start(self, seed_state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Return what the seed knows of the task's head, as ``head.*``."""
+        return put(self.task.head_start(seed_state or {}, self.config.task), "head")
+
+    def loss(self, output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the task's summed loss of a batch and the number of its terms."""
+        return self.task.loss(output, batch, self.config.task)
+
+    # --- costs
+
+    @property
+    def given_hw(self) -> tuple[int, int]:
+        """Height, width that networks are counted at, before padding."""
+        return self.config.search.cost_size or self.size_hw
+
+    def counted_hw(self, arch: Arch | SuperArch) -> tuple[int, int]:
+        """Return the size a network on `arch` runs at: `given_hw`, padded where the backbone or the task does."""
+        height, width = padded(arch.seed if isinstance(arch, SuperArch) else arch, self.given_hw)
+        multiple = self.task.multiple
+        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+    def cost(self, arch: Arch) -> Cost:
+        """Count the task's network on `arch`: parameters, and MAdds of what runs (paper rule)."""
+        return model_cost(self.prepared(arch), self.meta_head(arch), self.counted_hw(arch))
+
+    def costs(self, space: SuperArch, cost: str = "madds") -> Costs:
+        """Count the networks of a space.
+
+        Args:
+            space: undilated.
+            cost: a name of `cost.costs.COSTS`.
+        """
+        measure, strided = find_measure(cost), self.prepared(space)
+        table = measure.table(strided, self.counted_hw(space))
+        seed = measure.of(self.cost(space.seed))
+        return Costs(measure.unit, table, seed - path_cost(table, strided.seed_path()), seed)
+
+    def meta_head(self, arch: Arch) -> nn.Module:
+        """Build the task's head without memory, to count it or to see the shapes of its weights."""
+        with torch.device("meta"):
+            return self._head(self.prepared(arch))
+
+    def _head(self, strided: Arch) -> nn.Module:
+        return self.task.head(strided, len(self.labels.classes), self.config.task)
+
+    # --- records and predictions
+
+    def view(self, image_3HW: Tensor, truth: Any) -> tuple[Tensor, Any]:
+        """Return what the network sees of a record when it is scored, and the frame: how to get back to the image."""
+        return self.task.view(image_3HW, truth, self.config)
+
+    def predict(self, model: nn.Module, images_N3HW: Tensor, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return a prediction per normalised view, on the CPU, in image pixels."""
+        return self.task.predict(model, images_N3HW, frames, self.config)
+
+    def scores(self, data: Any) -> Scores:
+        """Return an empty metric for a split."""
+        return self.task.scores(data, self.config)
+
+    def draw(self, picture_HW3: Picture, what: Any) -> Picture:
+        """Return the picture with a prediction or truth drawn in, or instead of it."""
+        return self.task.draw(picture_HW3, what, self.labels, self.config)
+
+    # --- JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a network in use needs to know; `from_json` is its inverse but for the settings of training."""
+        dumped = self.config.model_dump(mode="json", by_alias=True, include=set(SETTINGS))
+        dumped["data"] = {key: value for key, value in dumped["data"].items() if key not in HERE}
+        return {
+            "settings": dumped,
+            "labels": self.labels.to_json(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "size_hw": list(self.size_hw),
+        }
+
+    @classmethod
+    def from_json(cls, record: Any, config: Config | None = None) -> Problem:
+        """Build the problem that `to_json` described.
+
+        Args:
+            record: of `to_json`.
+            config: other settings than the record's.
+
+        Raises:
+            FnaError: it is no such record.
+        """
+        try:
+            config = config or make_config(record["settings"], "the network's settings")
+            labels = Labels.from_json(record["labels"])
+            size, mean, std = (tuple(record[key]) for key in ("size_hw", "mean", "std"))
+            return cls(config, load_task(config.task.name), labels, size, mean, std)
+        except (KeyError, TypeError) as error:
+            raise FnaError(f"not the record of a network of fna: {type(error).__name__} {error}") from error
