@@ -22,8 +22,8 @@ from fna.nets.network import Backbone, Model
 from fna.seeds import load_seed
 from fna.tasks.heads import DeepLabV3Head
 from fna.training import depthwise
+from fna.training.compute import Compute
 from fna.training.distributed import World
-from fna.training.engine import Compute
 
 CPU = Compute(torch.device("cpu"), None, True, World())
 CASES = (  # channels, height, width, kernel, stride, dilation

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 
 import record
+from fna.training.setting import backbone_only, open_data, put
 
 from fna.config import make_config
 from fna.seeds import load_seed
 from fna.stages.adapt import adapt
 from fna.stages.expand import network_cost
-from fna.training.engine import computing
-from fna.training.setting import backbone_only, open_data, put
+from fna.training.compute import computing
 
 GOAL = 0.9
 CONFIG = make_config(

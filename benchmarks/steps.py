@@ -26,6 +26,7 @@ from typing import Any
 
 import record
 import torch
+from fna.training.setting import Setting, open_data, put
 from torch import Tensor, nn
 
 from fna.arch import Arch
@@ -37,8 +38,8 @@ from fna.searching.alphas import ESTIMATORS, SearchLoop
 from fna.seeds import load_seed
 from fna.stages.adapt import AdaptLoop
 from fna.stages.expand import expand
-from fna.training.engine import WeightStep, computing, global_mean
-from fna.training.setting import Setting, open_data, put
+from fna.training.compute import computing
+from fna.training.engine import WeightStep, global_mean
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 PATHS, ROUNDS, DRAWS = 20, 8, 10

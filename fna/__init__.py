@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from fna.stages.expand import seed_network as seed_network
     from fna.stages.predict import predict as predict
     from fna.tasks.problem import Problem as Problem
-    from fna.training.engine import Compute as Compute
-    from fna.training.engine import computing as computing
+    from fna.training.compute import Compute as Compute
+    from fna.training.compute import computing as computing
 
     __version__: str
 
@@ -74,7 +74,7 @@ NAMES = {  # module: its public names
     "stages.expand": "build count expand remap_network seed_network",
     "stages.predict": "predict",
     "tasks.problem": "Problem",
-    "training.engine": "Compute computing",
+    "training.compute": "Compute computing",
 }
 HOMES = {name: module for module, names in NAMES.items() for name in names.split()}
 __all__ = sorted(HOMES)

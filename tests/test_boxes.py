@@ -17,9 +17,9 @@ from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, Model
 from fna.tasks import retinanet, ssdlite
 from fna.tasks.boxes import match
+from fna.training.compute import Compute
 from fna.training.cpu import WideConv2d
 from fna.training.distributed import World
-from fna.training.engine import Compute
 
 CPU = Compute(torch.device("cpu"), None, False, World())
 SIZE_HW, CLASSES = (128, 192), 3

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fna.nets.blocks import SameConv2d, conv, pad_amounts
 from fna.training import depthwise
+from fna.training.compute import Compute
 from fna.training.depthwise import DepthwiseConv2d
 from fna.training.distributed import World
-from fna.training.engine import Compute
 
 CPU = Compute(torch.device("cpu"), None, False, World())
 CHANNELS = 5

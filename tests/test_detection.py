@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fna.arch import Arch
 from fna.config import Config, load_config
+from fna.data.detection import open_data
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.nets.network import Classifier
@@ -271,7 +272,7 @@ def test_the_truth_is_perfect(shared: Path, name: str, overrides: list[str], spl
     """Ground truth given as detections has an AP of 1 on real data, crowds and empty images included."""
     root = real(shared, name)
     settings = config(*overrides, f"data.root={root}", "data.on_error=fix", "data.cache_gb=0")
-    data = TASK.open_data(settings.data, split)
+    data = open_data(settings.data, split)
     scores = TASK.scores(data, settings)
     for index in range(len(data)):
         truth: Any = data.load(index)[1]

@@ -20,11 +20,10 @@ from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.training.checkpoints import Checkpoints
+from fna.training.compute import Compute, computing
 from fna.training.distributed import World
 from fna.training.engine import (
-    Compute,
     WeightStep,
-    computing,
     fit,
     freeze_norms,
     global_mean,

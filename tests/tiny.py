@@ -24,7 +24,7 @@ from fna.stages.expand import expand
 from fna.stages.predict import Finished
 from fna.tasks.problem import Problem
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import Compute, computing
+from fna.training.compute import Compute, computing
 
 SIDE = 64  # of an image in pixels
 STAGES = (  # in, out, stride, expansion, layers

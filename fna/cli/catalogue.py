@@ -30,12 +30,12 @@ def seeds() -> list[Row]:
 def formats() -> list[Row]:
     """What data sets look like on disk."""
     from fna.config import TASKS
-    from fna.tasks import load_task
+    from fna.data.index import find_package
 
     return [
         {"task": task, "name": name, "layout": reader.layout.rstrip()}
         for task in TASKS
-        for name, reader in load_task(task).formats.items()
+        for name, reader in find_package(task).FORMATS.items()
     ]
 
 

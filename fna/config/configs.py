@@ -87,10 +87,12 @@ class Config(Section):
             )
         if self.data.scale and self.data.scale[0] > self.data.scale[1]:
             raise ValueError(f"data.scale is {list(self.data.scale)}; expected [smallest, largest]")
-        if self.adapt.name in FOLDERS:
-            raise ValueError(f"adapt.name is '{self.adapt.name}', a folder of every run; choose another name")
-        if self.derive.name == SEED:
-            raise ValueError(f"derive.name is '{SEED}', which adapt.arch takes for the seed's; choose another name")
+        if self.adapt.folder in FOLDERS:
+            raise ValueError(f"adapt.name is '{self.adapt.folder}', a folder of every run; choose another name")
+        if self.derive.name == SEED or "." in self.derive.name:
+            raise ValueError(
+                f"derive.name is '{self.derive.name}', which adapt.arch takes for the seed's or a file; choose another"
+            )
         values: Sequence[Any]
         for key, values in chosen.items():
             if not values or len(set(values)) < len(values):

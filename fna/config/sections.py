@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -163,7 +164,7 @@ class DeriveConfig(Section):
 class AdaptConfig(Section):
     """Parameter adaptation; the defaults make the FNA++ network, other choices make its controls."""
 
-    name: FileName = note("adapted", "name of its folder")
+    name: FileName | None = note(None, "name of its folder; null: adapted, or that of another target and its weights")
     arch: str = note("derived", "a target of targets/, 'seed', or a file (Arch JSON or net_config text)")
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
@@ -173,6 +174,20 @@ class AdaptConfig(Section):
     recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
     bn: Literal["open", "frozen"] = "open"
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @property
+    def folder(self) -> str:
+        """Name of the network's folder: `name`, or what tells it from others.
+
+        >>> AdaptConfig().folder, AdaptConfig(arch="half").folder, AdaptConfig(arch="a/b.json", init="seed").folder
+        ('adapted', 'half', 'b_seed')
+        """
+        if self.name is not None:
+            return self.name
+        if (self.arch, self.init) == ("derived", "super"):
+            return "adapted"
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.arch.replace("\\", "/").rpartition("/")[2].partition(".")[0])
+        return (stem.strip("_.-") or "network") + ("" if self.init == "super" else f"_{self.init}")
 
 
 class EngineConfig(Section):

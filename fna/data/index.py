@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fna.config import DataConfig
+from fna.config import TASKS, DataConfig
 from fna.data.listing import data_root, overlap
 from fna.data.stamps import compare, describe
-from fna.errors import FnaError
+from fna.errors import FnaError, pick
 from fna.files import read_json, write_text
 from fna.progress import say
 
@@ -49,7 +49,7 @@ def open_splits(
         FnaError: a split is missing or has flaws, or its files changed since its index was made, or splits have
             different classes; one message for all splits.
     """
-    package = import_module(f"fna.data.{task}")
+    package = find_package(task)
     opened: dict[str, Any] = {}
     problems: list[str] = []
     for split in dict.fromkeys(splits):
@@ -61,6 +61,16 @@ def open_splits(
         raise FnaError("\n".join(dict.fromkeys(problems)))
     _remark(package, config, opened, folder)
     return opened
+
+
+def find_package(task: str) -> ModuleType:
+    """Return where the data of a task are read: a module with `FORMATS` and `open_data`.
+
+    Raises:
+        FnaError: there is no such task.
+    """
+    pick(TASKS, task, "task")
+    return import_module(f"fna.data.{task}")
 
 
 def index_file(folder: Path, split: str) -> Path:

@@ -121,15 +121,16 @@ def run_derive(run: Run) -> dict[str, Any]:
 def run_adapt(run: Run) -> dict[str, Any]:
     """Fine-tune the network that ``adapt.arch`` and ``adapt.init`` name, and before the first the baseline."""
     config = run.config.adapt
-    if run.config.baseline and config.name == ADAPTED:
+    if run.config.baseline and config.folder == ADAPTED:
         plain = {"name": BASELINE, "arch": "seed", "init": "seed", "head_width": None, "scale": None}
         adapt_one(run, config.model_copy(update=plain))
     return adapt_one(run, config)
 
 
 def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
-    """Fine-tune one network; its files lie in a folder named ``config.name``."""
-    name, wanted = config.name, config.model_dump(mode="json")
+    """Fine-tune one network; its files lie in a folder of its own."""
+    name = config.folder
+    wanted = {**config.model_dump(mode="json"), "name": name}
     stage, record = f"adapt:{name}", f"checkpoints/{name}/adapt.json"
     if run.folder.finished(stage):
         info = run.folder.info(stage)

@@ -24,7 +24,7 @@ from fna.stages.expand import with_head
 from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import Compute, computing
+from fna.training.compute import Compute, computing
 
 
 class Run:

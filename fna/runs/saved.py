@@ -17,7 +17,7 @@ from fna.nets.weights import Network, State, load_weights
 from fna.runs.folder import MANIFEST
 from fna.stages.predict import Finished, find_images, write_predictions
 from fna.tasks.problem import Problem
-from fna.training.engine import computing, find_device
+from fna.training.compute import computing, find_device
 
 FORMAT = 1  # of a network's JSON
 KEY = "fna"  # of the JSON in the metadata of the safetensors file

@@ -27,7 +27,8 @@ from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import Compute, WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
+from fna.training.compute import Compute
+from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
 
 Vectors = list[Tensor]  # a vector of logits per layer
 SIZES = {"MAdds": 1e9, "params": 1e6}  # of a unit, in which lambda weighs the cost

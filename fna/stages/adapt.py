@@ -15,7 +15,8 @@ from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
-from fna.training.engine import Compute, WeightStep, fit, freeze_norms, make_optimizer, recalibrate
+from fna.training.compute import Compute
+from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, recalibrate
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class AdaptLoop:
     ) -> None:
         self.problem, self.data, self.compute, self.config = problem, data, compute, config
         self.model = problem.build(network.arch)
-        load_weights(self.model, {**self.model.state_dict(), **network.state}, f"the start of '{config.name}'")
+        load_weights(self.model, {**self.model.state_dict(), **network.state}, f"the start of '{config.folder}'")
         if config.bn == "frozen":
             freeze_norms(self.model)
         self.network = compute.parallel(self.model, partial=False)
@@ -90,7 +91,7 @@ class AdaptLoop:
 
     def evaluate(self) -> dict[str, Any]:
         """Score the network as it is."""
-        return evaluate(self.model, self.problem, self.data.val, self.compute, label=f"score {self.config.name}")
+        return evaluate(self.model, self.problem, self.data.val, self.compute, label=f"score {self.config.folder}")
 
     def state(self) -> dict[str, Any]:
         """Return weights and momenta."""
@@ -102,7 +103,7 @@ class AdaptLoop:
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore `state`."""
-        load_weights(self.model, state["model"], f"the checkpoint of '{self.config.name}'")
+        load_weights(self.model, state["model"], f"the checkpoint of '{self.config.folder}'")
         self.weight_step.optimizer.load_state_dict(state["optimizer"])
         self.weight_step.scaler.load_state_dict(state["scaler"])
 
@@ -133,6 +134,6 @@ def adapt(
     """
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
-    minutes = fit(loop, checkpoints, logs, config.name, problem.config.engine, compute)
+    minutes = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
     tuned = Network(network.arch, cpu_state(loop.model), network.head_width, network.scale)
     return Tuned(tuned, loop.scores or loop.evaluate(), minutes)

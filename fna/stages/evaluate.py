@@ -12,7 +12,7 @@ from fna.progress import bar
 from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import scored_batches
-from fna.training.engine import Compute
+from fna.training.compute import Compute
 
 
 @torch.no_grad()

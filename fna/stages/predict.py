@@ -24,8 +24,8 @@ from fna.files import write_bytes, write_json
 from fna.nets.network import Model
 from fna.progress import bar, say
 from fna.tasks.problem import Problem
+from fna.training.compute import Compute
 from fna.training.distributed import World
-from fna.training.engine import Compute
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NAMED = 5  # unreadable images that an error names

@@ -83,8 +83,6 @@ class Task:
         metric: name of the headline score, in [0, 1], larger is better.
         titles: score -> how tables name it, in their order; numbers and dicts of numbers.
         layers: the article's Table I: layers per searchable stage.
-        formats: the data formats that can serve it: name -> Reader.
-        open_data: (data config, split) -> one validated split.
         train_view: (data, indices, config) -> augmented samples by (epoch, position): dicts with at least ``image``,
             uint8 (3, H, W), and ``index``.
         collate: samples -> batch: ``image``, uint8 (N, 3, H, W), ``index``, int64 (N,), and what `loss` needs.
@@ -108,8 +106,6 @@ class Task:
     metric: str
     titles: Mapping[str, str]
     layers: tuple[int, ...]
-    formats: Mapping[str, Any]
-    open_data: Callable[[Settings, str], Any]
     train_view: Callable[[Any, Sequence[int], Settings], Dataset[Any]]
     collate: Callable[[Sequence[Any]], Any]
     prepare: Callable[[Any, Settings], Any]

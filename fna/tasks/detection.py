@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fna.arch import MULTIPLE, A, Arch
 from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import DetectionConfig, Detector
-from fna.data.detection import FORMATS, open_data, views
+from fna.data.detection import views
 from fna.data.detection.transforms import DetectionView
 from fna.data.detection.views import Frame, collate, to_image
 from fna.tasks import Task, load_model
@@ -90,8 +90,6 @@ TASK = Task(
     metric=METRIC,
     titles=TITLES,
     layers=DETECTION_LAYERS,
-    formats=FORMATS,
-    open_data=open_data,
     train_view=train_view,
     collate=collate,
     prepare=prepare,

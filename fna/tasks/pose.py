@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import DETECTION_LAYERS
 from fna.config import PoseConfig, SimpleBaseline
-from fna.data.pose import FORMATS, open_data
 from fna.data.pose.transforms import Frame, PoseView, collate, view
 from fna.nets.network import feature_info
 from fna.tasks import Task, load_model
@@ -83,8 +82,6 @@ TASK = Task(
     metric="pck",
     titles=TITLES,
     layers=DETECTION_LAYERS,
-    formats=FORMATS,
-    open_data=open_data,
     train_view=PoseView,
     collate=collate,
     prepare=prepare,

@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import SEGMENTATION_LAYERS
 from fna.config import DeepLab, SegmentationConfig
-from fna.data.segmentation import FORMATS, open_data
 from fna.data.segmentation.transforms import TrainView, collate
 from fna.nets.network import feature_info
 from fna.tasks import Picture, Task, load_model
@@ -162,8 +161,6 @@ TASK = Task(
     metric="miou",
     titles={"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
     layers=SEGMENTATION_LAYERS,
-    formats=FORMATS,
-    open_data=open_data,
     train_view=train_view,
     collate=collate,
     prepare=prepare,

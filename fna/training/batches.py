@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from fna.data.sampling import Loader, StepSampler
 from fna.tasks.problem import Problem
-from fna.training.engine import Batch, Compute
+from fna.training.compute import Compute
+from fna.training.engine import Batch
 
 FEW = 8  # records that are not worth starting workers for
 

@@ -8,13 +8,13 @@ import pytest
 
 from fna.cli.catalogue import formats
 from fna.config import CONFIGS, TASKS, DataConfig
+from fna.data.index import find_package
 from fna.data.listing import Reader, data_root
 from fna.errors import FnaError
-from fna.tasks import load_task
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 FORMATS: dict[tuple[str, str], Reader] = {
-    (task, name): reader for task in TASKS for name, reader in load_task(task).formats.items()
+    (task, name): reader for task in TASKS for name, reader in find_package(task).FORMATS.items()
 }
 
 
@@ -23,7 +23,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_one(task: str) -> None:
     name = next(name for owner, name in FORMATS if owner == task)
     data = type(CONFIGS[TASKS[task][0]]().data)(format=name + "x", root=".", crop=(64, 64))
     with pytest.raises(FnaError, match=rf"data format of \w+ '{name}x' \(did you mean '{name}'\?\)"):
-        load_task(task).open_data(data, "train")
+        find_package(task).open_data(data, "train")
 
 
 @pytest.mark.parametrize(("task", "name"), FORMATS)
@@ -52,4 +52,4 @@ def test_another_tasks_format_is_refused(task: str) -> None:
     known = {name for owner, name in FORMATS if owner == task}
     other = next(name for _, name in FORMATS if name not in known)
     with pytest.raises(FnaError, match=other):
-        load_task(task).open_data(DataConfig(format=other, root=".", crop=(64, 64)), "train")
+        find_package(task).open_data(DataConfig(format=other, root=".", crop=(64, 64)), "train")

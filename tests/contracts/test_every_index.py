@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 
 from fna.config import DataConfig
-from fna.data.index import index_file, open_splits
+from fna.data.index import find_package, index_file, open_splits
 from fna.errors import FnaError
-from fna.tasks import load_task
 
 MAKERS: dict[tuple[str, str], Any] = {
     (task, name): make
@@ -31,7 +30,7 @@ MAKERS: dict[tuple[str, str], Any] = {
     )
     for name, make in makers.items()
 }
-ON_DISK = [key for key in MAKERS if load_task(key[0]).formats[key[1]].on_disk]
+ON_DISK = [key for key in MAKERS if find_package(key[0]).FORMATS[key[1]].on_disk]
 EVERY = pytest.mark.parametrize(("task", "name"), ON_DISK)
 ANOTHER = {  # of the formats whose folders say what the records are: another file there
     ("segmentation", "cityscapes"): "leftImg8bit/train/ulm/ulm_new_leftImg8bit.png",

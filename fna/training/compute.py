@@ -1,0 +1,128 @@
+"""Hardware: device, precision, processes; what a device needs done to a network is done when it is placed there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fna.config import EngineConfig
+from fna.errors import FnaError, nearest
+from fna.nets.network import Model
+from fna.training import cpu, distributed
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how tensors are computed."""
+
+    device: torch.device
+    dtype: torch.dtype | None  # of autocast; None: float32 throughout
+    channels_last: bool
+    world: distributed.World
+    rng_seed: int = 0
+    workers: int = 0  # processes that load data
+    sync_bn: bool = True  # share batch statistics between processes
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the precision context of a forward pass."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device and memory format, and give it what the device needs to train well."""
+        model.to(self.device)
+        if self.device.type == "cpu":
+            cpu.mend(model)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        return model
+
+    def parallel(self, model: Model, *, partial: bool) -> nn.Module:
+        """Place `model` on the device and, under several processes, share statistics and gradients.
+
+        Args:
+            model: a task's network.
+            partial: a step may use a part of the parameters only (a super network's path).
+        """
+        self.place(model)
+        if self.world.size == 1:
+            return model
+        if self.sync_bn:
+            distributed.share_statistics(model, self.device.type == "cuda")
+        return distributed.replicate(model, self.device, partial=partial, sync_bn=self.sync_bn)
+
+    def images(self, images_N3HW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        """Move uint8 images to the device and normalise them as the seed expects.
+
+        Args:
+            images_N3HW: uint8 RGB.
+            mean: per channel, of values in [0, 1].
+            std: per channel, of values in [0, 1].
+        """
+        x = images_N3HW.to(self.device, non_blocking=True).float()
+        scale = torch.tensor(std, device=self.device).view(1, 3, 1, 1) * 255
+        shift = torch.tensor(mean, device=self.device).view(1, 3, 1, 1) * 255
+        x = (x - shift) / scale
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+
+@contextmanager
+def computing(config: EngineConfig) -> Iterator[Compute]:
+    """Join the other processes, if any, and settle device, precision and threads; leaving restores the threads.
+
+    Raises:
+        FnaError: the device or precision is not there.
+    """
+    device = find_device(config.device)
+    precision = _precision(config.precision, device)
+    with _threads(config.threads), distributed.world(device.type == "cuda") as world:
+        if device.type == "cuda":
+            if world.size > 1:
+                device = find_device(f"cuda:{world.local_rank}")
+            torch.cuda.set_device(device)
+        own = ("channels_last", "rng_seed", "workers", "sync_bn")
+        yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with so many CPU threads (0: as many as before), then again with as many as before."""
+    before = torch.get_num_threads()
+    if number:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name: auto, cpu, cuda, cuda:1 ...
+
+    Raises:
+        FnaError: it is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda:0" if gpus else "cpu"
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in known:
+        raise FnaError(f"engine.device is '{name}'{nearest(name, known)}; there is: auto, {', '.join(known)}")
+    return torch.device("cuda:0" if name == "cuda" else name)
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "fp16" and device.type != "cuda":
+        raise FnaError("engine.precision fp16 needs CUDA; use bf16 or fp32 here")
+    if name == "auto":
+        if device.type == "cuda":
+            name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        else:
+            name = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
