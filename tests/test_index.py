@@ -161,11 +161,12 @@ def test_a_wrong_path_and_a_flaw_are_told_without_torch(tmp_path: Path, task: st
     code = f"""
 import sys, time
 from pathlib import Path
-from fna.config import DataConfig
+from fna.config import make_config
 from fna.data.index import open_splits
 from fna.errors import FnaError
 for root in ("nowhere", {str(tmp_path)!r}):
-    config = DataConfig(format={form!r}, root=root, crop=(64, 64))
+    data = {{"format": {form!r}, "root": root, "crop": [64, 64]}}
+    config = make_config({{"task": {{"name": {task!r}}}, "data": data}}).data
     try:
         open_splits({task!r}, config, ["train", "val"], Path({str(run)!r}))
     except FnaError as error:

@@ -85,7 +85,7 @@ def test_windows_cover_every_pixel(size: tuple[int, int], overlap: float) -> Non
         ({}, (20, 30)),
         ({"eval_scale": 1.5}, (30, 45)),
         ({"eval_scale": 0.5, "eval_size": [40, 50]}, (20, 25)),
-        ({"eval_scale": 0.001}, (1, 1)),
+        ({"eval_scale": 0.1}, (2, 3)),
     ],
 )
 def test_images_are_scored_at_a_multiple_of_their_size_and_labelled_at_their_own(
