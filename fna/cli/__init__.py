@@ -197,7 +197,7 @@ def list_(
     model: Annotated[str | None, typer.Argument(show_default=False, help="Settings: only those of this model.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what there is: seeds, formats, strategies, spaces, optimizers, models, estimators, settings."""
+    """Show what there is: seeds, formats, models, strategies, samplers, choosers, costs, settings ..."""
     from fna.cli.catalogue import CATALOGUE, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE

@@ -96,11 +96,32 @@ def models() -> list[Row]:
     return [{"task": task, **row} for task, own in TASKS.items() for row in _documented({m: MODELS[m] for m in own})]
 
 
+def samplers() -> list[Row]:
+    """How paths are drawn while the super network's weights learn."""
+    from fna.searching.sampling import SAMPLERS
+
+    return _documented(SAMPLERS)
+
+
 def estimators() -> list[Row]:
     """How the alphas get their gradient."""
     from fna.searching.alphas import ESTIMATORS
 
     return _documented(ESTIMATORS)
+
+
+def choosers() -> list[Row]:
+    """How a target is chosen from what a search found."""
+    from fna.searching.choosing import CHOOSERS
+
+    return _documented(CHOOSERS)
+
+
+def costs() -> list[Row]:
+    """What a budget can limit, and the unit it is written in."""
+    from fna.cost.costs import COSTS
+
+    return [{"name": name, "unit": measure.unit} for name, measure in COSTS.items()]
 
 
 def settings(model: str | None = None) -> list[Row]:
@@ -130,6 +151,9 @@ CATALOGUE: dict[str, Callable[[], list[Row]]] = {
     "spaces": spaces,
     "optimizers": optimizers,
     "models": models,
+    "samplers": samplers,
     "estimators": estimators,
+    "choosers": choosers,
+    "costs": costs,
     "settings": settings,
 }

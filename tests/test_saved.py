@@ -1,0 +1,267 @@
+"""A finished run in the user's hands: networks that load anywhere, moved folders, targets, a test split, changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import SIDE, tiny_config, write_images
+
+import fna
+from fna.cli import main
+from fna.config import load_config
+from fna.errors import FnaError
+from fna.files import read_json, read_state, write_state
+from fna.runs import pipeline, run, saved
+from fna.runs.run import Run
+
+SHORT = (
+    *("space.layers=[2, 2, 3, 3, 3, 1]", "space.expansions=[3, 6]", "search.epochs=2", "search.alpha_start=1"),
+    *("adapt.epochs=1", "baseline=true", "engine.checkpoint_steps=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run and its data, with a test split."""
+    root = tmp_path_factory.mktemp("made")
+    images = write_images(root / "images", train=12, val=6)
+    (images / "val.txt").write_text("12\n13\n14\n")
+    (images / "test.txt").write_text("15\n16\n17\n")
+    pipeline.run(root / "run", tiny_config(images, *SHORT))
+    return root / "run", images
+
+
+@pytest.fixture
+def copied(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The run and its data elsewhere, free to be changed."""
+    shutil.copytree(made[0], tmp_path / "moved run")
+    shutil.copytree(made[1], tmp_path / "moved images")
+    return tmp_path / "moved run", tmp_path / "moved images"
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing read a seed or data."""
+
+    def never(*args: Any, **options: Any) -> Any:
+        raise AssertionError("not needed")
+
+    monkeypatch.setattr(run, "load_seed", never)
+    monkeypatch.setattr(run, "open_splits", never)
+    monkeypatch.setattr(run.Folder, "open", never)
+
+
+# --- a network stands by itself ---------------------------------------------------------------------------------------
+
+
+def test_a_network_loads_without_data_seed_and_run(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Run.open(made[0]) as job:
+        (val,) = job.data("val")
+        finished = pipeline.finished_network(job, "adapted")
+        scores = fna.evaluate(finished, finished.problem, val, job.compute)
+        image = val.load(0)[0].permute(1, 2, 0).numpy()
+    shutil.copytree(made[0] / "adapted", tmp_path / "by itself")
+    forbid(monkeypatch)
+    for path in (made[0], made[0] / "adapted", tmp_path / "by itself", tmp_path / "by itself" / "network.safetensors"):
+        model = fna.load(path)
+        assert not model.training
+        assert (model.task, model.classes, model.input_size) == ("segmentation", ("a", "b", "c"), (SIDE, SIDE))
+        assert (len(model.mean), len(model.std)) == (3, 3)
+        assert fna.Target.from_json(read_json(made[0] / "targets" / "derived.json")).arch == model.arch
+        with torch.no_grad():
+            assert tuple(model(torch.zeros(2, 3, SIDE, SIDE)).shape) == (2, 3, SIDE, SIDE)
+        assert torch.equal(fna.predict(model, image), fna.predict(finished, image))
+    assert fna.evaluate(model, model.problem, val, job.compute) == scores
+
+
+def test_an_image_is_a_path_or_pixels(made: tuple[Path, Path]) -> None:
+    model, path = fna.load(made[0]), made[1] / "images" / "13.png"
+    labels = fna.predict(model, path)
+    assert tuple(labels.shape) == (SIDE, SIDE)
+    with Image.open(path) as image:
+        assert torch.equal(fna.predict(model, image), labels)
+        assert torch.equal(fna.predict(model, np.array(image.convert("RGB"))), labels)
+        larger = fna.predict(model, image.resize((90, 70)))
+    assert tuple(larger.shape) == (70, 90), "in the image's own pixels"
+    for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8, 3)), 7):
+        with pytest.raises(FnaError, match="an image is a path, a PIL image, or uint8 RGB"):
+            fna.predict(model, wrong)  # type: ignore[arg-type]
+
+
+def test_either_file_describes_the_network(made: tuple[Path, Path], tmp_path: Path) -> None:
+    source = made[0] / "adapted"
+    shutil.copy(source / "network.safetensors", tmp_path)
+    assert fna.load(tmp_path).record == read_json(source / "network.json")
+    write_state(tmp_path / "network.safetensors", read_state(source / "network.safetensors"))  # drops the description
+    with pytest.raises(FnaError, match=r"cannot read .*network\.json"):
+        fna.load(tmp_path)
+    shutil.copy(source / "network.json", tmp_path)
+    assert fna.load(tmp_path).classes == ("a", "b", "c")
+
+
+def test_loading_needs_no_lock(made: tuple[Path, Path], tmp_path: Path) -> None:
+    with Run.open(made[0]):
+        told = saved.predict_folder(made[0], made[1] / "images" / "12.png", tmp_path / "out")
+    assert told["files"] == ["12.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("run/adaptd", r"there is no .*adaptd \(did you mean 'adapted'\?\)"),
+        ("images", r"holds no finished network \(network\.safetensors\)$"),
+        ("run/config.yaml", r"has no config\.safetensors beside it"),
+    ],
+)
+def test_what_is_no_network_is_said(made: tuple[Path, Path], path: str, message: str) -> None:
+    with pytest.raises(FnaError, match=message):
+        fna.load(made[0].parent / path)
+
+
+def test_settings_of_scoring_may_change(made: tuple[Path, Path]) -> None:
+    model = fna.load(made[0], overrides=["evaluate.mode=sliding", "evaluate.window=[32, 32]"])
+    assert model.problem.config.evaluate.window == (32, 32)  # type: ignore[attr-defined]
+    with pytest.raises(FnaError, match=r"takes settings of evaluate, not 'task\.channels'"):
+        fna.load(made[0], overrides=["task.channels=3"])
+    with pytest.raises(FnaError, match=r"did you mean 'mode'\?"):
+        fna.load(made[0], overrides=["evaluate.mod=sliding"])
+
+
+# --- a folder that was moved ------------------------------------------------------------------------------------------
+
+
+def test_a_moved_run_goes_on(copied: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, images = copied
+
+    def gone(*args: Any) -> Any:
+        raise AssertionError("the seed's package is on the other machine")
+
+    monkeypatch.setattr(run, "load_seed", gone)
+    old = read_json(folder / "metrics.json")["rows"]["adapted"]["miou"]
+    assert main(["evaluate", str(folder), "--data.root", str(images), "--quiet"]) == 0
+    assert read_json(folder / "metrics.json")["rows"]["adapted"]["miou"] == old
+    words = ["--adapt.arch", "seed", "--adapt.init", "seed", "--data.root", str(images), "--quiet"]
+    assert main(["adapt", str(folder), *words]) == 0
+    assert main(["report", str(folder), "--quiet"]) == 0
+    assert read_json(folder / "seed_seed" / "network.json")["adapt"]["init"] == "seed"
+    assert main(["evaluate", str(folder), "--data.root", str(folder / "nowhere"), "--quiet"]) == 2
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_targets_of_any_budget_from_one_search(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, images = copied
+    for name, budget in (("most", "0.8x"), ("few", "0.93x params")):
+        assert main(["derive", str(folder), "--derive.name", name, "--derive.budget", budget, "--quiet"]) == 0
+        target = read_json(folder / "targets" / f"{name}.json")
+        assert target["budget"]["text"] == budget
+        assert target["cost"] <= target["budget"]["cost"]
+        assert target["unit"] == ("params" if name == "few" else "MAdds")
+    assert main(["derive", str(folder), "--derive.name", "most", "--derive.budget", "0.9x"]) == 2
+    assert "was derived with the budget 0.8x, now it is 0.9x" in capsys.readouterr().err
+    data = ["--data.root", str(images), "--quiet"]
+    assert main(["adapt", str(folder), "--adapt.arch", "most", *data]) == 0
+    record = read_json(folder / "most" / "network.json")
+    assert record["madds"] == read_json(folder / "targets" / "most.json")["madds"]
+    assert main(["adapt", str(folder), "--adapt.arch", "mots", *data]) == 2
+    assert "adapt.arch is 'mots' (did you mean 'most'?)" in capsys.readouterr().err
+
+
+def test_a_larger_input_is_counted_saved_and_applied(copied: tuple[Path, Path]) -> None:
+    folder, images = copied
+    words = ["--adapt.scale", "1.5", "--adapt.head_width", "0.5", "--adapt.name", "larger"]
+    assert main(["adapt", str(folder), *words, "--data.root", str(images), "--quiet"]) == 0
+    assert main(["evaluate", str(folder), "--data.root", str(images), "--quiet"]) == 0
+    record, plain = (read_json(folder / name / "network.json") for name in ("larger", "adapted"))
+    assert (record["scale"], record["head_width"]) == (1.5, 0.5)
+    assert record["settings"]["task"]["channels"] == plain["settings"]["task"]["channels"] // 2
+    assert record["settings"]["data"]["crop"] == record["size_hw"] == [96, 96]
+    assert 1.9 < record["madds"] / plain["madds"] < 2.25
+    model = fna.load(folder / "larger")
+    assert model.input_size == (96, 96)
+    assert tuple(fna.predict(model, images / "images" / "12.png").shape) == (SIDE, SIDE)
+    row = read_json(folder / "metrics.json")["rows"]["larger"]
+    assert row["miou"] == record["miou"], "scored again at the size it was trained for"
+    assert row["scale"] == 1.5
+
+
+# --- splits and changes -----------------------------------------------------------------------------------------------
+
+
+def test_the_test_split_is_opened_when_asked_for(copied: tuple[Path, Path]) -> None:
+    folder, images = copied
+    assert not (folder / "data" / "test.json").exists()
+    assert main(["evaluate", str(folder), "--split", "test", "--data.root", str(images), "--quiet"]) == 0
+    metrics = read_json(folder / "metrics_test.json")
+    assert metrics["split"] == "test"
+    assert metrics["data"]["test"] == 3
+    assert set(metrics["rows"]) == {"adapted", "baseline"}
+    assert metrics["rows"]["adapted"]["miou"] != read_json(folder / "metrics.json")["rows"]["adapted"]["miou"]
+    assert main(["report", str(folder), "--quiet"]) == 0
+    page = (folder / "report.html").read_text()
+    assert "test" in page.partition("<h2>Result</h2>")[2].partition("</table>")[0]
+
+
+def test_settings_of_scoring_are_recorded(copied: tuple[Path, Path]) -> None:
+    folder, images = copied
+    words = ["--evaluate.mode", "sliding", "--data.root", str(images), "--quiet"]
+    assert main(["evaluate", str(folder), *words]) == 0
+    assert read_json(folder / "metrics.json")["settings"]["evaluate.mode"] == "sliding"
+    assert main(["report", str(folder), "--quiet"]) == 0
+    assert "evaluate.mode sliding" in (folder / "report.html").read_text()
+
+
+def test_changed_data_are_refused_by_name(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, images = copied
+    with Image.open(images / "images" / "3.png") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / "images" / "3.png")
+    words = ["adapt", str(folder), "--adapt.arch", "seed", "--data.root", str(images)]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "3.png" in message
+    assert "--data.allow_change true" in message
+    assert main([*words, "--data.allow_change", "true", "--quiet"]) == 0
+    assert main(["evaluate", str(folder), "--data.root", str(images), "--quiet"]) == 0
+    assert "3.png" in str(read_json(folder / "metrics.json")["data"]["changed"])
+    assert main(["report", str(folder), "--quiet"]) == 0
+    assert "3.png" in (folder / "report.html").read_text()
+
+
+def test_a_wrong_path_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    words = ["run", "recipe.yaml", "--run", str(tmp_path / "run"), "--data.root", str(tmp_path / "nowhere")]
+    (tmp_path / "recipe.yaml").write_text("data: {format: camvid}\n")
+    code = f"""
+import sys
+from fna.cli import main
+assert main({words!r}) == 2
+loaded = {{"torch", "torchvision", "timm", "matplotlib"}} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "there is no data folder" in done.stderr
+
+
+def test_both_splits_flaws_come_in_one_answer(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    _, images = copied
+    for number in (0, 13):
+        (images / "images" / f"{number}.png").write_bytes(b"<html>")
+    config = load_config(None, [])
+    recipe = images.parent / "recipe.yaml"
+    recipe.write_text(json.dumps({"data": {"format": "folder", "root": str(images), "classes": ["a", "b", "c"]}}))
+    assert config.data.format == "camvid"
+    assert main(["expand", str(images.parent / "new"), "--recipe", str(recipe)]) == 2
+    message = capsys.readouterr().err
+    assert "0.png" in message
+    assert "13.png" in message
