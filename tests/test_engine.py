@@ -38,7 +38,7 @@ CPU = Compute(torch.device("cpu"), None, False, World())
 
 
 def optimizer(**settings: Any) -> OptimizerConfig:
-    return OptimizerConfig.model_validate(settings)
+    return OptimizerConfig.model_validate({"name": "sgd", "weight_decay": 0.0, "warmup": 0, **settings})
 
 
 def rates(config: OptimizerConfig, steps: int, steps_per_epoch: int = 10) -> list[float]:

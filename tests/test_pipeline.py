@@ -162,7 +162,7 @@ def test_a_started_run_keeps_its_settings(
     ("overrides", "message"),
     [
         (["search.budget=0.05"], r"reaches from .* x the seed"),
-        (["search.budget=90"], r"reaches from .* x the seed"),
+        (["search.budget=90x"], r"reaches from .* x the seed"),
         (["data.images=1"], "at least"),
         (["search.batch_size=64"], "64"),
         (["space.layers=[2, 3]"], "6 searchable stages"),
