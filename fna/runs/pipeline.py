@@ -26,7 +26,7 @@ from fna.reporting.page import write_report
 from fna.runs.opening import flatten
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
-from fna.searching.alphas import search
+from fna.searching.alphas import check_names, search
 from fna.stages.adapt import adapt
 from fna.stages.derive import derive
 from fna.stages.evaluate import evaluate
@@ -41,6 +41,7 @@ PREDICTIONS = 6  # pictures in the report
 def run_expand(run: Run) -> dict[str, Any]:
     """Expand the seed of a run."""
     problem, config = run.problem, run.config
+    check_names(config.search)  # of what comes later, before any work is done
     expanded = expand(run.seed, problem)
     budget = None if config.search.budget is None else parse_budget(config.search.budget)
     costs = problem.costs(expanded.arch, budget.cost if budget else "madds")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fna.arch import SuperArch
+from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
 from fna.cost.costs import Costs
 from fna.data.sampling import split_indices
@@ -299,9 +300,7 @@ def search(
         FnaError: bad numbers, too few images, a budget the space cannot meet, or a collapse with ``engine.strict``.
     """
     config = problem.config.search
-    pick(ESTIMATORS, config.estimator, "estimator")
-    pick(SAMPLERS, config.sampler, "sampler")
-    pick(CHOOSERS, config.chooser, "chooser")
+    check_names(config)
     budget = None if config.budget is None else parse_budget(config.budget)
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
@@ -316,6 +315,13 @@ def search(
     trained = Network(network.arch, cpu_state(loop.model))
     held = None if limit is None else {"text": str(budget), "cost": limit}
     return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+
+
+def check_names(config: SearchConfig) -> None:
+    """Raise an `FnaError` that gives the nearest name, unless all names of the settings are in their tables."""
+    pick(ESTIMATORS, config.estimator, "estimator")
+    pick(SAMPLERS, config.sampler, "sampler")
+    pick(CHOOSERS, config.chooser, "chooser")
 
 
 def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: float | None) -> list[str]:
