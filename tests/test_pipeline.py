@@ -186,7 +186,7 @@ def test_a_stage_says_what_is_missing(tmp_path: Path) -> None:
 def test_a_run_is_opened_once_in_a_process(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", tiny()):
         for _ in range(2):  # the one refused frees nothing
-            with pytest.raises(FnaError, match="this process has .* open already"), Run.open(tmp_path / "run"):
+            with pytest.raises(FnaError, match=r"this process has .* open already"), Run.open(tmp_path / "run"):
                 pass
     with Run.open(tmp_path / "run"):
         pass
