@@ -185,6 +185,15 @@ def test_a_stage_says_what_is_missing(tmp_path: Path) -> None:
             pipeline.stage(run, "evaluate")
 
 
+def test_a_run_is_opened_once_in_a_process(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", tiny()):
+        for _ in range(2):  # the one refused frees nothing
+            with pytest.raises(FnaError, match=r"this process has .* open already"), Run.open(tmp_path / "run"):
+                pass
+    with Run.open(tmp_path / "run"):
+        pass
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FnaError, match="no run folder"):
