@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from fna.config import Config, DetectionEvaluateConfig, RetinaNet
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, Model
 from fna.tasks import retinanet, ssdlite
-from fna.tasks.boxes import match
+from fna.tasks.boxes import match, remembered
 from fna.training.compute import Compute
 from fna.training.cpu import WideConv2d
 from fna.training.distributed import World
@@ -289,6 +290,46 @@ def test_missing_features_are_named() -> None:
         ssdlite.SSDLiteHead(INFO[:3], CLASSES)
     with pytest.raises(FnaError, match=r"anchor_scale 0.1 makes anchors smaller than a pixel; choose 0.5 or more"):
         retinanet.RetinaNetHead(INFO, CLASSES, anchor_scale=0.1)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_anchors_are_made_once_for_a_size_and_serve_everywhere(name: str) -> None:
+    head = DETECTORS[name].head().eval()
+
+    def run(size_hw: tuple[int, int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        made = [torch.zeros(1, i.channels, size_hw[0] // i.stride, size_hw[1] // i.stride) for i in INFO]
+        with torch.inference_mode():
+            placed = copy.deepcopy(head).to(device, dtype)
+            anchors: Tensor = placed([m.to(device, dtype) for m in made], size_hw)["anchors"]
+        return anchors
+
+    meta, first = run((128, 64), "meta"), run((128, 64))
+    assert run((128, 64)) is first
+    assert not first.is_inference()
+    assert (meta.device.type, first.device.type) == ("meta", "cpu")
+    assert meta.shape == first.shape
+    assert not torch.equal(run((64, 128)), first)
+    assert run((128, 64), dtype=torch.float64).dtype == torch.float64
+    assert not [tensor for tensor in head.state_dict().values() if tensor.shape == first.shape]
+
+
+def test_what_is_traced_is_not_remembered() -> None:
+    made = []
+
+    @remembered
+    def build(side: int) -> Tensor:
+        made.append(side)
+        return torch.full((side,), 7.0)
+
+    class Adds(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + build(2)
+
+    exported = torch.export.export(Adds(), (torch.zeros(2),), strict=False)
+    assert torch.equal(exported.module()(torch.ones(2)), torch.full((2,), 8.0))
+    assert type(build(2)) is Tensor
+    assert build(2) is build(2)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -14,10 +14,24 @@ from fna.arch import Arch, Block, LayerPath, Stem, SuperArch, with_output_stride
 from fna.arch.spaces import make_space
 from fna.cost.madds import cost_table, path_cost
 from fna.errors import FnaError
-from fna.nets.network import Backbone
-from fna.nets.supernet import MixedOp, Mixture, SuperBackbone, entropy, expected_cost, frozen_weights
+from fna.nets.network import Backbone, Model
+from fna.nets.supernet import (
+    MixedOp,
+    Mixture,
+    SuperBackbone,
+    entropy,
+    expected_cost,
+    frozen_weights,
+    path_backbone,
+    path_network,
+)
+from fna.remapping import remap
 from fna.rng import generator, seeded
 from fna.searching.sampling import sample_path
+from fna.tasks.heads import DeepLabV3Head
+from fna.training.compute import Compute
+from fna.training.distributed import World
+from fna.training.engine import recalibrate
 
 
 def tiny_seed(padding: str = "symmetric") -> Arch:
@@ -132,6 +146,71 @@ def test_only_the_named_blocks_run() -> None:
     assert len(calls) == layers + len(arch.searchable)
 
 
+# --- a path as a plain network ----------------------------------------------------------------------------------------
+
+
+def task_model(arch: SuperArch) -> Model:
+    """A super network with a head of its own, which reads the last map."""
+    backbone = build(arch)
+    with seeded(1, "head"):
+        return Model(backbone, DeepLabV3Head(backbone.feature_info, 3, 8))
+
+
+def tapped_space() -> SuperArch:
+    arch = tiny_space()
+    widest = tuple(block for block in arch.stages[4][0] if block.expansion == 3)
+    return with_taps(SuperArch(arch.seed, (*arch.stages[:4], (widest, *arch.stages[4][1:]))))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("arch", [tiny_space("same", 16), tapped_space()], ids=["same", "tapped"])
+def test_a_path_network_computes_what_the_super_network_does(arch: SuperArch, training: bool) -> None:
+    backbone = build(arch).train(training)
+    for path in paths(arch, 3):
+        plain = path_backbone(backbone, path)
+        assert (type(plain), plain.arch, plain.training) == (Backbone, arch.path_arch(path), training)
+        assert plain.feature_info == backbone.feature_info
+        assert all(map(torch.equal, plain(images()), backbone(images(), path)))
+
+
+def test_a_path_network_is_the_paths_alone_and_shares_its_weights() -> None:
+    arch = tiny_space("same", 16)
+    model = task_model(arch)
+    for path in paths(arch, 3):
+        plain = path_network(model, path)
+        own = {id(model.get_submodule("backbone." + prefix[:-1])) for prefix in prefixes(arch, path)}
+        others = {id(m) for op in model.modules() if isinstance(op, MixedOp) for m in op.children()} - own
+        assert own <= {id(m) for m in plain.modules()}
+        assert not others & {id(m) for m in plain.modules()}
+        theirs = {f"backbone.{k}": f"backbone.{v}" for k, v in own_names(model.backbone, path).items()}
+        for name, tensor in plain.state_dict(keep_vars=True).items():
+            assert tensor is model.state_dict(keep_vars=True)[theirs.get(name, name)]
+        assert torch.equal(plain(images()), model(images(), path))
+
+
+def test_the_state_of_a_path_network_is_what_remapping_collects() -> None:
+    arch = tiny_space()
+    backbone = build(arch)
+    for path in paths(arch, 3):
+        collected = remap(arch, backbone.state_dict(), arch.path_arch(path)).state
+        state = path_backbone(backbone, path).state_dict()
+        assert list(state) == list(collected)
+        assert all(torch.equal(state[name], collected[name]) for name in state)
+
+
+def test_recalibrating_a_path_leaves_other_candidates_alone() -> None:
+    arch = tiny_space("same", 16)
+    model = task_model(arch)
+    path = paths(arch, 1)[0]
+    before = snapshot(model)
+    cpu = Compute(torch.device("cpu"), None, False, World())
+    recalibrate(path_network(model, path), iter([images(), images(3)]), 2, cpu)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    own = tuple("backbone." + prefix for prefix in ("stem.", *prefixes(arch, path)))
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed == {name for name in before if name.startswith((*own, "head.")) and name.endswith(statistics)}
+
+
 # --- a mixture --------------------------------------------------------------------------------------------------------
 
 
@@ -188,10 +267,7 @@ def test_a_block_without_expansion_cannot_be_tapped() -> None:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("tap", [False, True], ids=["plain", "tapped"])
 def test_one_hot_mixture_is_the_path(training: bool, tap: bool) -> None:
-    arch = tiny_space(output_stride=32 if tap else 16)
-    if tap:
-        widest = tuple(block for block in arch.stages[4][0] if block.expansion == 3)
-        arch = with_taps(SuperArch(arch.seed, (*arch.stages[:4], (widest, *arch.stages[4][1:]))))
+    arch = tapped_space() if tap else tiny_space(output_stride=16)
     model = build(arch).train(training)
     for path in paths(arch, 3):
         choice = [
