@@ -621,8 +621,8 @@ def test_fewer_images_than_a_batch_name_the_minimum() -> None:
 def test_workers_and_resuming_change_no_batch() -> None:
     crops = view(memory(7))
     before = torch.get_rng_state()
-    alone = list(Loader(crops, StepSampler(7, 2, 0, "weights", 0, 8), 0, collate))
-    helped = list(Loader(crops, StepSampler(7, 2, 0, "weights", 3, 8), 2, collate))
+    alone = list(Loader(crops, 0, StepSampler(7, 2, 0, "weights", 0, 8), collate))
+    helped = list(Loader(crops, 2, StepSampler(7, 2, 0, "weights", 3, 8), collate))
     assert torch.equal(torch.get_rng_state(), before)
     assert (len(alone), len(helped)) == (8, 5)
     assert all(same(a, b) for a, b in zip(alone[3:], helped, strict=True))
@@ -639,7 +639,7 @@ def test_a_record_that_breaks_later_is_our_error(tmp_path: Path, workers: int) -
     data = open_data(make_camvid(tmp_path).model_copy(update={"cache_gb": 0.0}), "train")
     (tmp_path / "train" / "train1.png").unlink()
     with pytest.raises(FnaError, match=r"^\S*train1\.png is missing") as error:
-        list(Loader(view(data), StepSampler(3, 3, 0, "weights", 0, 1), workers, collate))
+        list(Loader(view(data), workers, StepSampler(3, 3, 0, "weights", 0, 1), collate))
     assert "Traceback" not in str(error.value)
 
 
@@ -655,7 +655,7 @@ def test_a_killed_worker_is_our_error() -> None:
     listing = Listing(("x",), ("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}, die)
     data = SegmentationData(listing, "a test", cache_gb=0)
     with pytest.raises(FnaError, match=r"worker process died .*--engine\.workers 0"):
-        list(Loader(view(data), StepSampler(1, 1, 0, "weights", 0, 4), 1, collate))
+        list(Loader(view(data), 1, StepSampler(1, 1, 0, "weights", 0, 4), collate))
 
 
 @LAWS

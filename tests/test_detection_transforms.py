@@ -104,7 +104,7 @@ def test_workers_change_nothing(workers: int) -> None:
     data = memory([(60, 80)] * 4)
     training = train_view(data, range(4), configure())
     sampler = StepSampler(4, 2, 0, "weights", 0, 4)
-    batches = list(Loader(training, sampler, workers, collate))
+    batches = list(Loader(training, workers, sampler, collate))
     for batch, keys in zip(batches, sampler, strict=True):
         want = collate([training[key] for key in keys])
         assert torch.equal(batch["image"], want["image"])

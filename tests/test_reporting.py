@@ -321,7 +321,7 @@ def test_settings_of_the_scoring_are_said(run: Path, tmp_path: Path, name: str) 
     copy_files(run, tmp_path, "config.yaml", "metrics.json")
     before = "On test scored" if name == "metrics_test.json" else "Scored"
     metrics = read(run, "metrics.json")
-    sliding = {"evaluate.mode": "sliding", "evaluate.window": [64, 64], "evaluate.flip_test": True}
+    sliding = {"evaluate.mode": "sliding", "evaluate.window": [64, 64], "evaluate.batch_size": 4}
     write(tmp_path, name, metrics | {"settings": sliding})
     said = f"{before} with evaluate.mode sliding (config.yaml: whole), evaluate.window [64, 64] (config.yaml: null)."
     assert said in Reader(report(tmp_path)).text
@@ -437,7 +437,7 @@ def test_costs_are_shown_in_their_unit(run: Path, tmp_path: Path) -> None:
     assert "cost (GMAdds)" not in page
     (copy / "found.json").unlink()
     assert "cost (unit known at the end)" in report(copy)  # the search goes on
-    assert [with_unit(cost, "ms") for cost in (12.34, 0.06)] == ["12.3 ms", "0.1 ms"]
+    assert [with_unit(cost, "ms") for cost in (12.34, 0.06)] == ["12.3 ms", "0.06 ms"]
     assert with_unit(5, "mJ") == "5.000 mJ"
 
 

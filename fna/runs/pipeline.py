@@ -80,7 +80,7 @@ def run_search(run: Run) -> dict[str, Any]:
 
 def run_derive(run: Run) -> dict[str, Any]:
     """Derive the target that ``derive.name`` names, within ``derive.budget``."""
-    name, found = run.config.derive.name, run.found()
+    name = run.config.derive.name
     wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
     record = {"budget": wanted}
     if run.folder.finished(f"derive:{name}"):
@@ -92,7 +92,7 @@ def run_derive(run: Run) -> dict[str, Any]:
             )
         say(f"derive: '{name}' is there already")
         return info
-    derived = derive(found, run.problem, wanted)
+    derived = derive(run.found(), run.problem, wanted)
     choice, costs, problem = derived.choice, derived.costs, run.problem.at(derived)
     assert choice is not None
     assert costs is not None
