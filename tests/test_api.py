@@ -118,7 +118,7 @@ def test_one_search_answers_any_number_of_budgets(job: Job) -> None:
     assert small.costs is not None
     assert small.costs.unit == "params"
     assert fna.count(small, job.problem).params <= 0.95 * seed.params
-    with pytest.raises(FnaError, match=r"0\.01x means .* MAdds, but this space reaches from .* x the seed"):
+    with pytest.raises(FnaError, match=r"0\.01x means .*MAdds, but this space reaches from .* x the seed"):
         fna.derive(found, job.problem, "0.01x")
 
 
