@@ -21,7 +21,7 @@ from fna.errors import FnaError
 from fna.nets.supernet import Choice, Mixture, expected_cost
 from fna.rng import generator
 from fna.searching.alphas import ESTIMATORS, Holder, SearchLoop, Vectors, collapse, objective, search
-from fna.searching.sampling import sample_path
+from fna.searching.sampling import draw_path
 from fna.stages.expand import expand
 from fna.training.sinks import read_log
 
@@ -289,7 +289,7 @@ def test_weights_and_alphas_alternate(loop: SearchLoop) -> None:
     drawn = []
     for step in range(loop.total_steps):
         active = step >= loop.alpha_start
-        path = sample_path(loop.arch, loop.alphas if active else None, generator(0, "path", step))
+        path = draw_path(loop.arch, loop.alphas if active else None, generator(0, "path", step))
         row = loop.step(step)
         assert row["sampled_cost"] == loop.costs.whole(path)
         assert (row["alpha_loss"] is not None) == (step in (6, 8, 10, 12, 14))

@@ -27,7 +27,7 @@ from fna.nets.supernet import (
 )
 from fna.remapping import remap
 from fna.rng import generator, seeded
-from fna.searching.sampling import sample_path
+from fna.searching.sampling import draw_path
 from fna.tasks.heads import DeepLabV3Head
 from fna.training.compute import Compute
 from fna.training.distributed import World
@@ -62,7 +62,7 @@ def build(arch: SuperArch) -> SuperBackbone:
 
 
 def paths(arch: SuperArch, number: int) -> list[LayerPath]:
-    return [sample_path(arch, None, generator(i, "test")) for i in range(number)]
+    return [draw_path(arch, None, generator(i, "test")) for i in range(number)]
 
 
 def images(n: int = 2) -> Tensor:
@@ -300,7 +300,7 @@ def test_expected_cost_is_the_mean_over_sampled_paths() -> None:
     table = cost_table(arch, (96, 128))
     alphas = [torch.randn(len(row), generator=generator(i, "alpha")) for i, row in enumerate(table)]
     draw = generator(0, "paths")
-    sampled = [float(path_cost(table, sample_path(arch, alphas, draw))) for _ in range(1500)]
+    sampled = [float(path_cost(table, draw_path(arch, alphas, draw))) for _ in range(1500)]
     expected = expected_cost(alphas, [torch.tensor(row, dtype=torch.float32) for row in table]).item()
     mean = sum(sampled) / len(sampled)
     error = torch.tensor(sampled).std().item() / len(sampled) ** 0.5
@@ -321,9 +321,7 @@ def test_sampled_paths_follow_the_probabilities(uniform: bool) -> None:
     n = 1500
     counts = [torch.zeros(len(c)) for _, c in arch.layers()]
     for step in range(n):  # one generator per step, as the search draws
-        for count, index in zip(
-            counts, sample_path(arch, None if uniform else alphas, generator(0, step)), strict=True
-        ):
+        for count, index in zip(counts, draw_path(arch, None if uniform else alphas, generator(0, step)), strict=True):
             count[index] += 1
     for i in arch.searchable:
         size = len(counts[i])
@@ -339,15 +337,15 @@ def test_sampled_paths_follow_the_probabilities(uniform: bool) -> None:
 def test_a_path_is_a_function_of_the_generator() -> None:
     arch = tiny_space()
     with seeded(1, "elsewhere"):
-        first = sample_path(arch, None, generator(0, "path", 3))
-    assert sample_path(arch, None, generator(0, "path", 3)) == first
-    assert len({sample_path(arch, None, generator(0, "path", step)) for step in range(20)}) > 10
+        first = draw_path(arch, None, generator(0, "path", 3))
+    assert draw_path(arch, None, generator(0, "path", 3)) == first
+    assert len({draw_path(arch, None, generator(0, "path", step)) for step in range(20)}) > 10
 
 
 def test_layers_are_drawn_independently() -> None:
     arch = tiny_space()
     a, b = arch.searchable[1], arch.searchable[2]
-    drawn = [sample_path(arch, None, generator(0, "path", step)) for step in range(1500)]
+    drawn = [draw_path(arch, None, generator(0, "path", step)) for step in range(1500)]
     both = sum(path[a] == 0 and path[b] == 0 for path in drawn) / len(drawn)
     expected = math.prod(sum(path[i] == 0 for path in drawn) / len(drawn) for i in (a, b))
     assert abs(both - expected) < 4 * (expected / len(drawn)) ** 0.5

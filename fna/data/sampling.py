@@ -101,7 +101,7 @@ class Loader:
         self,
         view: Dataset[Any],
         workers: int,
-        batches: StepSampler | None = None,
+        batches: Sampler[Any] | None = None,
         collate: Callable[[Any], Any] | None = None,
     ) -> None:
         workers = min(workers, _cpus())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from fna.arch import SuperArch
 from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
-from fna.cost.costs import Costs
+from fna.cost.costs import COSTS, Costs
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
 from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
@@ -23,7 +24,8 @@ from fna.progress import say
 from fna.rng import generator
 from fna.searching.choosing import CHOOSERS
 from fna.searching.found import Alphas, Found
-from fna.searching.sampling import SAMPLERS
+from fna.searching.measured import measure
+from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import make_sampler, train_batches
@@ -32,6 +34,8 @@ from fna.training.compute import Compute
 from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
 
 Vectors = list[Tensor]  # a vector of logits per layer
+MEASURED = ("measured",)  # choosers that score candidates in place of learning alphas
+COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
 SIZES = {"MAdds": 1e9, "params": 1e6}  # of a unit, in which lambda weighs the cost
 TINY = 1e-12  # loss below which its relative change means nothing
 
@@ -145,6 +149,12 @@ class SearchLoop:
     ) -> None:
         self.problem, self.data, self.compute = problem, data, compute
         self.config, self.arch, self.costs = problem.config.search, network.arch, costs
+        self.scales = problem.config.space.input_scales
+        self.learns_alphas = self.config.chooser not in MEASURED
+        self.limit = limit
+        self.costs_at = {1.0: costs}  # by input scale
+        for scale in self.scales:
+            self.costs_at.setdefault(scale, problem.at_scale(scale).costs(network.arch, COST_OF[costs.unit]))
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)
@@ -156,12 +166,13 @@ class SearchLoop:
         held = None if limit is None else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
         self.records = len(data)
-        self.parts = split_indices(self.records, self.config.alpha_split, compute.rng_seed)
+        share = self.config.alpha_split if self.learns_alphas else self.config.held_out
+        self.parts = split_indices(self.records, share, compute.rng_seed)
         size = self.config.batch_size
         self.steps_per_epoch = make_sampler(data, self.parts[0], size, "weights", compute).steps_per_epoch
         make_sampler(data, self.parts[1], size, "alphas", compute)  # refuses a part smaller than a batch
         self.total_steps = self.steps_per_epoch * self.config.epochs
-        self.alpha_start = self.steps_per_epoch * self.config.alpha_start
+        self.alpha_start = self.steps_per_epoch * self.config.alpha_start if self.learns_alphas else self.total_steps
         self.weight_step = WeightStep(
             self.network,
             make_optimizer(self.model, self.config.optimizer),
@@ -186,13 +197,22 @@ class SearchLoop:
         self.network.train()
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        self.weight_batches = self._batches(0, "weights", step, self.total_steps)
+        self.weight_batches = self._batches(0, "weights", step, self.total_steps, self.scale_of)
         first, last = (self._alpha_steps_before(s) for s in (step, self.total_steps))
         self.alpha_batches = self._batches(1, "alphas", first, last)
 
-    def _batches(self, part: int, purpose: str, first: int, last: int) -> Any:
-        size = self.config.batch_size
-        return train_batches(self.problem, self.data, self.parts[part], size, purpose, self.compute, (first, last))
+    def _batches(
+        self, part: int, purpose: str, first: int, last: int, scales: Callable[[int], float] | None = None
+    ) -> Any:
+        size, indices = self.config.batch_size, self.parts[part]
+        return train_batches(self.problem, self.data, indices, size, purpose, self.compute, (first, last), scales)
+
+    def scale_of(self, step: int) -> float:
+        """Return the input scale of a weight step: any of the space's, as often as the others."""
+        if len(self.scales) == 1:
+            return self.scales[0]
+        draw = generator(self.compute.rng_seed, "scale", step)
+        return self.scales[int(torch.randint(len(self.scales), (), generator=draw))]
 
     def _alpha_steps_before(self, step: int) -> int:
         return -(-max(step - self.alpha_start, 0) // self.config.cycle)
@@ -201,9 +221,15 @@ class SearchLoop:
         """Take a weight step and, once the alphas move, every ``cycle``-th time an alpha step."""
         active = step >= self.alpha_start
         draw = generator(self.compute.rng_seed, "path", step)
-        path = SAMPLERS[self.config.sampler](self.arch, self.alphas if active else None, draw)
+        scale = self.scale_of(step)
+        costs, problem = self.costs_at[scale], self.problem.at_scale(scale)
+        drawn_for = Step(self.arch, scale, costs, self.limit, self.config)
+        path = SAMPLERS[self.config.sampler](drawn_for, self.alphas if active else None, draw)
         batch, images = next(self.weight_batches)
+        problem.tune(self.model)
+        self.weight_step.loss = problem.loss
         weights = self.weight_step(step, batch, images, path)
+        self.problem.tune(self.model)
         alpha_loss = None
         if active and (step - self.alpha_start) % self.config.cycle == 0:
             alpha_loss = self.alpha_step(step)
@@ -213,7 +239,7 @@ class SearchLoop:
             "task_loss": weights["loss"],
             "alpha_loss": alpha_loss,
             "expected_cost": expected + self.costs.other,
-            "sampled_cost": float(self.costs.whole(path)),
+            "sampled_cost": float(costs.whole(path)),
             "multiplier": self.holder.multiplier if self.holder and active else None,
             "lr": weights["lr"],
         }
@@ -248,7 +274,9 @@ class SearchLoop:
         return value
 
     def end_epoch(self, epoch: int) -> Mapping[str, Any]:
-        """Return the relative entropy of each searchable layer."""
+        """Return the relative entropy of each searchable layer, if alphas are learned."""
+        if not self.learns_alphas:
+            return {}
         values = entropy(self.alphas)
         names = [f"{s}.{n}" for (s, n), _ in self.arch.layers()]
         return {names[i]: values[i] for i in self.arch.searchable}
@@ -306,6 +334,13 @@ def search(
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit)
     minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute)
+    held = None if limit is None else {"text": str(budget), "cost": limit}
+    if not loop.learns_alphas:
+        began = time.monotonic()
+        pool, warnings = measure(loop)
+        minutes += (time.monotonic() - began) / 60
+        trained = Network(network.arch, cpu_state(loop.model))
+        return Found(trained, pool, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
     warnings = tuple(collapse(network.arch, loop.alphas, loop.table, loop.holder.target if loop.holder else None))
     if warnings and problem.config.engine.strict:
         raise FnaError(" ".join(warnings))
@@ -313,7 +348,6 @@ def search(
         say(f"search: {warning}")
     evidence = Alphas([a.detach().tolist() for a in loop.alphas])
     trained = Network(network.arch, cpu_state(loop.model))
-    held = None if limit is None else {"text": str(budget), "cost": limit}
     return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
 
 

@@ -113,21 +113,23 @@ def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) 
     )
 
 
-def choose_from_pool(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
     """Take the candidate of the least held-out loss within the budget.
 
     Raises:
         FnaError: the evidence are no scored candidates, or none of them is within the budget.
     """
     if not isinstance(found.evidence, Pool):
-        raise FnaError("chooser 'pool' needs a search that scored candidates; choose --search.chooser alphas")
+        raise FnaError("chooser 'measured' needs a search that scored candidates; choose --search.chooser alphas")
     ranked = sorted(found.evidence.candidates, key=lambda c: (c.loss, c.cost))
-    within = [c for c in ranked if limit is None or costs.whole(c.path) <= limit]
+    if found.unit != costs.unit:
+        raise FnaError(f"the candidates were scored by {found.unit}; give --derive.budget in {found.unit}, e.g. 0.9x")
+    within = [c for c in ranked if limit is None or c.cost <= limit]
     if not within:
         raise FnaError(f"none of the {len(ranked)} scored candidates is within the budget; raise --derive.budget")
     chosen, free = within[0], ranked[0]
     target = Target(found.network.arch.path_arch(chosen.path), chosen.head_width, chosen.scale)
-    return Choice(chosen.path, target, costs.whole(chosen.path), free.path, costs.whole(free.path))
+    return Choice(chosen.path, target, chosen.cost, free.path, free.cost)
 
 
-CHOOSERS: dict[str, Chooser] = {"alphas": choose_by_alphas, "random": choose_random, "pool": choose_from_pool}
+CHOOSERS: dict[str, Chooser] = {"alphas": choose_by_alphas, "random": choose_random, "measured": choose_measured}

@@ -40,7 +40,7 @@ def expand(seed: Seed, problem: Problem) -> Expanded:
     """
     config = problem.config
     taps = problem.prepared(seed.arch).taps
-    arch = task_space(seed.arch, problem.task.layers, taps, **config.space.model_dump())
+    arch = task_space(seed.arch, problem.task.layers, taps, **config.space.model_dump(exclude={"input_scales"}))
     remapped = remap(seed.arch, seed_state(seed, problem), arch, strategy(problem), config.engine.rng_seed)
     warnings = dead_channels(remapped.report, config.engine.strict)
     for warning in warnings:

@@ -64,17 +64,28 @@ class Problem:
             size_hw = (height, width)
         return cls(config, task, Labels.of(data), size_hw, seed.mean, seed.std)
 
+    def at_scale(self, scale: float) -> Problem:
+        """Return the problem as networks of another input scale see it."""
+        return self._at(1.0, scale)
+
     def at(self, network: Any) -> Problem:
         """Return the problem as a network of another head width and input scale sees it.
 
         Args:
             network: has a `head_width` and a `scale`, as `Network` and `Target` have.
         """
-        if network.head_width == network.scale == 1:
+        return self._at(network.head_width, network.scale)
+
+    def _at(self, head_width: float, scale: float) -> Problem:
+        if head_width == scale == 1:
             return self
-        config = at_scale(self.config, network.head_width, network.scale)
-        size_hw = self.task.scored_size(config) or times(self.size_hw, network.scale)
-        return replace(self, config=config, size_hw=size_hw)
+        config = at_scale(self.config, head_width, scale)
+        return replace(self, config=config, size_hw=self.task.scored_size(config) or times(self.size_hw, scale))
+
+    def tune(self, model: Model) -> None:
+        """Let a network's anchors follow the input scale of this problem."""
+        if hasattr(model.head, "anchor_scale"):
+            model.head.anchor_scale = self.config.task.anchor_scale  # type: ignore[attr-defined]
 
     # --- networks
 

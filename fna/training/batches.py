@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from fna.data.sampling import Loader, StepSampler
 from fna.tasks.problem import Problem
@@ -42,17 +42,62 @@ def train_batches(
     purpose: str,
     compute: Compute,
     steps: tuple[int, int],
+    scales: Callable[[int], float] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield (batch, normalised images on the device) for the iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
 
     A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
+
+    Args:
+        problem: what samples are made for.
+        data: the split.
+        indices: the records of this stream.
+        batch_size: records per step and process.
+        purpose: other purposes, other orders.
+        compute: hardware and processes.
+        steps: first iteration, and the one to stop before.
+        scales: iteration -> input scale of its samples; None: 1.
     """
-    view = problem.task.train_view(data, indices, problem.config)
     sampler = make_sampler(data, indices, batch_size, purpose, compute, steps)
+    views: Dataset[Any] = _ScaledViews(problem, data, indices)
+    batches = _WithScales(sampler, scales or (lambda step: 1.0))
     preload(data)
-    for batch in Loader(view, compute.workers, batches=sampler, collate=problem.task.collate):
+    for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate):
         names = [data.name(int(i)) for i in batch["index"]]
         yield {**batch, "names": names}, compute.images(batch["image"], problem.mean, problem.std)
+
+
+class _WithScales(Sampler[list[tuple[int, int, float]]]):
+    """The samples of a step sampler, each with the input scale of its step."""
+
+    def __init__(self, steps: StepSampler, scales: Callable[[int], float]) -> None:
+        self.steps, self.scales = steps, scales
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, float]]]:
+        for step, keys in enumerate(self.steps, self.steps.start_step):
+            scale = self.scales(step)
+            yield [(*key, scale) for key in keys]
+
+
+class _ScaledViews(Dataset[Any]):
+    """Training samples by (epoch, position, input scale)."""
+
+    def __init__(self, problem: Problem, data: Any, indices: Sequence[int]) -> None:
+        self.problem, self.data, self.indices = problem, data, indices
+        self.views: dict[float, Any] = {1.0: problem.task.train_view(data, indices, problem.config)}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: tuple[int, int, float]) -> Any:
+        epoch, position, scale = key
+        if scale not in self.views:
+            config = self.problem.at_scale(scale).config
+            self.views[scale] = self.problem.task.train_view(self.data, self.indices, config)
+        return self.views[scale][epoch, position]
 
 
 @dataclass(frozen=True)

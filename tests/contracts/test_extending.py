@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fna.seeds
-from fna.arch import LayerPath, SuperArch
+from fna.arch import LayerPath
 from fna.cli import main
 from fna.config import DataConfig
 from fna.cost.costs import Costs
@@ -21,7 +21,7 @@ from fna.data.listing import Listing, Reader, palette
 from fna.files import read_json
 from fna.searching.choosing import CHOOSERS, Choice, choose_random
 from fna.searching.found import Found
-from fna.searching.sampling import SAMPLERS
+from fna.searching.sampling import SAMPLERS, Step
 
 FAMILY = '''
 """A family in one file."""
@@ -39,9 +39,9 @@ SEEDS = {"shiny": Variant(Arch(Stem(8), STAGES, num_classes=10), IMAGENET_MEAN, 
 '''
 
 
-def sample_last(arch: SuperArch, alphas: Sequence[torch.Tensor] | None, generator: torch.Generator) -> LayerPath:
+def sample_last(step: Step, alphas: Sequence[torch.Tensor] | None, generator: torch.Generator) -> LayerPath:
     """Take the last candidate of every layer."""
-    return tuple(len(candidates) - 1 for _, candidates in arch.layers())
+    return tuple(len(candidates) - 1 for _, candidates in step.arch.layers())
 
 
 def choose_luckily(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
