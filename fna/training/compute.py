@@ -119,7 +119,7 @@ def find_device(name: str) -> torch.device:
 
 
 def _has_fast_bf16() -> bool:
-    """Tell whether the CPU has instructions for bf16; where an x86 has not, bf16 is emulated and slower than float32."""
+    """Tell whether the CPU has instructions for bf16; an x86 without them emulates it, slower than float32."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
