@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
@@ -631,6 +631,7 @@ def test_pairs_of_the_configuration_must_make_sense(pairs: list[tuple[str, str]]
         mirror(("a", "b", "c", "nose"), pairs)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("lrLRefightw_-aA1 ", min_size=1, max_size=10), unique=True, max_size=6))
 def test_a_mirror_of_a_mirror_is_the_joint_itself(names: list[str]) -> None:
     try:
