@@ -155,7 +155,7 @@ class SearchConfig(Section):
     chooser: str = note("alphas", "how a target is chosen; `fna list choosers`")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
     candidates: Positive = note(100, "measured: how many whole networks are scored")
-    recalibrate: Positive = note(6, "measured: batches to recompute a candidate's BN statistics on")
+    recalibrate: Positive = note(4, "measured: batches to recompute a candidate's BN statistics on")
     bn: Literal["open", "frozen"] = note("open", "FNA++ trains batch norms in the super network, FNA froze them")
     optimizer: OptimizerConfig = OptimizerConfig()
     alpha: AlphaConfig = AlphaConfig()

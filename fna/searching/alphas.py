@@ -16,6 +16,7 @@ from fna.arch import SuperArch
 from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
 from fna.cost.costs import COSTS, Costs
+from fna.cost.units import with_unit
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
 from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
@@ -155,6 +156,7 @@ class SearchLoop:
         self.costs_at = {1.0: costs}  # by input scale
         for scale in self.scales:
             self.costs_at.setdefault(scale, problem.at_scale(scale).costs(network.arch, COST_OF[costs.unit]))
+        self.scales = tuple(scale for scale in self.scales if self._within_reach(scale))
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)
@@ -182,6 +184,16 @@ class SearchLoop:
             self.total_steps,
             self.steps_per_epoch,
         )
+
+    def _within_reach(self, scale: float) -> bool:
+        """Tell whether some network at an input scale is within the budget; say so where none is."""
+        costs = self.costs_at[scale]
+        least = sum(map(min, costs.table)) + costs.other
+        if self.limit is None or least <= self.limit:
+            return True
+        cheapest = with_unit(least, costs.unit)
+        say(f"search: no network is within the budget at input scale {scale:g} (the cheapest takes {cheapest})")
+        return False
 
     def _make_alphas(self) -> None:
         """Draw the alphas; they live on the CPU, where paths are drawn, and go to the device as weights of maps."""

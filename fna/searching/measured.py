@@ -1,7 +1,7 @@
 """Measured choice: whole networks are scored with the super network's weights on training images it has not seen.
 
-First the seed, at each input scale. Then every candidate block by itself, put into the seed's path: an additive
-estimate of what it costs in loss, of which a knapsack makes the first generation at each scale. Then evolution:
+First the seed, at each input scale. Then the skip and the cheapest block of every layer, each put into the seed's path
+alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation at each scale. Then evolution:
 children of the best, by mutation and crossover. The seed is always in the pool. Every score is a function of the super
 network and the candidate, every proposal a function of the random seed and the scores before it.
 """
@@ -9,7 +9,7 @@ network and the candidate, every proposal a function of the random seed and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,9 +111,10 @@ def measure(loop: SearchLoop) -> tuple[Pool, tuple[str, ...]]:
         base = score(seed, 1.0)
         for scale in loop.scales:
             score(seed, scale)
-        harm = [[0.0] * len(costs) for costs in loop.costs.table]
-        for layer, choice in singles:
-            harm[layer][choice] = score((*seed[:layer], choice, *seed[layer + 1 :]), 1.0) - base
+        harms = {
+            (layer, choice): score((*seed[:layer], choice, *seed[layer + 1 :]), 1.0) - base for layer, choice in singles
+        }
+        harm = _additive(loop, harms)
         pool = _Pool(loop, scorer)
         pool.add(seed, 1.0)
         for path, scale in _first_generation(loop, harm):
@@ -132,11 +133,28 @@ def measure(loop: SearchLoop) -> tuple[Pool, tuple[str, ...]]:
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
-    """Yield (layer, candidate) of every block that is not the seed's."""
+    """Yield (layer, candidate) of what saves most in each layer: the skip, and the cheapest block."""
     for layer, (costs, own) in enumerate(zip(loop.costs.table, loop.arch.seed_path(), strict=True)):
-        for choice in range(len(costs)):
-            if choice != own:
-                yield layer, choice
+        cheap = sorted(j for j in range(len(costs)) if costs[j] < costs[own])
+        blocks = [j for j in cheap if costs[j] > 0]
+        for choice in sorted({j for j in cheap if costs[j] == 0} | set(sorted(blocks, key=lambda j: costs[j])[:1])):
+            yield layer, choice
+
+
+def _additive(loop: SearchLoop, harms: Mapping[tuple[int, int], float]) -> list[list[float]]:
+    """Return how much loss each candidate is held to cost: what was measured, else in proportion to what it saves."""
+    estimate = []
+    for layer, (costs, own) in enumerate(zip(loop.costs.table, loop.arch.seed_path(), strict=True)):
+        known = {choice: harm for (at, choice), harm in harms.items() if at == layer and costs[choice] > 0}
+        least = min(known, key=lambda j: costs[j], default=own)
+        span = max(costs[own] - costs[least], 1)
+        estimate.append(
+            [
+                harms.get((layer, j), known.get(least, 0.0) * max(0.0, (costs[own] - cost) / span))
+                for j, cost in enumerate(costs)
+            ]
+        )
+    return estimate
 
 
 def _first_generation(loop: SearchLoop, harm: Sequence[Sequence[float]]) -> Iterator[tuple[LayerPath, float]]:

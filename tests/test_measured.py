@@ -1,0 +1,132 @@
+"""Measured choice: anchored paths that keep to the budget, candidates scored on what the weights have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import Job, opened, search_tiny, tiny_config, write_images
+
+import fna
+from fna.config import SearchConfig
+from fna.cost.costs import Costs
+from fna.nets.supernet import path_network
+from fna.rng import generator
+from fna.searching.found import Found, Pool
+from fna.searching.sampling import Step, near, sample_anchored, tilted
+from fna.stages.expand import expand
+
+MEASURED = (
+    *(
+        "search.sampler=anchored",
+        "search.chooser=measured",
+        "space.input_scales=[1, 1.25, 9]",
+        "space.expansions=[3, 6]",
+    ),
+    *("search.epochs=2", "search.alpha_start=1", "search.held_out=0.34", "search.candidates=12"),
+    *("search.recalibrate=2", "search.budget=1.0"),
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    images = write_images(tmp_path_factory.mktemp("data") / "images")
+    with opened(tiny_config(images, *MEASURED)) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def found(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return search_tiny(job, tmp_path_factory.mktemp("found"))
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+TABLES = st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=5), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TABLES, st.floats(0, 1), st.floats(0, 0.99))
+def test_tilted_probabilities_cost_no_more_than_wanted(table: list[list[int]], share: float, seeds: float) -> None:
+    costs = Costs("MAdds", table, 10, 1)
+    least, most = sum(map(min, table)) + 10, sum(map(max, table)) + 10
+    wanted = least + share * (most - least)
+    plain = near(table, (0,) * len(table), seeds)
+    drawn = tilted(plain, costs, wanted)
+    assert all(p.sum() == pytest.approx(1) and (p >= 0).all() for p in drawn)
+
+    def expected(probabilities: list[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> float:
+        return 10 + float(sum(p @ np.array(row) for p, row in zip(probabilities, table, strict=True)))
+
+    assert expected(drawn) <= max(wanted, least) + 0.02 * (most - least) + 1e-6
+    if expected(plain) <= wanted:
+        assert all((a == b).all() for a, b in zip(drawn, plain, strict=True)), "nothing is tilted without need"
+
+
+def test_anchored_steps_run_the_seed_or_what_is_near_it_in_the_window(job: Job) -> None:
+    space = expand(job.seed, job.problem).arch
+    config = SearchConfig(anchor=0.25, near=0.5, window=(0.5, 1.0))
+    for scale in (1.0, 1.25):
+        costs = job.problem.at_scale(scale).costs(space)
+        step = Step(space, scale, costs, job.problem.costs(space).seed, config)
+        paths = [sample_anchored(step, None, generator(0, i)) for i in range(300)]
+        seeds = sum(path == space.seed_path() for path in paths)
+        assert seeds == 0 if scale > 1 else 50 < seeds < 110
+        spent = [costs.whole(path) / step.limit for path in paths if path != space.seed_path()]  # type: ignore[operator]
+        assert np.mean([0.5 <= share <= 1.0 for share in spent]) > 0.95
+        assert sample_anchored(step, None, generator(0, 7)) == paths[7]
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_holds_the_seed_and_networks_within_the_budget(job: Job, found: Found) -> None:
+    assert isinstance(found.evidence, Pool)
+    seed, limit = found.network.arch.seed_path(), job.problem.cost(job.seed.arch).madds
+    pool = found.evidence.candidates
+    assert (pool[0].path, pool[0].scale, pool[0].cost) == (seed, 1.0, limit)
+    assert len({(c.path, c.scale) for c in pool}) == len(pool) <= 12
+    for candidate in pool:
+        arch = found.network.arch.path_arch(candidate.path)
+        assert candidate.cost == job.problem.at_scale(candidate.scale).cost(arch).madds <= limit
+    assert {c.scale for c in pool} == {1.0, 1.25}, "no network fits at 9"
+    assert len({c.loss for c in pool}) > len(pool) / 2
+
+
+def test_the_best_within_the_budget_is_derived(job: Job, found: Found) -> None:
+    assert isinstance(found.evidence, Pool)
+    for budget in ("1x", "0.95x"):
+        target = fna.derive(found, job.problem, budget)
+        limit = float(budget[:-1]) * job.problem.cost(job.seed.arch).madds
+        within = [c for c in found.evidence.candidates if c.cost <= limit]
+        best = min(within, key=lambda c: (c.loss, c.cost))
+        assert (target.arch, target.scale) == (found.network.arch.path_arch(best.path), best.scale)
+        assert fna.count(target, job.problem).madds == best.cost
+
+
+def test_scoring_leaves_the_super_network_as_it_was(job: Job, found: Found, tmp_path: Path) -> None:
+    """Recalibration of candidates would change the statistics it shares; the same search finds the same once more."""
+    again = search_tiny(job, tmp_path)
+    assert again.evidence == found.evidence
+    assert all(torch.equal(value, again.network.state[name]) for name, value in found.network.state.items())
+    model = job.problem.build(found.network.arch)
+    model.load_state_dict(dict(found.network.state))
+    network = path_network(model, found.network.arch.seed_path())
+    assert set(map(id, network.parameters())) < set(map(id, model.parameters()))
+
+
+def test_a_run_with_a_measured_choice(job: Job, tmp_path: Path) -> None:
+    short = {"adapt": {"epochs": 1, "batch_size": 4, "recalibrate": 1}, "space": {"layers": [2, 2, 3, 3, 3, 1]}}
+    dumped = job.config.model_dump(mode="json", by_alias=True)
+    config = fna.Config.model_validate({**dumped, **short, "space": {**dumped["space"], **short["space"]}})
+    metrics = fna.run(tmp_path / "run", config)
+    assert metrics["rows"]["adapted"]["scale"] in (1.0, 1.25)
+    model = fna.load(tmp_path / "run")
+    assert model.problem.config.data.crop == (80, 80) if model.record["scale"] == 1.25 else (64, 64)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "candidates" in page
