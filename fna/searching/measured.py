@@ -1,9 +1,9 @@
 """Measured choice: whole networks are scored with the super network's weights on training images it has not seen.
 
 First the seed, at each input scale. Then the skip and the cheapest block of every layer, each put into the seed's path
-alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation at each scale. Then evolution:
-children of the best, by mutation and crossover. The seed is always in the pool. Every score is a function of the super
-network and the candidate, every proposal a function of the random seed and the scores before it.
+alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation at each scale.
+Then evolution: children of the best, by mutation and crossover. The seed is always in the pool. Every score is a
+function of the super network and the candidate, every proposal one of the random seed and the scores before it.
 """
 
 from __future__ import annotations
