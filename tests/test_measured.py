@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_deeper
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Job, opened, search_tiny, tiny_config, write_images
+from tiny_detection import detection_config, write_squares
+from tiny_pose import pose_config, write_figures
 
 import fna
 from fna.config import SearchConfig
@@ -130,3 +133,31 @@ def test_a_run_with_a_measured_choice(job: Job, tmp_path: Path) -> None:
     assert model.problem.config.data.crop == (80, 80) if model.record["scale"] == 1.25 else (64, 64)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "candidates" in page
+
+
+@pytest.mark.parametrize("task", ["retinanet", "ssdlite", "pose"])
+def test_other_tasks_search_their_input_size_too(task: str, tmp_path: Path) -> None:
+    """What is in pixels of the input follows it: anchors, Gaussians, crops."""
+    if task == "pose":
+        config = pose_config(write_figures(tmp_path / "data"), *MEASURED, "search.candidates=4")
+    else:
+        squares = write_squares(tmp_path / "data")
+        model_only = ("task={model: ssdlite}",) if task == "ssdlite" else ()
+        config = detection_config(squares, *MEASURED, *model_only, "search.candidates=4")
+    with tiny_deeper.opened(config) as job:
+        found = search_tiny(job, tmp_path / "run")
+        assert isinstance(found.evidence, Pool)
+        assert all(np.isfinite(c.loss) for c in found.evidence.candidates)
+        larger = job.problem.at_scale(1.25)
+        if task == "retinanet":
+            model = job.problem.build(job.seed.arch)
+            larger.tune(model)
+            assert model.head.anchor_scale == 1.25 * config.task.anchor_scale  # type: ignore[attr-defined]
+            with torch.no_grad():
+                small, large = (model(torch.zeros(1, 3, side, side))["anchors"] for side in (64, 128))
+            sides = [float((boxes[:, 2] - boxes[:, 0]).min()) for boxes in (small, large)]
+            assert sides[0] == pytest.approx(sides[1])
+            job.problem.tune(model)
+            with torch.no_grad():
+                plain = model(torch.zeros(1, 3, 64, 64))["anchors"]
+            assert float((plain[:, 2] - plain[:, 0]).min()) == pytest.approx(sides[0] / 1.25, abs=1)
