@@ -50,7 +50,15 @@ CONFIG = make_config(
         "task": {"channels": 16},
         "data": {"format": "synthetic", "images": 16, "eval_size": [64, 64], "crop": [64, 64]},
         "space": {"kernels": [3, 5], "layers": [2, 3, 4, 3, 3, 1]},
-        "search": {"epochs": 6, "alpha_start": 2, "batch_size": 2, "alpha": {"lr": 0.01}, "optimizer": OPTIMIZER},
+        "search": {
+            "chooser": "alphas",
+            "sampler": "uniform",
+            "epochs": 6,
+            "alpha_start": 2,
+            "batch_size": 2,
+            "alpha": {"lr": 0.01},
+            "optimizer": OPTIMIZER,
+        },
         "adapt": {"epochs": 5, "batch_size": 4, "recalibrate": 2, "optimizer": OPTIMIZER},
         "evaluate": {"every": 2},
         "engine": {

@@ -32,7 +32,14 @@ WEIGHTS = {  # by seed
 }
 SETTINGS = (
     *("data.crop=[96, 128]", "data.eval_size=[192, 256]", "engine.threads=1", "engine.workers=0"),
-    *("search.epochs=2", "search.alpha_start=1", "search.alpha.lr=0.05", "search.optimizer.warmup=5"),
+    *(
+        "search.epochs=2",
+        "search.sampler=uniform",
+        "search.chooser=alphas",
+        "search.alpha_start=1",
+        "search.alpha.lr=0.05",
+        "search.optimizer.warmup=5",
+    ),
     *("adapt.epochs=1", "adapt.recalibrate=5", "adapt.optimizer.warmup=5", "evaluate.every=1"),
 )
 

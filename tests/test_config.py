@@ -162,7 +162,7 @@ WRONG = {
     "no kernel": ("space: {kernels: []}", "give one value or more"),
     "kernel twice": ("space: {kernels: [3, 3]}", "each once"),
     "scale reversed": ("data: {scale: [2, 1]}", "expected [smallest, largest]"),
-    "alphas never move": ("search: {epochs: 4, alpha_start: 4}", "the alphas would never move"),
+    "alphas never move": ("search: {chooser: alphas, epochs: 4, alpha_start: 4}", "the alphas would never move"),
     "name with a path": ("adapt: {name: ../x}", "expected a file name"),
     "name of our folder": ("adapt: {name: targets}", "choose another name"),
     "target called seed": ("derive: {name: seed}", "which adapt.arch takes for the seed's"),

@@ -188,7 +188,7 @@ seed: {{name: mobilenet_v2_035, weights: null}}
 task: {{channels: 8}}
 data: {{format: folder, root: {images}, classes: [a, b, c], crop: [64, 64]}}
 space: {{kernels: [3, 5], expansions: [3], layers: [2, 3, 4, 3, 3, 1]}}
-search: {{epochs: 6, alpha_start: 1, batch_size: 2, optimizer: {{lr: 0.02}}, alpha: {{lr: 0.02}}}}
+search: {{chooser: alphas, epochs: 6, alpha_start: 1, batch_size: 2, optimizer: {{lr: 0.02}}, alpha: {{lr: 0.02}}}}
 adapt: {{epochs: 6, batch_size: 2, recalibrate: 2, optimizer: {{lr: 0.02}}}}
 baseline: false
 evaluate: {{every: 3}}

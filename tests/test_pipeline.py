@@ -24,6 +24,7 @@ TINY = (
     *("data.format=synthetic", "data.images=8", "data.crop=[64, 64]", "data.eval_size=[64, 96]"),
     *("space.kernels=[3, 5]", "space.layers=[2, 3, 4, 3, 3, 1]", "search.budget=0.9"),
     *("search.epochs=3", "search.alpha_start=1", "search.batch_size=2", "search.alpha.lr=0.05"),
+    *("search.sampler=uniform", "search.chooser=alphas"),
     *("adapt.epochs=1", "adapt.batch_size=2", "adapt.recalibrate=2", "engine.workers=0", "engine.precision=fp32"),
 )
 

@@ -228,8 +228,8 @@ def write_scenes(root: Path, train: int = 8, val: int = 2) -> None:
 TINY = """
 search:
   epochs: 2
-  alpha_start: 1
   batch_size: 2
+  candidates: 3
 adapt:
   epochs: 1
   batch_size: 4

@@ -24,9 +24,9 @@ STAGES = {  # what it does, an example's settings
     "evaluate": ("Score every fine-tuned network of the run.", "--evaluate.mode sliding"),
     "report": ("Write report.html.", ""),
 }
-DEMO = (  # four to five minutes on two cores
+DEMO = (  # some minutes on two cores
     *("data.format=synthetic", "data.crop=[128, 160]", "data.images=96", "data.color_jitter=0"),
-    *("search.epochs=8", "search.alpha_start=3", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
+    *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
 TAKE_SETTINGS = ("run", "demo", *STAGES, "predict", "count", "remap")

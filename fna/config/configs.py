@@ -75,7 +75,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         search, chosen = self.search, self.space.model_dump(include={"kernels", "expansions", "cells"})
-        if search.alpha_start >= search.epochs:
+        if search.alpha_start >= search.epochs and search.chooser == "alphas":
             raise ValueError(
                 f"search.alpha_start is {search.alpha_start}, but search.epochs {search.epochs}: "
                 "the alphas would never move"

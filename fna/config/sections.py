@@ -89,7 +89,9 @@ class SpaceConfig(Section):
     skip: bool | None = note(
         None, "whether layers after a stage's first may be skipped; null: as the article, not in ResNets"
     )
-    input_scales: Several[AboveZero] = note((1.0,), "sides of the input, x those of `data`, that a target may have")
+    input_scales: Several[AboveZero] = note(
+        (1.0, 1.25), "measured: sides of the input, x those of `data`, that a target may have; alphas: 1"
+    )
 
 
 class RemapConfig(Section):
@@ -148,11 +150,13 @@ class SearchConfig(Section):
     lambda_: Annotated[FromZero, Field(alias="lambda")] = note(0.0, "fixed weight of lg cost (article, Eq. 8)")
     cost_size: Size | None = note(None, "height, width costs are counted at; null: those images are scored at")
     estimator: str = note("two_path", "gradient of the alphas; `fna list estimators`")
-    sampler: str = note("uniform", "how paths are drawn while weights learn; `fna list samplers`")
+    sampler: str = note(
+        "anchored", "how paths are drawn while weights learn; `fna list samplers`; the article: uniform"
+    )
     anchor: Annotated[float, Field(ge=0, le=1)] = note(0.25, "anchored: share of the steps on the seed's own path")
     near: Annotated[float, Field(ge=0, le=1)] = note(0.5, "anchored: how often a layer of the others is the seed's")
     window: Two[AboveZero] = note((0.5, 1.05), "anchored: cost of the others, x the budget")
-    chooser: str = note("alphas", "how a target is chosen; `fna list choosers`")
+    chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
     candidates: Positive = note(100, "measured: how many whole networks are scored")
     recalibrate: Positive = note(4, "measured: batches to recompute a candidate's BN statistics on")

@@ -150,8 +150,8 @@ class SearchLoop:
     ) -> None:
         self.problem, self.data, self.compute = problem, data, compute
         self.config, self.arch, self.costs = problem.config.search, network.arch, costs
-        self.scales = problem.config.space.input_scales
         self.learns_alphas = self.config.chooser not in MEASURED
+        self.scales = (1.0,) if self.learns_alphas else problem.config.space.input_scales
         self.limit = limit
         self.costs_at = {1.0: costs}  # by input scale
         for scale in self.scales:
