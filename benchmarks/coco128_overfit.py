@@ -18,6 +18,7 @@ from first import result_row
 
 from fna.config import make_config, merge
 from fna.runs import pipeline
+from fna.runs.run import Run
 
 SETTINGS = {
     "seed": {"name": "efficientnet_lite0"},
@@ -55,11 +56,11 @@ SETTINGS = {
 def main(data: str, run: str, epochs: int, overrides: list[str]) -> Path:
     """Train, score on the training images, and write the result."""
     given = [f"data.root={json.dumps(data)}", f"adapt.epochs={epochs}", *overrides]
-    with pipeline.Run.open(run, make_config(merge(SETTINGS, given))) as job:
+    with Run.open(run, make_config(merge(SETTINGS, given))) as job:
         pipeline.stage(job, "expand")
-        pipeline.adapt(job)
-        metrics = pipeline.evaluate(job)
-        images = len(job.setting.train)
+        pipeline.stage(job, "adapt")
+        metrics = pipeline.stage(job, "evaluate")
+        images = len(job.splits.train)
     row = result_row(metrics, "overfit", f"RetinaNet, {images} images, {epochs} epochs")
     ratios = {"train_ap50": row["scores"]["map50"]}
     return record.write("coco128_overfit", [row], ratios, settings=SETTINGS, overrides=overrides)

@@ -16,6 +16,7 @@ import record
 from fna.config import load_config
 from fna.reporting.rows import charged_minutes
 from fna.runs import pipeline
+from fna.runs.run import Run
 
 
 def compare(name: str, recipe: Path, data: str, run: str) -> Path:
@@ -39,11 +40,11 @@ def compare(name: str, recipe: Path, data: str, run: str) -> Path:
     }
     for control, changes in controls.items():
         overrides = [f"adapt.name={control}", *(f"adapt.{key}={value}" for key, value in changes.items())]
-        with pipeline.Run.open(run, None, overrides) as job:
-            pipeline.adapt(job)
-    with pipeline.Run.open(run) as job:
-        metrics = pipeline.evaluate(job)
-        pipeline.report(job)
+        with Run.open(run, None, overrides) as job:
+            pipeline.stage(job, "adapt")
+    with Run.open(run) as job:
+        metrics = pipeline.stage(job, "evaluate")
+        pipeline.stage(job, "report")
     titles = {
         "baseline": "(a) fine-tuned seed",
         "seed_long": f"(b) fine-tuned seed, {longer} epochs (the run's total compute)",

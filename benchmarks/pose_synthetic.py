@@ -11,13 +11,9 @@ from __future__ import annotations
 import time
 
 import record
-from fna.training.setting import backbone_only, open_data, put
 
+import fna
 from fna.config import make_config
-from fna.seeds import load_seed
-from fna.stages.adapt import adapt
-from fna.stages.expand import network_cost
-from fna.training.compute import computing
 
 GOAL = 0.9
 CONFIG = make_config(
@@ -43,12 +39,11 @@ CONFIG = make_config(
 
 if __name__ == "__main__":
     began = time.monotonic()
-    with computing(CONFIG.engine) as compute:
-        seed = load_seed(CONFIG.seed.name, CONFIG.seed.weights)
-        setting = open_data(CONFIG, compute, seed)
-        assert seed.state is not None
-        adapted = adapt(seed.arch, put(backbone_only(seed.state), "backbone"), CONFIG.adapt, setting)
-        cost = network_cost(seed.arch, setting, CONFIG.data.crop)
+    seed, data = fna.load_seed(CONFIG.seed.name, CONFIG.seed.weights), fna.open_data(CONFIG)
+    problem = fna.Problem.of(CONFIG, data.val, seed)
+    with fna.computing(CONFIG.engine) as compute:
+        adapted = fna.adapt(fna.seed_network(seed, problem), problem, data, compute)
+    cost = problem.cost(seed.arch)
     scores = {k: v for k, v in adapted.scores.items() if isinstance(v, float)}
     row = {
         "row": "fine-tuned seed",
@@ -57,7 +52,7 @@ if __name__ == "__main__":
         **{"minutes": adapted.minutes, "epochs": CONFIG.adapt.epochs},
     }
     minutes = (time.monotonic() - began) / 60
-    about = {"train": len(setting.train), "val": len(setting.val)}
+    about = {"train": len(data.train), "val": len(data.val)}
     ratios = {"pck_torso": scores["pck_torso"], "pck_minutes": minutes}
     joints = adapted.scores["pck_joint"]
     path = record.write("pose_synthetic", [row], ratios, **about, goal=GOAL, scores=scores, pck_joint=joints)

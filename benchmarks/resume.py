@@ -68,8 +68,9 @@ CONFIG = make_config(
     }
 )
 STEPS = {"search": 24, "baseline": 20, "adapted": 20}
-EPOCHS = {"search": "entropy.csv", "baseline": "baseline_scores.csv", "adapted": "adapted_scores.csv"}
-WEIGHTS = ("searched", "target", "adapted", "baseline")
+STEPS_LOGS = {"search": "search.csv", "baseline": "baseline/steps.csv", "adapted": "adapted/steps.csv"}
+EPOCHS = {"search": "entropy.csv", "baseline": "baseline/scores.csv", "adapted": "adapted/scores.csv"}
+WEIGHTS = ("found", "targets/derived", "adapted/network", "baseline/network")
 Kills = list[tuple[str, int, float, bool]]  # phase, iterations, seconds after them, whether to wait for a write
 
 
@@ -106,7 +107,7 @@ def finish(pid: int, folder: Path) -> None:
 def rows(folder: Path, phase: str) -> int:
     """Return the number of iterations a phase has logged."""
     try:
-        return max((folder / f"{phase}.csv").read_bytes().count(b"\n") - 1, 0)
+        return max((folder / STEPS_LOGS[phase]).read_bytes().count(b"\n") - 1, 0)
     except FileNotFoundError:
         return 0
 
@@ -149,8 +150,8 @@ def result(folder: Path) -> dict[str, Any]:
         for name in WEIGHTS
         for key, tensor in sorted(read_state(folder / f"{name}.safetensors").items())
     }
-    target = read_json(folder / "target.json")
-    return {**tensors, "alphas": read_json(folder / "alphas.json"), "arch": target["arch"], "path": target["path"]}
+    target, found = read_json(folder / "targets" / "derived.json"), read_json(folder / "found.json")
+    return {**tensors, "alphas": found["layers"], "arch": target["arch"], "path": target["path"]}
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -180,14 +181,15 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
 
     for path in sorted(folder.rglob("*.json")):
         attempt(str(path.relative_to(folder)), partial(read_json, path))
-    for path in sorted(folder.glob("*.safetensors")):
-        attempt(path.name, partial(read_state, path))
+    for path in sorted(folder.rglob("*.safetensors")):
+        attempt(str(path.relative_to(folder)), partial(read_state, path))
     for phase in STEPS:
         attempt(f"checkpoints/{phase}", partial(intact, folder / "checkpoints" / phase))
-        if (folder / f"{phase}.csv").exists():
-            attempt(f"{phase}.csv", partial(in_order, folder / f"{phase}.csv", STEPS[phase] if ended else None))
+        log = folder / STEPS_LOGS[phase]
+        if log.exists():
+            attempt(STEPS_LOGS[phase], partial(in_order, log, STEPS[phase] if ended else None))
     opened = Folder.open(folder, writer=False)
-    for stage in ["expand", "search", "derive", "adapt:baseline", "adapt:adapted", "evaluate", "report"]:
+    for stage in ["expand", "search", "derive:derived", "adapt:baseline", "adapt:adapted", "evaluate", "report"]:
         if ended or stage in opened.stages():
             attempt(f"stage {stage}", partial(opened.finished, stage))
             for name in read_json(folder / MANIFEST)["stages"].get(stage, {"files": ()})["files"]:

@@ -26,19 +26,24 @@ from typing import Any
 
 import record
 import torch
-from fna.training.setting import Setting, open_data, put
 from torch import Tensor, nn
 
 from fna.arch import Arch
 from fna.arch.spaces import make_space
 from fna.config import Config, load_config
-from fna.nets.supernet import frozen_weights, sample_path
+from fna.config.budgets import parse_budget
+from fna.cost.costs import Costs
+from fna.data.splits import Splits, open_data
+from fna.nets.supernet import frozen_weights
+from fna.nets.weights import Network
 from fna.rng import generator
 from fna.searching.alphas import ESTIMATORS, SearchLoop
+from fna.searching.sampling import draw_path
 from fna.seeds import load_seed
 from fna.stages.adapt import AdaptLoop
-from fna.stages.expand import expand
-from fna.training.compute import computing
+from fna.stages.expand import expand, seed_network
+from fna.tasks.problem import Problem
+from fna.training.compute import Compute, computing
 from fna.training.engine import WeightStep, global_mean
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
@@ -57,12 +62,13 @@ def configure(data: str, *more: str) -> Config:
 @contextmanager
 def searching(config: Config) -> Iterator[SearchLoop]:
     """Yield a search at its first iteration."""
+    seed, data = load_seed(config.seed.name, config.seed.weights), open_data(config)
+    problem = Problem.of(config, data.val, seed)
+    grown = expand(seed, problem)
+    costs = problem.costs(grown.arch)
     with computing(config.engine) as compute:
-        setting = open_data(config, compute, load_seed(config.seed.name, config.seed.weights))
-        grown = expand(setting)
-        costs = grown.costs
-        start = put(grown.state, "backbone")
-        loop = SearchLoop(grown.arch, start, costs.table, costs.other, costs.budget, setting)
+        limit = costs.limit(parse_budget(config.search.budget), "search.budget")
+        loop = SearchLoop(grown, problem, data.train, compute, costs, limit)
         loop.start(0)
         yield loop
 
@@ -85,13 +91,13 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
     return {name: median(values) for name, values in times.items()}
 
 
-def plain_step(setting: Setting, model: nn.Module, batch: Any, images: Tensor) -> Step:
+def plain_step(loop: SearchLoop, model: nn.Module, batch: Any, images: Tensor) -> Step:
     """Return a training step of a plain network, by the search's optimizer."""
-    setting.compute.place(model).train()
-    config = setting.config.search.optimizer
+    loop.compute.place(model).train()
+    config = loop.config.optimizer
     groups = [{"params": list(model.parameters()), "scale": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    step = WeightStep(model, optimizer, config, setting.loss, setting.compute, 100, 100)
+    step = WeightStep(model, optimizer, config, loop.problem.loss, loop.compute, 100, 100)
     return lambda: step(50, batch, images)
 
 
@@ -99,11 +105,11 @@ def overhead(loop: SearchLoop, batch: Any, images: Tensor) -> dict[str, float]:
     """Compare steps on sampled paths with steps of the same architectures as plain networks: median seconds, summed."""
     total = {"super": 0.0, "plain": 0.0}
     for i in range(PATHS):
-        path = sample_path(loop.arch, None, generator(1, "path", i))
-        model = loop.setting.build(loop.arch.path_arch(path))
+        path = draw_path(loop.arch, None, generator(1, "path", i))
+        model = loop.problem.build(loop.arch.path_arch(path))
         steps: dict[str, Step] = {
             "super": lambda path=path: loop.weight_step(50, batch, images, path),
-            "plain": plain_step(loop.setting, model, batch, images),
+            "plain": plain_step(loop, model, batch, images),
         }
         for name, value in take_turns(steps, 3).items():
             total[name] += value
@@ -116,7 +122,7 @@ def alpha_steps(loop: SearchLoop) -> dict[str, float]:
 
     def weight_step() -> None:
         batch, images = batches[next(count) % len(batches)]
-        path = sample_path(loop.arch, None, generator(2, "path", next(count)))
+        path = draw_path(loop.arch, None, generator(2, "path", next(count)))
         began.append(time.perf_counter())
         loop.weight_step(50, batch, images, path)
         times["weight"].append(time.perf_counter() - began.pop())
@@ -145,9 +151,9 @@ def quality(loop: SearchLoop, batch: Any, images: Tensor) -> list[dict[str, Any]
 
     def gradient(name: str, draw: int) -> Tensor:
         choice = ESTIMATORS[name](loop.alphas, generator(3, name, draw))
-        setting, compute = loop.setting, loop.setting.compute
+        compute = loop.compute
         with frozen_weights(loop.model), compute.autocast():
-            loss, _ = global_mean(*setting.loss(loop.model(images, choice), batch), compute)
+            loss, _ = global_mean(*loop.problem.loss(loop.model(images, choice), batch), compute)
         wanted = [a for a in loop.alphas if len(a) > 1]
         parts = torch.autograd.grad(loss, wanted, allow_unused=True)
         return torch.cat([torch.zeros_like(a) if g is None else g for a, g in zip(wanted, parts, strict=True)])
@@ -193,18 +199,20 @@ class Rival(nn.Module):
 def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
     """Time the same 10 paths in a space of 4 and in one of 13 candidates a layer."""
     config = configure(data, "seed.name=mobilenet_v2", "seed.weights=null")
+    seed, splits = load_seed("mobilenet_v2", None), open_data(config)
+    problem = Problem.of(config, splits.val, seed)
     with computing(config.engine) as compute:
-        setting = open_data(config, compute, load_seed("mobilenet_v2", None))
         layers = (4, 4, 6, 6, 4, 1)
-        spaces = {
-            name: make_space(setting.seed.arch, layers=layers, **kind) for name, kind in (("4", FOUR), ("13", THIRTEEN))
+        spaces = {name: make_space(seed.arch, layers=layers, **kind) for name, kind in (("4", FOUR), ("13", THIRTEEN))}
+        loops = {
+            name: SearchLoop(Network(space, {}), problem, splits.train, compute, _free(space), None)
+            for name, space in spaces.items()
         }
-        loops = {name: SearchLoop(space, {}, *_free(space), setting) for name, space in spaces.items()}
         total = dict.fromkeys(spaces, 0.0)
         for loop in loops.values():
             loop.network.train()
         for i in range(10):
-            arch: Arch = spaces["4"].path_arch(sample_path(spaces["4"], None, generator(4, "path", i)))
+            arch: Arch = spaces["4"].path_arch(draw_path(spaces["4"], None, generator(4, "path", i)))
             steps = {
                 name: partial(loop.weight_step, 50, batch, images, loop.arch.path_of(arch))
                 for name, loop in loops.items()
@@ -214,14 +222,17 @@ def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
     return total
 
 
-def _free(space: Any) -> tuple[list[list[int]], int, None]:
-    """Return a cost table of zeros, nothing else to count, and no budget."""
-    return [[0] * len(candidates) for _, candidates in space.layers()], 0, None
+def _free(space: Any) -> Costs:
+    """Return costs of nothing."""
+    return Costs("MAdds", [[0] * len(candidates) for _, candidates in space.layers()], 0, 1)
 
 
-def waiting(setting: Setting) -> dict[str, float]:
+def waiting(config: Config, compute: Compute) -> dict[str, float]:
     """Measure an epoch of the seed's training with the real loader: seconds in all, and waiting for batches."""
-    loop = AdaptLoop(setting.seed.arch, {}, setting.config.adapt.model_copy(update={"recalibrate": 0}), setting)
+    seed, data = load_seed(config.seed.name, config.seed.weights), open_data(config)
+    problem = Problem.of(config, data.val, seed)
+    schedule = config.adapt.model_copy(update={"recalibrate": 0})
+    loop = AdaptLoop(seed_network(seed, problem), problem, Splits(data.train, data.val), compute, schedule)
     loop.start(0)
     batches, waited = loop.batches, []
 
@@ -256,7 +267,7 @@ def measure_memory(kind: str, data: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
         for i, (batch, images) in enumerate(batches):
             if kind == "weight":
-                loop.weight_step(50, batch, images, sample_path(loop.arch, None, generator(5, "path", i)))
+                loop.weight_step(50, batch, images, draw_path(loop.arch, None, generator(5, "path", i)))
             else:
                 loop.alpha_step(i)
         print(json.dumps({"peak": resident("VmHWM") - rest, "rest": rest}))
@@ -276,7 +287,6 @@ def main(data: str) -> None:
     """Measure everything and write ``results/steps.json``."""
     peaks = memory(data)
     with searching(configure(data)) as loop:
-        setting = loop.setting
         batch, images = next(loop.weight_batches)
         paths = overhead(loop, batch, images)
         alphas = alpha_steps(loop)
@@ -284,15 +294,15 @@ def main(data: str) -> None:
         draw = iter(range(10**6))
         nets = take_turns(
             {
-                "seed": plain_step(setting, setting.build(setting.seed.arch), batch, images),
-                "smp": plain_step(setting, Rival(setting.classes), batch, images),
+                "seed": plain_step(loop, loop.problem.build(loop.arch.seed), batch, images),
+                "smp": plain_step(loop, Rival(len(loop.problem.labels.classes)), batch, images),
                 "path": lambda: loop.weight_step(
-                    50, batch, images, sample_path(loop.arch, None, generator(6, "path", next(draw)))
+                    50, batch, images, draw_path(loop.arch, None, generator(6, "path", next(draw)))
                 ),
             },
             2 * ROUNDS,
         )
-        loading = waiting(setting)
+        loading = waiting(loop.problem.config, loop.compute)
     sizes = growth(data, batch, images)
     ratios = {
         "weight_step_overhead": paths["super"] / paths["plain"],
