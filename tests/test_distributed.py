@@ -216,6 +216,16 @@ def test_a_mistake_ends_the_job_with_one_message(images: Path, tmp_path: Path, w
     assert where == "everywhere" or "(rank 1)" in (tmp_path / "errors.txt").read_text()
 
 
+def test_two_processes_do_a_whole_job_in_a_fresh_folder(images: Path, tmp_path: Path) -> None:
+    """The first has checked the data before the others join; all take the same turns nevertheless."""
+    run, errors = tmp_path / "run", tmp_path / "errors.txt"
+    length = ("--search.epochs", "2", "--search.alpha_start", "1", "--adapt.epochs", "1")
+    job = start(torchrun("-m", "--", "fna", *recipe(images, tmp_path), "--run", run, *length), errors)
+    assert end(job, 100) == 0, errors.read_text()
+    assert set(read_json(run / "metrics.json")["rows"]) == {"adapted"}
+    assert (run / "report.html").exists()
+
+
 def kill_rank(job: subprocess.Popen[bytes], rank: int) -> None:
     for process in psutil.Process(job.pid).children(recursive=True):
         if process.ppid() == job.pid and process.environ().get("RANK") == str(rank):
@@ -229,7 +239,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path
     words, errors = ["-m", "--", "fna", *recipe(images, tmp_path), "--run"], tmp_path / "errors.txt"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert end(start(torchrun(*words, whole), errors)) == 0, errors.read_text()
-    for log, rows, rank in (("search.csv", 7, 1), ("adapted.csv", 10, 0)):
+    for log, rows, rank in (("search.csv", 7, 1), ("adapted/steps.csv", 10, 0)):
         job = start(torchrun(*words, killed), errors)
         while len((killed / log).read_bytes().splitlines() if (killed / log).exists() else ()) <= rows:
             assert job.poll() is None, errors.read_text()
@@ -240,9 +250,10 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path
     assert len(messages) <= 2
     assert all("another process of this job ended" in message for message in messages)
     assert end(start(torchrun(*words, killed), errors)) == 0, errors.read_text()
-    assert read_json(killed / "alphas.json") == read_json(whole / "alphas.json")
-    for name in ("searched", "adapted"):
+    ours, theirs = ({**read_json(run / "found.json"), "minutes": 0} for run in (killed, whole))
+    assert ours == theirs
+    for name in ("found", "adapted/network"):
         ours, theirs = (read_state(run / f"{name}.safetensors") for run in (killed, whole))
         close(ours, theirs, 0)
-    for log in ("search.csv", "adapted.csv"):
+    for log in ("search.csv", "adapted/steps.csv"):
         assert (killed / log).read_text() == (whole / log).read_text()

@@ -83,7 +83,7 @@ def run_derive(run: Run) -> dict[str, Any]:
     name = run.config.derive.name
     wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
     record = {"budget": wanted}
-    if run.folder.finished(f"derive:{name}"):
+    if run.finished(f"derive:{name}"):
         info = run.folder.info(f"derive:{name}")
         if info["wanted"] != record:
             raise FnaError(
@@ -133,7 +133,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     name = config.folder
     wanted = {**config.model_dump(mode="json"), "name": name}
     stage, record = f"adapt:{name}", f"checkpoints/{name}/adapt.json"
-    if run.folder.finished(stage):
+    if run.finished(stage):
         info = run.folder.info(stage)
         _same_settings(info["adapt"], wanted, run.path)
         say(f"{name}: finished already")
@@ -324,7 +324,7 @@ def stage(run: Run, name: str, **more: Any) -> dict[str, Any]:
         name: a key of `STAGES`.
         more: of evaluate, ``split``.
     """
-    if name in ("expand", "search") and run.folder.finished(name):
+    if name in ("expand", "search") and run.finished(name):
         say(f"{name}: finished already")
         return run.folder.info(name)
     return STAGES[name](run, **more)
