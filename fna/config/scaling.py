@@ -33,7 +33,11 @@ def at_scale(config: Config, head_width: float, scale: float) -> Config:
         sizes["eval_size"] = times(data.eval_size, scale, multiple)
     if isinstance(evaluate, SegmentationEvaluateConfig) and evaluate.window:
         evaluate = evaluate.model_copy(update={"window": times(evaluate.window, scale)})
-    return config.model_copy(update={"task": task, "data": data.model_copy(update=sizes), "evaluate": evaluate})
+    search = config.search
+    if search.cost_size:
+        search = search.model_copy(update={"cost_size": times(search.cost_size, scale)})
+    changed = {"task": task, "data": data.model_copy(update=sizes), "search": search, "evaluate": evaluate}
+    return config.model_copy(update=changed)
 
 
 def times(size_hw: tuple[int, int], factor: float, multiple: int = 1) -> tuple[int, int]:
