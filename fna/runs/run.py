@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.config import Config
-from fna.data.index import open_splits
+from fna.data.index import open_splits, recall
 from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
@@ -99,6 +99,13 @@ class Run:
         if missing:
             self._data |= self._open(missing)
         return [self._data[name] for name in names]
+
+    def recalled(self, split: str) -> Any:
+        """Return a split that need not be there any more, for what is said of it; None: it was never opened."""
+        name = getattr(self.config.data, split)
+        if name in self._data:
+            return self._data[name]
+        return recall(self.config.task.name, self.config.data, name, self.path / "data")
 
     def share_data(self) -> None:
         """Open in all processes what the first has opened already, so that all go on alike."""
