@@ -85,10 +85,11 @@ def run_derive(run: Run) -> dict[str, Any]:
     record = {"budget": wanted}
     if run.finished(f"derive:{name}"):
         info = run.folder.info(f"derive:{name}")
-        if info["wanted"] != record:
+        before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted))
+        if before != now:
             raise FnaError(
-                f"target '{name}' of {run.path} was derived with the budget {info['wanted']['budget']}, now it is "
-                f"{wanted}; give the new one a name of its own, e.g. --derive.name half"
+                f"target '{name}' of {run.path} was derived with the budget {before}, now it is {now}; "
+                f"give the new one a name of its own, e.g. --derive.name {name}_2"
             )
         say(f"derive: '{name}' is there already")
         return info
@@ -234,7 +235,8 @@ def run_evaluate(run: Run, split: str = "val") -> dict[str, Any]:
 def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[str, Any]:
     """Return what metrics.json says besides the rows."""
     searched = run.folder.info("search") if run.folder.finished("search") else {}
-    opened = {split: data} | ({"train": run.data("train")[0]} if split == "val" else {})
+    train = run.recalled("train") if split == "val" else None
+    opened = {split: data} | ({"train": train} if train is not None else {})
     return {
         "split": split,
         "rows": rows,
@@ -297,7 +299,7 @@ def title(name: str, arch: str, init: str) -> str:
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")
-    return text if name in (ADAPTED, BASELINE) else f"{text} ({name})"
+    return text if name in (ADAPTED, BASELINE, whose) else f"{text} ({name})"
 
 
 def run_report(run: Run) -> dict[str, Any]:
