@@ -382,6 +382,17 @@ def compute(**settings: Any) -> Iterator[Compute]:
         yield found
 
 
+@pytest.mark.parametrize(("instructions", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_bf16_is_chosen_where_the_cpu_has_instructions_for_it(
+    instructions: bool, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them an x86 emulates it: a training step of the seed took 1.8 times as long as in float32."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert next(compute(device="cpu", precision="auto")).dtype is dtype
+
+
 def test_device_and_precision_that_are_there() -> None:
     found = next(compute(device="cpu", precision="bf16", channels_last=False))
     assert (found.device.type, found.dtype, found.channels_last) == ("cpu", torch.bfloat16, False)

@@ -239,11 +239,11 @@ from pathlib import Path
 from fna.runs.folder import Folder
 folder = Folder.open(Path(sys.argv[1]))
 if os.fork() == 0:  # a data worker, which outlives its killed parent for a while
-    os.close(1)
     folder.close()  # as at the end of its block: not its lock to free
+    print("open", flush=True)
+    os.close(1)
     sys.stdin.read()
     os._exit(0)
-print("open", flush=True)
 sys.stdin.read()
 """
 

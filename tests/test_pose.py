@@ -17,12 +17,13 @@ from tiny_pose import JOINTS, pose_config, write_figures
 from torch import Tensor, nn
 
 from fna.config import make_config
+from fna.data.pose import open_data
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
 from fna.runs.saved import predict_folder
 from fna.stages.evaluate import evaluate
-from fna.tasks.pose import TASK, open_data
+from fna.tasks.pose import TASK
 from fna.tasks.pose_drawing import draw
 from fna.tasks.simple_baseline import STRIDE, gaussians
 

@@ -631,6 +631,7 @@ def test_pairs_of_the_configuration_must_make_sense(pairs: list[tuple[str, str]]
         mirror(("a", "b", "c", "nose"), pairs)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("lrLRefightw_-aA1 ", min_size=1, max_size=10), unique=True, max_size=6))
 def test_a_mirror_of_a_mirror_is_the_joint_itself(names: list[str]) -> None:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -117,6 +118,13 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
+def _has_fast_bf16() -> bool:
+    """Tell whether the CPU has instructions for bf16; an x86 without them emulates it, slower than float32."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _precision(name: str, device: torch.device) -> torch.dtype | None:
     if name == "fp16" and device.type != "cuda":
         raise FnaError("engine.precision fp16 needs CUDA; use bf16 or fp32 here")
@@ -124,5 +132,5 @@ def _precision(name: str, device: torch.device) -> torch.dtype | None:
         if device.type == "cuda":
             name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         else:
-            name = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+            name = "bf16" if _has_fast_bf16() else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
