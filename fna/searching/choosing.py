@@ -75,7 +75,7 @@ def choose_by_alphas(found: Found, costs: Costs, limit: int | None, rng_seed: in
     """
     arch = found.network.arch
     if not isinstance(found.evidence, Alphas):
-        raise FnaError("chooser 'alphas' needs a search that learned alphas; choose --search.chooser measured")
+        raise FnaError("chooser 'alphas' needs a search that learned alphas; choose --search.chooser pool")
     alphas = found.evidence.values
     free = argmax_path(alphas, costs)
     path = free
