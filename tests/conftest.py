@@ -18,3 +18,11 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"reference material is not at {folder} (set FNA_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what one process and two end with, by the job of `two_processes`; made once for all tests."""
+    from two_processes import train_both_ways
+
+    return train_both_ways(tmp_path_factory.mktemp("two"))
