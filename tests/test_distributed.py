@@ -100,9 +100,14 @@ def test_only_the_first_process_writes(out: Path) -> None:
     assert not [path for path in (out / "1-of-2").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(("log", "loss", "rows"), [("search.csv", "task_loss", 8), ("adapt.csv", "loss", 8)])
-@pytest.mark.parametrize("precision", [".", "float32"])
-def test_logs_equal_those_of_one_process(out: Path, log: str, loss: str, rows: int, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "log", "loss", "rows"),
+    [
+        *((".", "search.csv", "task_loss", 8), (".", "adapt.csv", "loss", 8)),
+        *(("float32", "search.csv", "task_loss", 6), ("float32", "adapt.csv", "loss", 4)),
+    ],
+)
+def test_logs_equal_those_of_one_process(out: Path, precision: str, log: str, loss: str, rows: int) -> None:
     ours, theirs = (read_log(out / run / precision / log) for run in ("0-of-2", "0-of-1"))
     assert [int(row["step"]) for row in ours] == [int(row["step"]) for row in theirs] == list(range(rows))
     # Rounding errors of float32 grow with each step: a ReLU falls to the other side.

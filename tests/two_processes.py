@@ -113,7 +113,7 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     with tiny.opened(configure(seconds, "engine.sync_bn=false", "adapt.epochs=1")) as job:
         adapted = adapt_tiny(job, folder / "own norms")
         results |= {"own norms adapted": adapted.network.state, "own norms scores": adapted.scores}
-    with tiny.opened(configure(seconds)) as job:
+    with tiny.opened(configure(seconds, "search.epochs=3", "adapt.epochs=1")) as job:
         search_tiny(job, folder / "float32")
         adapt_tiny(job, folder / "float32")
     return results
@@ -138,12 +138,13 @@ class Training(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
-SHORT = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0")
+SHORT = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0", "data.crop=[32, 32]")
+ONCE = "adapt.epochs=1"
 JOBS = {
     "segmentation": Training(segmentation, tiny_config, "images", 4, 4, SHORT),
-    "retinanet": Training(deeper, detection_config, "squares", 2, 4, ("task.model=retinanet",)),
-    "ssdlite": Training(deeper, detection_config, "squares", 4, 4, ("task.model=ssdlite",)),
-    "pose": Training(deeper, pose_config, "figures", 4, 4),
+    "retinanet": Training(deeper, detection_config, "squares", 2, 4, ("task.model=retinanet", ONCE)),
+    "ssdlite": Training(deeper, detection_config, "squares", 4, 4, ("task.model=ssdlite", ONCE)),
+    "pose": Training(deeper, pose_config, "figures", 4, 4, (ONCE,)),
 }
 
 
