@@ -216,7 +216,9 @@ def parse_state(path: Path, data: bytes, expected: str) -> Any:
 
 
 def _sync_folder(path: Path) -> None:
-    """Flush a folder's list of names, without which a rename may be lost with the power."""
+    """Flush a folder's list of names, without which a rename may be lost with the power; Windows opens no folders."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -139,8 +139,9 @@ def test_every_chooser_keeps_the_budget(chooser: str) -> None:
     table, other = [[4, 9, 2], [7], [1, 3, 8]], 5
     costs = Costs("MAdds", table, other, 20)
     network = Network(space([3, 1, 3]), {})
-    pool = Pool(tuple(Candidate((i, 0, j), 0, loss=1 / (1 + i + j)) for i in range(3) for j in range(3)))
-    evidence = pool if chooser == "pool" else Alphas([[0.0, 2.0, 1.0], [0.0], [0.0, 0.5, 1.0]])
+    paths = [(i, 0, j) for i in range(3) for j in range(3)]
+    pool = Pool(tuple(Candidate(path, costs.whole(path), loss=1 / (1 + sum(path))) for path in paths))
+    evidence = pool if chooser == "measured" else Alphas([[0.0, 2.0, 1.0], [0.0], [0.0, 0.5, 1.0]])
     for limit in (18, 21, 25, None):
         choice = CHOOSERS[chooser](Found(network, evidence), costs, limit, 3)
         assert choice.cost == costs.whole(choice.path) <= (limit or math.inf)

@@ -165,6 +165,7 @@ WRONG = {
     "alphas never move": ("search: {chooser: alphas, epochs: 4, alpha_start: 4}", "the alphas would never move"),
     "name with a path": ("adapt: {name: ../x}", "expected a file name"),
     "name of our folder": ("adapt: {name: targets}", "choose another name"),
+    "name of our file": ("adapt: {name: report.html}", "it names a folder: choose another"),
     "target called seed": ("derive: {name: seed}", "which adapt.arch takes for the seed's"),
     "target with a path": ("derive: {name: a/b}", "expected a file name"),
     "unknown model": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_distributed import close, end, start, torchrun
+from test_distributed import close
 from tiny import adapt_tiny, search_tiny
 from tiny_deeper import opened
 from tiny_detection import HEIGHT, NAMES, WIDTH, detection_config, write_squares
@@ -34,7 +33,6 @@ from fna.training.sinks import read_log
 
 BOTH = ("retinanet", "ssdlite")
 LABELS = SimpleNamespace(classes=("red", "black"), colors=((200, 0, 0), (0, 0, 0)))
-SCRIPT = Path(__file__).with_name("tiny_detection.py")
 
 
 @pytest.fixture(scope="module")
@@ -190,19 +188,11 @@ def test_a_tiny_run_learns(squares: Path, tmp_path: Path, model: str) -> None:
     assert 0 <= adapted.scores["map"] <= 1
 
 
-@pytest.mark.parametrize(("model", "search_batch", "adapt_batch"), [("retinanet", 1, 2), ("ssdlite", 2, 2)])
-def test_two_processes_equal_one(
-    squares: Path, tmp_path: Path, model: str, search_batch: int, adapt_batch: int
-) -> None:
-    errors = tmp_path / "errors.txt"
-    halves = [f"search.batch_size={search_batch}", f"adapt.batch_size={adapt_batch}", f"task.model={model}"]
-    two = start(torchrun("--", SCRIPT, squares, tmp_path, *halves), errors)
-    doubled = [f"search.batch_size={2 * search_batch}", f"adapt.batch_size={2 * adapt_batch}", f"task.model={model}"]
-    one = start([sys.executable, str(SCRIPT), str(squares), str(tmp_path), *doubled], errors)
-    assert [end(one), end(two)] == [0, 0], errors.read_text()
-    whole = torch.load(tmp_path / "0-of-1.pt")
+@pytest.mark.parametrize("model", BOTH)
+def test_two_processes_equal_one(trained: Path, model: str) -> None:
+    whole = torch.load(trained / model / "0-of-1.pt")
     for rank in (0, 1):
-        part = torch.load(tmp_path / f"{rank}-of-2.pt")
+        part = torch.load(trained / model / f"{rank}-of-2.pt")
         close(part["searched"], whole["searched"], 1e-8)
         close(part["adapted"], whole["adapted"], 1e-8)
         assert part["scores"] == whole["scores"]

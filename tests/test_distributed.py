@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,60 +15,18 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from tiny import write_images
 from torch import Tensor, nn
+from two_processes import end, start, torchrun, train_both_ways
 
 from fna.files import read_json, read_state
 from fna.training import distributed
 from fna.training.sinks import read_log
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
-LENGTH = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0")
-OVERRIDES = (*LENGTH, "search.batch_size=2", "adapt.batch_size=2")  # of each of two
-DOUBLED = (*LENGTH, "search.batch_size=4", "adapt.batch_size=4")
-TRAIN, VAL = 16, 5  # images; the processes score 3 and 2
-SECONDS = 240  # that no job may take
-
-
-def torchrun(*words: str | Path, processes: int = 2) -> list[str]:
-    options = ("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes))
-    # Without "--" torchrun takes our --run for an abbreviation of its own options.
-    return [sys.executable, "-m", "torch.distributed.run", *options, *map(str, words)]
-
-
-def start(command: list[str], errors: Path) -> subprocess.Popen[bytes]:
-    """Start a job on this machine only, with one thread a process."""
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with errors.open("ab") as file:
-        return subprocess.Popen(command, env={**os.environ, **loopback, "PYTHONPATH": path}, stdout=file, stderr=file)
-
-
-def end(job: subprocess.Popen[bytes], seconds: float = SECONDS) -> int:
-    """Wait for a job; one that hangs is ended, and fails the test."""
-    try:
-        return job.wait(seconds)
-    finally:
-        if job.poll() is None:
-            job.terminate()
-            job.wait()
+SCRIPT = Path(__file__).with_name("own_folders.py")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "images", TRAIN, VAL)
-
-
-# --- two processes and one --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def out(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the results of two processes, and of one with the doubled batch; both jobs run side by side."""
-    folder = tmp_path_factory.mktemp("out")
-    errors = folder / "errors.txt"
-    two = start(torchrun("--", SCRIPT, "train", images, folder, *OVERRIDES), errors)
-    one = start([sys.executable, str(SCRIPT), "train", str(images), str(folder), *DOUBLED], errors)
-    assert [end(one), end(two)] == [0, 0], errors.read_text()
-    return folder
+def out(trained: Path) -> Path:
+    return trained / "segmentation"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +37,9 @@ def one(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(out: Path) -> list[dict[str, Any]]:
     return [torch.load(out / f"{rank}-of-2.pt") for rank in (0, 1)]
+
+
+# --- two processes and one --------------------------------------------------------------------------------------------
 
 
 def close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:
@@ -141,9 +100,14 @@ def test_only_the_first_process_writes(out: Path) -> None:
     assert not [path for path in (out / "1-of-2").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(("log", "loss", "rows"), [("search.csv", "task_loss", 8), ("adapt.csv", "loss", 8)])
-@pytest.mark.parametrize("precision", [".", "float32"])
-def test_logs_equal_those_of_one_process(out: Path, log: str, loss: str, rows: int, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "log", "loss", "rows"),
+    [
+        *((".", "search.csv", "task_loss", 8), (".", "adapt.csv", "loss", 8)),
+        *(("float32", "search.csv", "task_loss", 6), ("float32", "adapt.csv", "loss", 4)),
+    ],
+)
+def test_logs_equal_those_of_one_process(out: Path, precision: str, log: str, loss: str, rows: int) -> None:
     ours, theirs = (read_log(out / run / precision / log) for run in ("0-of-2", "0-of-1"))
     assert [int(row["step"]) for row in ours] == [int(row["step"]) for row in theirs] == list(range(rows))
     # Rounding errors of float32 grow with each step: a ReLU falls to the other side.
@@ -165,18 +129,18 @@ def test_timm_converts_in_place() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_two_gpus_equal_one(images: Path, tmp_path: Path) -> None:
-    gpu = "engine.device=cuda"
-    for command in (
-        torchrun("--", SCRIPT, "train", images, tmp_path, *OVERRIDES, gpu),
-        [sys.executable, str(SCRIPT), "train", str(images), str(tmp_path), *DOUBLED, gpu],
-    ):
-        assert end(start(command, tmp_path / "errors.txt")) == 0, (tmp_path / "errors.txt").read_text()
-    ours, theirs = (torch.load(tmp_path / f"0-of-{size}.pt") for size in (2, 1))
+def test_two_gpus_equal_one(tmp_path: Path) -> None:
+    out = train_both_ways(tmp_path, ["segmentation"], ["engine.device=cuda"])
+    ours, theirs = (torch.load(out / "segmentation" / f"0-of-{size}.pt") for size in (2, 1))
     close(ours["adapted"], theirs["adapted"], 1e-2)
 
 
 # --- mistakes and lost processes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images", train=16, val=5)
 
 
 def recipe(images: Path, folder: Path) -> list[str]:
@@ -209,11 +173,21 @@ def test_a_mistake_ends_the_job_with_one_message(images: Path, tmp_path: Path, w
     if where == "on rank 1":
         shutil.copytree(images, tmp_path / "0" / "pictures")
     words = [*recipe(images, tmp_path), "--run", str(tmp_path / "run"), "--data.root", "pictures"]
-    assert end(start(torchrun("--", SCRIPT, "fna", tmp_path, *words), tmp_path / "errors.txt")) != 0
+    assert end(start(torchrun("--", SCRIPT, tmp_path, *words), tmp_path / "errors.txt")) != 0
     messages = errors_of(tmp_path / "errors.txt")
     assert len(messages) == 1
     assert "there is no data folder pictures" in messages[0]
     assert where == "everywhere" or "(rank 1)" in (tmp_path / "errors.txt").read_text()
+
+
+def test_two_processes_do_a_whole_job_in_a_fresh_folder(images: Path, tmp_path: Path) -> None:
+    """The first has checked the data before the others join; all take the same turns nevertheless."""
+    run, errors = tmp_path / "run", tmp_path / "errors.txt"
+    length = ("--search.epochs", "2", "--search.alpha_start", "1", "--adapt.epochs", "1")
+    job = start(torchrun("-m", "--", "fna", *recipe(images, tmp_path), "--run", run, *length), errors)
+    assert end(job, 100) == 0, errors.read_text()
+    assert set(read_json(run / "metrics.json")["rows"]) == {"adapted"}
+    assert (run / "report.html").exists()
 
 
 def kill_rank(job: subprocess.Popen[bytes], rank: int) -> None:
@@ -229,7 +203,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path
     words, errors = ["-m", "--", "fna", *recipe(images, tmp_path), "--run"], tmp_path / "errors.txt"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert end(start(torchrun(*words, whole), errors)) == 0, errors.read_text()
-    for log, rows, rank in (("search.csv", 7, 1), ("adapted.csv", 10, 0)):
+    for log, rows, rank in (("search.csv", 7, 1), ("adapted/steps.csv", 10, 0)):
         job = start(torchrun(*words, killed), errors)
         while len((killed / log).read_bytes().splitlines() if (killed / log).exists() else ()) <= rows:
             assert job.poll() is None, errors.read_text()
@@ -240,9 +214,10 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path
     assert len(messages) <= 2
     assert all("another process of this job ended" in message for message in messages)
     assert end(start(torchrun(*words, killed), errors)) == 0, errors.read_text()
-    assert read_json(killed / "alphas.json") == read_json(whole / "alphas.json")
-    for name in ("searched", "adapted"):
+    ours, theirs = ({**read_json(run / "found.json"), "minutes": 0} for run in (killed, whole))
+    assert ours == theirs
+    for name in ("found", "adapted/network"):
         ours, theirs = (read_state(run / f"{name}.safetensors") for run in (killed, whole))
         close(ours, theirs, 0)
-    for log in ("search.csv", "adapted.csv"):
+    for log in ("search.csv", "adapted/steps.csv"):
         assert (killed / log).read_text() == (whole / log).read_text()

@@ -315,10 +315,12 @@ def refuse(event, arguments):
             raise SystemExit(f"{event} {arguments}")
 
 sys.addaudithook(refuse)
-with Folder.open(Path(sys.argv[1]), writer=False) as folder:
-    assert folder.stages() == ["derive:half"] and folder.finished("derive:half")
-    assert folder.read_json("derive:half", "targets/half.json") == 1
-    assert list(folder.read_state("derive:half", "targets/half.safetensors")) == ["w"]
+for line in sys.stdin:
+    with Folder.open(Path(sys.argv[1]), writer=False) as folder:
+        assert folder.stages() == ["derive:half"] and folder.finished("derive:half")
+        assert folder.read_json("derive:half", "targets/half.json") == 1
+        assert list(folder.read_state("derive:half", "targets/half.safetensors")) == ["w"]
+    print("read", flush=True)
 """
 
 
@@ -329,12 +331,17 @@ def test_a_reader_changes_nothing_beside_a_running_job(tmp_path: Path) -> None:
         folder.commit("derive:half", ["targets/half.json", "targets/half.safetensors"])
         (tmp_path / "targets" / "half.json.1.tmp").touch()
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        for mode in (0o755, 0o555):
-            tmp_path.chmod(mode)
-            done = subprocess.run(
-                [sys.executable, "-c", READER, str(tmp_path)], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", READER, str(tmp_path)]
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as reader:
+            assert reader.stdin
+            assert reader.stdout
+            for mode in (0o755, 0o555):
+                tmp_path.chmod(mode)
+                reader.stdin.write("read\n")
+                reader.stdin.flush()
+                assert reader.stdout.readline() == "read\n", reader.communicate()[1]
+            assert reader.communicate() == ("", "")
         tmp_path.chmod(0o755)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_distributed import torchrun
 from tiny import adapt_tiny, search_tiny
 from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
@@ -184,21 +183,10 @@ def test_joints_outside_the_picture_do_not_matter() -> None:
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(figures: Path, tmp_path: Path) -> None:
-    from subprocess import run
-    from sys import executable
-
-    script = Path(__file__).with_name("tiny_pose.py")
-    halves, whole = (
-        ("search.batch_size=2", "adapt.batch_size=2"),
-        ("search.batch_size=4", "adapt.batch_size=4"),
-    )
-    run(torchrun(script, figures, tmp_path, *halves), check=True, capture_output=True, timeout=200)
-    run([executable, str(script), str(figures), str(tmp_path), *whole], check=True, capture_output=True, timeout=200)
-    alone = torch.load(tmp_path / "0-of-1.pt", weights_only=True)
+def test_two_processes_equal_one(trained: Path) -> None:
+    alone = torch.load(trained / "pose" / "0-of-1.pt")
     for rank in (0, 1):
-        part = torch.load(tmp_path / f"{rank}-of-2.pt", weights_only=True)
+        part = torch.load(trained / "pose" / f"{rank}-of-2.pt")
         for stage in ("searched", "adapted"):
             for name, tensor in alone[stage].items():
                 assert torch.allclose(part[stage][name], tensor, rtol=1e-6, atol=1e-9), (stage, name)

@@ -20,6 +20,7 @@ from fna.config import Config, DeepLab
 from fna.errors import FnaError
 from fna.files import read_state
 from fna.runs import pipeline
+from fna.runs.run import Run
 from fna.tasks import segmentation
 from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import read_log
@@ -216,6 +217,15 @@ def without_statistics(loop: dict[str, Any]) -> None:
             tensor.zero_()
 
 
+@pytest.fixture(scope="module")
+def stopped_late(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each phase, which was stopped some iterations before its end."""
+    root = tmp_path_factory.mktemp("stopped")
+    for phase, call in ((SEARCH, SEARCH_CALLS - 8), (ADAPT, ADAPT_CALLS - 3)):
+        stop(phase, job, root / phase.name, call)
+    return root
+
+
 @pytest.mark.parametrize(
     ("phase", "drop", "shift"),
     [
@@ -236,12 +246,13 @@ def without_statistics(loop: dict[str, Any]) -> None:
 def test_a_dropped_item_of_the_state_is_seen(
     job: Job,
     unbroken: dict[str, Any],
+    stopped_late: Path,
     tmp_path: Path,
     phase: Phase,
     drop: Callable[[dict[str, Any]], None],
     shift: int,
 ) -> None:
-    stop(phase, job, tmp_path, SEARCH_CALLS - 8 if phase is SEARCH else ADAPT_CALLS - 3)
+    shutil.copytree(stopped_late / phase.name, tmp_path, dirs_exist_ok=True)
     checkpoints = Checkpoints(tmp_path / phase.name)
     step, state = checkpoints.load_latest() or (0, {})
     assert 8 <= step < phase.steps
@@ -285,7 +296,10 @@ def test_a_finished_stage_is_not_redone(
     metrics = pipeline.run(folder, config)
     assert "adapted: going on at iteration 3 of 6" in capsys.readouterr().err
     assert {name: (folder / name).stat().st_ino for name in kept} == before
-    unbroken = pipeline.run(tmp_path / "whole", config)
+    with Run.open(tmp_path / "whole", config) as whole_run:
+        for name in ("expand", "search", "derive", "adapt"):
+            pipeline.stage(whole_run, name)
+        unbroken = pipeline.stage(whole_run, "evaluate")
     assert metrics["rows"]["adapted"]["iou"] == unbroken["rows"]["adapted"]["iou"]
     for name in ("found", "targets/derived", "adapted/network"):
         ours, theirs = (read_state(run / f"{name}.safetensors") for run in (folder, tmp_path / "whole"))

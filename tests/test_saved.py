@@ -98,6 +98,22 @@ def test_an_image_is_a_path_or_pixels(made: tuple[Path, Path]) -> None:
             fna.predict(model, wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("error")
+def test_pixels_may_be_a_view_or_read_only(made: tuple[Path, Path]) -> None:
+    model, path = fna.load(made[0]), made[1] / "images" / "13.png"
+    with Image.open(path) as image:
+        pixels_HW3 = np.array(image.convert("RGB"))
+    fixed_HW3 = pixels_HW3.copy()
+    fixed_HW3.flags.writeable = False
+    assert torch.equal(fna.predict(model, fixed_HW3), fna.predict(model, path))
+    assert torch.equal(fna.predict(model, pixels_HW3[:, ::-1]), fna.predict(model, pixels_HW3[:, ::-1].copy()))
+
+
+def test_a_box_is_of_a_person(made: tuple[Path, Path]) -> None:
+    with pytest.raises(FnaError, match=r"a box is of a person, for pose; this network is of segmentation"):
+        fna.predict(fna.load(made[0]), made[1] / "images" / "13.png", box=(0, 0, 9, 9))
+
+
 def test_either_file_describes_the_network(made: tuple[Path, Path], tmp_path: Path) -> None:
     source = made[0] / "adapted"
     shutil.copy(source / "network.safetensors", tmp_path)
@@ -131,7 +147,7 @@ def test_what_is_no_network_is_said(made: tuple[Path, Path], path: str, message:
 def test_settings_of_scoring_may_change(made: tuple[Path, Path]) -> None:
     model = fna.load(made[0], overrides=["evaluate.mode=sliding", "evaluate.window=[32, 32]"])
     assert model.problem.config.evaluate.window == (32, 32)  # type: ignore[attr-defined]
-    with pytest.raises(FnaError, match=r"takes settings of evaluate, not 'task\.channels'"):
+    with pytest.raises(FnaError, match=r"takes no setting 'task\.channels', only those of evaluate"):
         fna.load(made[0], overrides=["task.channels=3"])
     with pytest.raises(FnaError, match=r"did you mean 'mode'\?"):
         fna.load(made[0], overrides=["evaluate.mod=sliding"])
@@ -157,6 +173,16 @@ def test_a_moved_run_goes_on(copied: tuple[Path, Path], monkeypatch: pytest.Monk
     assert main(["evaluate", str(folder), "--data.root", str(folder / "nowhere"), "--quiet"]) == 2
 
 
+def test_scoring_needs_no_training_images(copied: tuple[Path, Path]) -> None:
+    folder, images = copied
+    known = read_json(folder / "metrics.json")["data"]
+    for number in (images / "train.txt").read_text().split():
+        (images / "images" / f"{number}.png").unlink()
+    (images / "train.txt").unlink()
+    assert main(["evaluate", str(folder), "--data.root", str(images), "--quiet"]) == 0
+    assert read_json(folder / "metrics.json")["data"] == known, "as the index tells"
+
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +195,13 @@ def test_targets_of_any_budget_from_one_search(copied: tuple[Path, Path], capsys
         assert target["cost"] <= target["budget"]["cost"]
         assert target["unit"] == ("params" if name == "few" else "MAdds")
     assert main(["derive", str(folder), "--derive.name", "most", "--derive.budget", "0.9x"]) == 2
-    assert "was derived with the budget 0.8x, now it is 0.9x" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "was derived with the budget 0.8x by 'alphas', now it is 0.9x by 'alphas'" in message
+    assert "--derive.name most_2" in message
+    assert main(["derive", str(folder), "--derive.name", "most", "--derive.budget", "0.80", "--quiet"]) == 0
+    assert main(["derive", str(folder), "--derive.name", "any", "--derive.chooser", "random", "--quiet"]) == 0
+    random, limit = read_json(folder / "targets" / "any.json"), read_json(folder / "targets" / "derived.json")["budget"]
+    assert 0.9 * limit["cost"] <= random["cost"] <= limit["cost"]
     data = ["--data.root", str(images), "--quiet"]
     assert main(["adapt", str(folder), "--adapt.arch", "most", *data]) == 0
     record = read_json(folder / "most" / "network.json")
@@ -194,6 +226,20 @@ def test_a_larger_input_is_counted_saved_and_applied(copied: tuple[Path, Path]) 
     row = read_json(folder / "metrics.json")["rows"]["larger"]
     assert row["miou"] == record["miou"], "scored again at the size it was trained for"
     assert row["scale"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "init", "expected"),
+    [
+        ("adapted", "derived", "super", "FNA++ network"),
+        ("baseline", "seed", "seed", "fine-tuned seed"),
+        ("half", "half", "super", "half, weights: super"),
+        ("larger", "half", "super", "half, weights: super (larger)"),
+        ("seed_super", "seed", "super", "seed's architecture, weights: super (seed_super)"),
+    ],
+)
+def test_titles_say_what_a_network_is(name: str, arch: str, init: str, expected: str) -> None:
+    assert pipeline.title(name, arch, init) == expected
 
 
 # --- splits and changes -----------------------------------------------------------------------------------------------

@@ -1,8 +1,4 @@
-"""Detection in miniature: red and blue squares in COCO's format.
-
-Under torchrun, or alone:
-tiny_detection.py IMAGES OUT [key=value ...]   search, adapt and score; write what came out to OUT/RANK-of-SIZE.pt
-"""
+"""Detection in miniature: red and blue squares in COCO's format."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tiny_deeper import train_and_save
 
 from fna.config import Config, make_config, merge
 
@@ -71,7 +66,3 @@ def detection_config(root: Path, *overrides: str) -> Config:
         "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0},
     }
     return make_config(merge(data, overrides))
-
-
-if __name__ == "__main__":
-    train_and_save(detection_config)

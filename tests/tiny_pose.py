@@ -1,8 +1,4 @@
-"""Pose in miniature: figures of three coloured dots in COCO's format.
-
-Under torchrun, or alone:
-tiny_pose.py IMAGES OUT [key=value ...]   search, adapt and score; write what came out to OUT/RANK-of-SIZE.pt
-"""
+"""Pose in miniature: figures of three coloured dots in COCO's format."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tiny_deeper import train_and_save
 
 from fna.config import Config, make_config, merge
 
@@ -75,7 +70,3 @@ def pose_config(root: Path, *overrides: str) -> Config:
         "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0},
     }
     return make_config(merge(data, overrides))
-
-
-if __name__ == "__main__":
-    train_and_save(pose_config)

@@ -60,7 +60,7 @@ def from_net_config(text: str) -> Arch:
 
 
 def load_arch(path: str | Path) -> Arch:
-    """Read an architecture from a file: an Arch as JSON, or the authors' net_config text.
+    """Read an architecture from a file: an Arch as JSON, also inside a run's target, or the authors' net_config text.
 
     Raises:
         FnaError: the file is missing or holds neither.
@@ -78,4 +78,6 @@ def load_arch(path: str | Path) -> Arch:
         raise FnaError(f"cannot read the architecture file {path}: it is nested too deeply") from error
     if isinstance(data, dict) and isinstance(data.get("net_config"), str):
         return from_net_config(data["net_config"])
+    if isinstance(data, dict) and "stages" not in data and isinstance(data.get("arch"), dict):
+        data = data["arch"]  # of a run's seed.json, target or network
     return Arch.from_json(data)

@@ -35,7 +35,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(
         epilog=example(
             "fna remap --from efficientnet_lite0 --to space:seg --out remapped",
-            "fna remap --from runs/x/super.json --weights runs/x/searched.safetensors --to runs/x/target.json",
+            "fna remap --from runs/x/super.json --weights runs/x/found.safetensors --to runs/x/targets/derived.json",
         )
     )(remap)
 

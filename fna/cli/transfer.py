@@ -37,7 +37,7 @@ def find_network(network: str) -> Arch | SuperArch:
 
     path = Path(os.path.expanduser(network))
     if os.path.isdir(path):
-        raise FnaError(f"{network} is a folder; name a file in it, such as {path / 'target.json'}")
+        raise FnaError(f"{network} is a folder; name a file in it, such as {path / 'seed.json'}")
     if not os.path.isfile(path) and path.suffix in (".json", ".txt"):
         raise FnaError(f"there is no file {network}; give an architecture's file or a name of: fna list seeds")
     return _read_space(path) or load_seed(network, weights=None).arch

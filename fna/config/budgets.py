@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from fna.errors import FnaError
 
-UNITS = {"madds": "MAdds", "params": "params", "ms": "ms"}  # in lower case -> as it is written
-COSTS = {"MAdds": "madds", "params": "params", "ms": "latency"}  # unit -> what is counted
+UNITS = {"MAdds": "madds", "params": "params", "ms": "latency"}  # unit -> what is counted, as `cost.costs.COSTS` has it
 PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 EXAMPLES = "0.9x (times the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams or 30 ms"
 FACTORS_BELOW = 10.0  # a bare number below it is a multiple of the seed's MAdds
 MADDS_FROM = 1e4  # from here on it is a number of MAdds; in between it may be either
 _UNIT = "|".join(UNITS)
+_WRITTEN = {unit.lower(): unit for unit in UNITS}  # upper and lower case are one
 _PATTERN = re.compile(
     rf"(?P<number>[-+.\w]*?[\d.])\s*(?:(?P<times>x)\s*(?P<of>{_UNIT})?|(?P<prefix>[kmgt]?)(?P<unit>{_UNIT}))?",
     re.IGNORECASE,
@@ -68,10 +68,10 @@ def parse_budget(value: float | str) -> Budget:
     if not found or not 0 < amount < math.inf or (found["prefix"] and found["unit"].lower() == "ms"):
         raise FnaError(f"{value!r} is no budget; expected {EXAMPLES}")
     if found["times"]:
-        return Budget(amount, "x", COSTS[UNITS[(found["of"] or "madds").lower()]])
+        return Budget(amount, "x", UNITS[_WRITTEN[(found["of"] or "MAdds").lower()]])
     if found["unit"]:
-        unit = UNITS[found["unit"].lower()]
-        return Budget(amount * PREFIXES[found["prefix"].lower()], unit, COSTS[unit])
+        unit = _WRITTEN[found["unit"].lower()]
+        return Budget(amount * PREFIXES[found["prefix"].lower()], unit, UNITS[unit])
     if FACTORS_BELOW <= amount < MADDS_FROM:
         raise FnaError(
             f"the budget {value} has no unit; write {amount:g}x (times the seed's MAdds) or {amount:g} MMAdds "

@@ -32,6 +32,7 @@ from fna.config.sections import (
 from fna.errors import FnaError, nearest
 
 FOLDERS = ("checkpoints", "data", "predictions", "targets")  # of every run: no names for adaptations
+FILES = (".csv", ".html", ".json", ".safetensors", ".yaml")  # what the other names in a run's folder end in
 SEED = "seed"  # what adapt.arch calls the seed's architecture: no name for a target
 
 
@@ -89,6 +90,8 @@ class Config(Section):
             raise ValueError(f"data.scale is {list(self.data.scale)}; expected [smallest, largest]")
         if self.adapt.folder in FOLDERS:
             raise ValueError(f"adapt.name is '{self.adapt.folder}', a folder of every run; choose another name")
+        if self.adapt.folder.lower().endswith(FILES):
+            raise ValueError(f"adapt.name is '{self.adapt.folder}', a file's name; it names a folder: choose another")
         if self.derive.name == SEED or "." in self.derive.name:
             raise ValueError(
                 f"derive.name is '{self.derive.name}', which adapt.arch takes for the seed's or a file; choose another"

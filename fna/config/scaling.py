@@ -36,7 +36,7 @@ def at_scale(config: Config, head_width: float, scale: float) -> Config:
     search = config.search
     if search.cost_size:
         search = search.model_copy(update={"cost_size": times(search.cost_size, scale)})
-    changed = {"task": task, "data": data.model_copy(update=sizes), "evaluate": evaluate, "search": search}
+    changed = {"task": task, "data": data.model_copy(update=sizes), "search": search, "evaluate": evaluate}
     return config.model_copy(update=changed)
 
 

@@ -170,6 +170,7 @@ class DeriveConfig(Section):
 
     name: FileName = note("derived", "name of the target, and of its files in targets/")
     budget: BudgetText | None = note(None, "see search.budget; null: that one")
+    chooser: str | None = note(None, "see search.chooser; null: that one")
 
 
 class AdaptConfig(Section):

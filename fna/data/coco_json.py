@@ -79,8 +79,8 @@ def annotation_file(root: Path, split: str, kind: str, layout: str) -> Path:
     hint = nearest(f"{kind}_{split}.json", [Path(name).name for name in here])
     there = f"; json files here: {', '.join(here[:10])}" if here else ""
     raise FnaError(
-        f"there is no {kind}_{split}.json below {root}{hint}{there}; name a split or a file with data.train and "
-        f"data.val; expected\n{layout}"
+        f"there is no {kind}_{split}.json below {root}{hint}{there}; name a split or a file with "
+        f"data.train, data.val and data.test; expected\n{layout}"
     )
 
 

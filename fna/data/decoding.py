@@ -61,7 +61,7 @@ def to_pixels(image: Any) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image
+        return np.array(image, order="C")  # torch takes no views that run backwards or cannot be written
     what = f"an array of {image.dtype}, shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise FnaError(f"an image is a path, a PIL image, or uint8 RGB (height, width, 3), not {what}")
 

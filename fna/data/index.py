@@ -63,6 +63,14 @@ def open_splits(
     return opened
 
 
+def recall(task: str, config: DataConfig, split: str, folder: Path) -> Any:
+    """Return a split as it was when it was opened last, by its index; its files may be gone. None: it never was."""
+    package = find_package(task)
+    if not pick(package.FORMATS, config.format, "format").on_disk:
+        return package.open_data(config, split)
+    return _indexed(package, config, split, folder)
+
+
 def find_package(task: str) -> ModuleType:
     """Return where the data of a task are read: a module with `FORMATS` and `open_data`.
 
@@ -174,7 +182,7 @@ def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], 
             say(f"data: split '{split}': {'; '.join(data.skipped[:REMARKS])}{more}")
         if data.changed:
             say(f"data: split '{split}' changed since the run began: {'; '.join(data.changed[:REMARKS])}")
-    train = opened.get(config.train) or _indexed(package, config, folder)
+    train = opened.get(config.train) or _indexed(package, config, config.train, folder)
     if train is None:
         return
     for split in (split for split in opened if split != config.train or split == config.val):
@@ -187,13 +195,13 @@ def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], 
             )
 
 
-def _indexed(package: ModuleType, config: DataConfig, folder: Path | None) -> Any:
-    """Return the training split as its index tells, if there is one, for its names and classes."""
+def _indexed(package: ModuleType, config: DataConfig, split: str, folder: Path | None) -> Any:
+    """Return a split as its index tells, if there is one."""
     if folder is None:
         return None
-    path = index_file(folder, config.train)
-    index = _read(path, config, config.train)
-    return None if index is None else _restore(package, index, config, config.train, path)
+    path = index_file(folder, split)
+    index = _read(path, config, split)
+    return None if index is None else _restore(package, index, config, split, path)
 
 
 def _same_classes(train: str, learned: Sequence[str], split: str, scored: Sequence[str]) -> None:

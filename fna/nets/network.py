@@ -152,7 +152,7 @@ def build_stem(arch: Arch) -> ConvNormAct:
 def initialise(module: nn.Module) -> None:
     """Draw fresh convolution weights as torchvision does (He, fan out); norms keep weight 1, bias 0."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and not part.weight.is_meta:  # to draw what is not there takes torch long
             nn.init.kaiming_normal_(part.weight, mode="fan_out")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -22,7 +22,7 @@ NEEDS = {  # the splits a stage opens
     "expand": ("val", "train"),
     "search": ("train",),
     "adapt": ("train", "val"),
-    "evaluate": ("val", "train"),
+    "evaluate": ("val",),
 }
 
 

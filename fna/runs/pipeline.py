@@ -82,13 +82,15 @@ def run_derive(run: Run) -> dict[str, Any]:
     """Derive the target that ``derive.name`` names, within ``derive.budget``."""
     name = run.config.derive.name
     wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
-    record = {"budget": wanted}
-    if run.folder.finished(f"derive:{name}"):
+    record = {"budget": wanted, "chooser": run.config.derive.chooser or run.config.search.chooser}
+    if run.finished(f"derive:{name}"):
         info = run.folder.info(f"derive:{name}")
-        if info["wanted"] != record:
+        before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted))
+        chooser = info["wanted"]["chooser"]
+        if before != now or chooser != record["chooser"]:
             raise FnaError(
-                f"target '{name}' of {run.path} was derived with the budget {info['wanted']['budget']}, now it is "
-                f"{wanted}; give the new one a name of its own, e.g. --derive.name half"
+                f"target '{name}' of {run.path} was derived with the budget {before} by '{chooser}', now it is {now} "
+                f"by '{record['chooser']}'; give the new one a name of its own, e.g. --derive.name {name}_2"
             )
         say(f"derive: '{name}' is there already")
         return info
@@ -133,7 +135,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     name = config.folder
     wanted = {**config.model_dump(mode="json"), "name": name}
     stage, record = f"adapt:{name}", f"checkpoints/{name}/adapt.json"
-    if run.folder.finished(stage):
+    if run.finished(stage):
         info = run.folder.info(stage)
         _same_settings(info["adapt"], wanted, run.path)
         say(f"{name}: finished already")
@@ -234,7 +236,8 @@ def run_evaluate(run: Run, split: str = "val") -> dict[str, Any]:
 def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[str, Any]:
     """Return what metrics.json says besides the rows."""
     searched = run.folder.info("search") if run.folder.finished("search") else {}
-    opened = {split: data} | ({"train": run.data("train")[0]} if split == "val" else {})
+    train = run.recalled("train") if split == "val" else None
+    opened = {split: data} | ({"train": train} if train is not None else {})
     return {
         "split": split,
         "rows": rows,
@@ -297,7 +300,7 @@ def title(name: str, arch: str, init: str) -> str:
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")
-    return text if name in (ADAPTED, BASELINE) else f"{text} ({name})"
+    return text if name in (ADAPTED, BASELINE, whose) else f"{text} ({name})"
 
 
 def run_report(run: Run) -> dict[str, Any]:
@@ -324,7 +327,7 @@ def stage(run: Run, name: str, **more: Any) -> dict[str, Any]:
         name: a key of `STAGES`.
         more: of evaluate, ``split``.
     """
-    if name in ("expand", "search") and run.folder.finished(name):
+    if name in ("expand", "search") and run.finished(name):
         say(f"{name}: finished already")
         return run.folder.info(name)
     return STAGES[name](run, **more)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.config import Config
-from fna.data.index import open_splits
+from fna.data.index import open_splits, recall
 from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
@@ -69,7 +69,9 @@ class Run:
             try:
                 distributed.agree(error)
                 folder = folder or Folder.open(path, writer=False)
-                yield cls(folder, config, compute, data or {})
+                run = cls(folder, config, compute, data or {})
+                run.share_data()
+                yield run
             finally:
                 if folder:
                     folder.close()
@@ -98,6 +100,18 @@ class Run:
             self._data |= self._open(missing)
         return [self._data[name] for name in names]
 
+    def recalled(self, split: str) -> Any:
+        """Return a split that need not be there any more, for what is said of it; None: it was never opened."""
+        name = getattr(self.config.data, split)
+        if name in self._data:
+            return self._data[name]
+        return recall(self.config.task.name, self.config.data, name, self.path / "data")
+
+    def share_data(self) -> None:
+        """Open in all processes what the first has opened already, so that all go on alike."""
+        missing = [name for name in distributed.first(list(self._data)) if name not in self._data]
+        self._data |= open_splits(self.config.task.name, self.config.data, missing, self.path / "data", write=False)
+
     def _open(self, names: Sequence[str]) -> dict[str, Any]:
         """Open splits by name: the first process checks and indexes them, the others read its indices."""
         task, data, folder, writes = self.config.task.name, self.config.data, self.path / "data", self.writes
@@ -118,7 +132,7 @@ class Run:
     @cached_property
     def problem(self) -> Problem:
         """What the network is for; once the seed is expanded no data are needed to know."""
-        if self.folder.finished("expand"):
+        if self.finished("expand"):
             return Problem.from_json(self.read_json("problem.json", "expand"), self.config)
         return Problem.of(self.config, self.data("val", "train")[0], self.seed)
 
@@ -138,6 +152,10 @@ class Run:
         return Found.from_json(self.read_json("found.json", "search"), network)
 
     # --- files
+
+    def finished(self, stage: str) -> bool:
+        """Tell whether a stage is finished, as the first process sees it: another may look when it has gone on."""
+        return distributed.first(self.folder.finished(stage))
 
     def read_json(self, name: str, stage: str) -> Any:
         """Read a file that `stage` wrote."""

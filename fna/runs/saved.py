@@ -60,7 +60,10 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
     if overrides:
         for text in overrides:
             if not text.startswith("evaluate."):
-                raise FnaError(f"a finished network takes settings of evaluate, not '{text.partition('=')[0]}'")
+                raise FnaError(
+                    f"a finished network takes no setting '{text.partition('=')[0]}', only those of evaluate (and fna "
+                    "predict those of engine)"
+                )
         problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file)))
     return make_finished(record, read_state(file), problem, str(file)).to(find_device(device))
 

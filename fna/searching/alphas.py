@@ -16,7 +16,7 @@ from fna.arch import SuperArch
 from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
 from fna.cost.costs import COSTS, Costs
-from fna.cost.units import with_unit
+from fna.cost.units import shown_in, with_unit
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
 from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
@@ -37,7 +37,6 @@ from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, glo
 Vectors = list[Tensor]  # a vector of logits per layer
 MEASURED = ("measured",)  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
-SIZES = {"MAdds": 1e9, "params": 1e6}  # of a unit, in which lambda weighs the cost
 TINY = 1e-12  # loss below which its relative change means nothing
 
 
@@ -272,7 +271,7 @@ class SearchLoop:
             if self.holder:
                 total = task_loss / max(value, TINY) + self.holder.penalty(cost)
             else:
-                total = objective(task_loss, (cost - self.fixed) / SIZES[self.costs.unit], config.lambda_)
+                total = objective(task_loss, (cost - self.fixed) / shown_in(self.costs.unit).per, config.lambda_)
             self.alpha_optimizer.zero_grad(set_to_none=True)
             total.backward()
         gradients = [a.grad for a in self.alphas if a.grad is not None]

@@ -75,7 +75,9 @@ def choose_by_alphas(found: Found, costs: Costs, limit: int | None, rng_seed: in
     """
     arch = found.network.arch
     if not isinstance(found.evidence, Alphas):
-        raise FnaError("chooser 'alphas' needs a search that learned alphas; choose --search.chooser measured")
+        raise FnaError(
+            "chooser 'alphas' needs a search that learned alphas; this one scored candidates: --derive.chooser measured"
+        )
     alphas = found.evidence.values
     free = argmax_path(alphas, costs)
     path = free
@@ -120,7 +122,7 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
         FnaError: the evidence are no scored candidates, or none of them is within the budget.
     """
     if not isinstance(found.evidence, Pool):
-        raise FnaError("chooser 'measured' needs a search that scored candidates; choose --search.chooser alphas")
+        raise FnaError("chooser 'measured' needs a search that scored candidates; --derive.chooser alphas")
     ranked = sorted(found.evidence.candidates, key=lambda c: (c.loss, c.cost))
     if found.unit != costs.unit:
         raise FnaError(f"the candidates were scored by {found.unit}; give --derive.budget in {found.unit}, e.g. 0.9x")

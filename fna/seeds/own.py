@@ -52,7 +52,7 @@ class OwnSeed:
 
 
 def read_own(path: Path) -> OwnSeed:
-    """Read a seed file: an Arch as JSON, a run's ``seed.json`` or ``target.json``, or the authors' net_config text.
+    """Read a seed file: an Arch as JSON, a run's ``seed.json`` or a target of its, or the authors' net_config text.
 
     A ``seed.json`` has the architecture under ``arch``, and maybe ``name``, ``mean``, ``std`` and ``licence``; without
     them: the file's name, ImageNet's statistics. A net_config text stands for a network as its authors train them:

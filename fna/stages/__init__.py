@@ -1,1 +1,1 @@
-"""The stages: functions from artifacts to artifacts, which do not know each other."""
+"""The stages: functions from artifacts to artifacts. None calls another; scoring and remapping serve several."""

@@ -53,8 +53,8 @@ def derive(found: Found, problem: Problem, budget: Budget | str | float | None =
     budget = parse_budget(budget) if isinstance(budget, str | int | float) else budget
     costs = problem.costs(found.network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "the budget") if budget else None
-    chooser = pick(CHOOSERS, found.chooser, "chooser")
-    choice = chooser(found, costs, limit, config.engine.rng_seed)
+    choose = pick(CHOOSERS, config.derive.chooser or found.chooser, "chooser")
+    choice = choose(found, costs, limit, config.engine.rng_seed)
     network = remap_network(found.network, choice.target, problem)
     cost = problem.at(network).cost(network.arch)
     return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=cost)

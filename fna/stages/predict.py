@@ -79,13 +79,17 @@ class Finished(nn.Module):
 
 
 @torch.no_grad()
-def predict(model: Finished, image: str | Path | Image.Image | np.ndarray[Any, Any], **known: Any) -> Any:
+def predict(
+    model: Finished,
+    image: str | Path | Image.Image | np.ndarray[Any, Any],
+    box: Sequence[float] | None = None,
+) -> Any:
     """Return what a network sees in an image, in the image's own pixels.
 
     Args:
         model: of `load`.
         image: a file, a PIL image, or RGB pixels, uint8 (height, width, 3).
-        known: of a pose, ``box``: x0, y0, width, height of the person; without it the image is one person.
+        box: where the person of a pose is: x0, y0, width, height in pixels; None: the image is one person.
 
     Returns:
         Segmentation: class ids, int64 (height, width). Detection: a dict of ``boxes`` (n, 4), x0, y0, x1, y1,
@@ -93,12 +97,21 @@ def predict(model: Finished, image: str | Path | Image.Image | np.ndarray[Any, A
         ``score``. All on the CPU.
 
     Raises:
-        FnaError: the image cannot be read.
+        FnaError: the image cannot be read, or the box is none in it.
     """
     pixels_HW3 = read_image(Path(image)) if isinstance(image, str | Path) else to_pixels(image)
-    if "box" in known:
-        known["box"] = torch.as_tensor(known["box"], dtype=torch.float32)
+    known = {} if box is None else {"box": _person_box(model, box, pixels_HW3)}
     return predict_pixels(model, pixels_HW3, known, compute_of(model))
+
+
+def _person_box(model: Finished, box: Any, pixels_HW3: Pixels) -> Tensor:
+    """Return the box of a person as a tensor, or refuse it."""
+    if model.task != "pose":
+        raise FnaError(f"a box is of a person, for pose; this network is of {model.task}: leave it out")
+    bounds = check_box(np.asarray(box).tolist(), (pixels_HW3.shape[0], pixels_HW3.shape[1]))
+    if isinstance(bounds, str):
+        raise FnaError(f"the box cannot be a person's: {bounds}")
+    return torch.tensor(bounds, dtype=torch.float32)
 
 
 def predict_pixels(

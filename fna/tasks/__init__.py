@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fna.arch import A, Arch
+from fna.arch import Arch
 from fna.config import TaskConfig
 
 Picture = NDArray[np.uint8]  # RGB, (H, W, 3)
@@ -138,6 +138,3 @@ def load_model(config: TaskConfig) -> Any:
     from pkgutil import resolve_name
 
     return resolve_name(config.code)
-
-
-__all__ = ["A", "Data", "Picture", "Scores", "Task", "load_model", "load_task"]

@@ -116,6 +116,11 @@ def gather(values: list[T]) -> list[T]:
     return [value for part in parts for value in part]
 
 
+def first(value: T) -> T:
+    """Return the first process's value on all of them, where they might see different ones: the files it writes."""
+    return gather([value])[0]
+
+
 def agree(error: str | None) -> None:
     """Raise `error` on every process if any has one, so that no process waits for a peer that stopped.
 
