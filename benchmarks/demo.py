@@ -65,7 +65,7 @@ def main() -> None:
     ratios |= {f"{key}_min": min(values) for key, values in differences.items()}
     targets = [json.loads((runs / str(s) / "targets" / "derived.json").read_text()) for s in RNG_SEEDS]
     ratios["madds_target_over_seed_max"] = max(target["madds"] / target["seed_madds"] for target in targets)
-    record.write("demo", rows, ratios, scales=[target["scale"] for target in targets])
+    record.write("demo", rows, ratios, scales=[target["scale"] for target in targets], arch=targets[0]["arch"])
 
 
 if __name__ == "__main__":

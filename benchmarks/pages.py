@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,31 @@ def seeds(result: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
+def spread(result: Mapping[str, Any]) -> str:
+    """Compare networks over RNG seeds: mean and standard deviation of the score, means of the rest."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        rows.setdefault(row["row"], []).append(row)
+    first = result["rows"][0]
+    header = ("network", f"val {first['metric']}, {len(rows[first['row']])} RNG seeds", "params", "MAdds", "minutes")
+    lines = []
+    for title, runs in rows.items():
+        scores = [100 * run["score"] for run in runs]
+        means = {key: statistics.mean(run[key] for run in runs) for key in ("params", "madds", "minutes")}
+        lines.append(
+            (
+                title,
+                f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f} %",
+                f"{means['params'] / 1e6:.2f} M",
+                f"{means['madds'] / 1e9:.3f} G",
+                f"{means['minutes']:.1f}",
+            )
+        )
+    return table(header, lines)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "demo": spread,
     "camvid_first": networks,
     "bccd_retinanet_first": networks,
     "bccd_ssdlite_first": networks,

@@ -15,9 +15,9 @@ from fna.reporting.figures import PAPER, VARIABLES, draw_archs, to_svg
 from fna.seeds import find_variant
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "bccd_ssdlite_first.json"
+RESULT = ROOT / "benchmarks" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "found.svg"
-SEED = "efficientnet_lite0"  # of that result's recipe
+SEED = "efficientnet_lite0"  # of the demo
 
 
 def draw(result: dict[str, Any]) -> str:
@@ -26,7 +26,7 @@ def draw(result: dict[str, Any]) -> str:
     seed = next(row for row in result["rows"] if row["row"].endswith("fine-tuned seed"))
     archs = {
         f"seed: EfficientNet-Lite0, {seed['madds'] / 1e9:.3f} G MAdds": find_variant(SEED).arch,
-        f"found on blood cells: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(result["arch"]),
+        f"found on street scenes, input {result['scales'][0]:g} x: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(result["arch"]),
     }
     svg = to_svg(draw_archs(archs)).replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     for color, variable in VARIABLES.items():
