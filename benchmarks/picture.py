@@ -26,7 +26,9 @@ def draw(result: dict[str, Any]) -> str:
     seed = next(row for row in result["rows"] if row["row"].endswith("fine-tuned seed"))
     archs = {
         f"seed: EfficientNet-Lite0, {seed['madds'] / 1e9:.3f} G MAdds": find_variant(SEED).arch,
-        f"found on street scenes, input {result['scales'][0]:g} x: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(result["arch"]),
+        f"found on street scenes, input {result['scales'][0]:g} x: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(
+            result["arch"]
+        ),
     }
     svg = to_svg(draw_archs(archs)).replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     for color, variable in VARIABLES.items():

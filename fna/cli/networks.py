@@ -33,11 +33,12 @@ def add_commands(app: typer.Typer) -> None:
         )
     )(count)
     app.command(
+        "remap",
         epilog=example(
             "fna remap --from efficientnet_lite0 --to space:seg --out remapped",
             "fna remap --from runs/x/super.json --weights runs/x/found.safetensors --to runs/x/targets/derived.json",
-        )
-    )(remap)
+        ),
+    )(remap_files)
 
 
 def count(
@@ -148,7 +149,7 @@ def _show_space(network: str, space: Any, plan: Plan, detail: bool, as_json: boo
     print(f"all other MAdds: {counted.other / 1e9:.4f} G ({plan.model}, {plan.rule} rule)")
 
 
-def remap(
+def remap_files(
     ctx: typer.Context,
     source: Annotated[
         str, typer.Option("--from", metavar="SEED|FILE", show_default=False, help="A seed, or an architecture's file.")
@@ -187,10 +188,9 @@ def remap(
     wanted = _destination(target, src, [s for s in settings if s.startswith("space.")])
     dst = fit_to_source(wanted, src, state)
     left_out = isinstance(dst, Arch) and dst.num_classes + dst.head_channels < wanted.num_classes + wanted.head_channels
-    from fna.remapping import Strategy, summarise
-    from fna.remapping import remap as remap_weights
+    from fna.remapping import Strategy, remap, summarise
 
-    done = remap_weights(src, state, dst, Strategy(**config.remap.model_dump()), rng_seed)
+    done = remap(src, state, dst, Strategy(**config.remap.model_dump()), rng_seed)
     summary = summarise(done.report)
     files = write_remapped(out, dst, done.state, done.report, summary) if out else {}
     rows = report_rows(done.report)
