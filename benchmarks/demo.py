@@ -5,8 +5,9 @@
 Runs lie in the folder RUNS, one for each RNG seed; called again it goes on where it was. With RNG seeds it does these
 only, and writes the result once all three are there.
 
-Beside the demo's own rows there is (d), the seed's architecture with the super network's weights: (c) - (d) is what the
-architecture is worth, (d) - (a) what the weights are.
+Beside the demo's own rows there is (b), the seed trained for as long as search and adaptation of (c) took together, and
+(d), the seed's architecture with the super network's weights: (c) - (d) is what architecture and input size are worth,
+(d) - (a) what the weights are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fna.runs.run import Run
 RNG_SEEDS = (0, 1, 2)
 TITLES = {
     "baseline": "(a) fine-tuned seed",
+    "seed_long": "(b) fine-tuned seed, the run's total compute",
     "adapted": "(c) FNA++ network",
     "seed_super": "(d) seed's architecture, super network's weights",
 }
@@ -35,9 +37,14 @@ TITLES = {
 def run_one(folder: Path, rng_seed: int) -> None:
     """Do the demo and its control."""
     config = load_config(None, [*DEMO, f"engine.rng_seed={rng_seed}", "engine.threads=1"])
-    pipeline.run(folder, config)
-    with Run.open(folder, None, ["adapt.arch=seed", "adapt.name=seed_super"]) as job:
-        pipeline.stage(job, "adapt")
+    metrics = pipeline.run(folder, config)
+    rows, epochs = metrics["rows"], config.adapt.epochs
+    total = metrics["search_minutes"] + rows["adapted"]["minutes"]
+    longer = round(total / (rows["baseline"]["minutes"] / epochs))
+    controls = (["adapt.name=seed_super"], ["adapt.name=seed_long", "adapt.init=seed", f"adapt.epochs={longer}"])
+    for control in controls:
+        with Run.open(folder, None, ["adapt.arch=seed", *control]) as job:
+            pipeline.stage(job, "adapt")
     with Run.open(folder) as job:
         pipeline.stage(job, "evaluate")
         pipeline.stage(job, "report")
@@ -49,7 +56,7 @@ def main() -> None:
         run_one(runs / str(rng_seed), rng_seed)
     rows, scores = [], {name: [] for name in TITLES}
     for rng_seed in RNG_SEEDS:
-        if not (runs / str(rng_seed) / "report.html").exists():
+        if not (runs / str(rng_seed) / "seed_long" / "network.json").exists():
             print(f"RNG seed {rng_seed} is still to do")
             return
         metrics = json.loads((runs / str(rng_seed) / "metrics.json").read_text())
@@ -58,6 +65,7 @@ def main() -> None:
             scores[name].append(rows[-1]["score"])
     differences = {
         "c_minus_a": [c - a for c, a in zip(scores["adapted"], scores["baseline"], strict=True)],
+        "c_minus_b": [c - b for c, b in zip(scores["adapted"], scores["seed_long"], strict=True)],
         "c_minus_d": [c - d for c, d in zip(scores["adapted"], scores["seed_super"], strict=True)],
     }
     ratios = {f"{key}_mean": statistics.mean(values) for key, values in differences.items()}
