@@ -110,7 +110,8 @@ def test_bf16_errs_no_more_than_native(kernel: int, stride: int, dilation: int) 
     for mine, reference, truth in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == reference.dtype == torch.bfloat16
         error, allowed = ((g.double() - truth).norm() / truth.norm() for g in (mine, reference))
-        assert error < max(1.1 * allowed, 0.004)
+        # The native gradient now and then holds memory that nobody wrote (torch 2.14), NaN among it.
+        assert error < (max(1.1 * allowed, 0.004) if allowed.isfinite() else 0.004)
 
 
 def test_autocast_computes_in_bf16_and_hands_back_float32_gradients() -> None:
