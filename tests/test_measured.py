@@ -18,6 +18,7 @@ from tiny_pose import pose_config, write_figures
 import fna
 from fna.config import SearchConfig
 from fna.cost.costs import Costs
+from fna.errors import FnaError
 from fna.nets.supernet import path_network
 from fna.rng import generator
 from fna.searching.found import Found, Pool
@@ -121,6 +122,12 @@ def test_scoring_leaves_the_super_network_as_it_was(job: Job, found: Found, tmp_
     model.load_state_dict(dict(found.network.state))
     network = path_network(model, found.network.arch.seed_path())
     assert set(map(id, network.parameters())) < set(map(id, model.parameters()))
+
+
+def test_input_scales_that_are_all_beyond_the_budget_are_refused(tmp_path: Path) -> None:
+    config = tiny_config(write_images(tmp_path / "images"), *MEASURED, "space.input_scales=[9]")
+    with opened(config) as job, pytest.raises(FnaError, match=r"space\.input_scales: no network is within the budget"):
+        search_tiny(job, tmp_path / "run")
 
 
 def test_a_run_with_a_measured_choice(job: Job, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ class SearchLoop:
         for scale in self.scales:
             self.costs_at.setdefault(scale, problem.at_scale(scale).costs(network.arch, COST_OF[costs.unit]))
         self.scales = tuple(scale for scale in self.scales if self._within_reach(scale))
+        if not self.scales:
+            raise FnaError("space.input_scales: no network is within the budget at any of them; add 1 or a smaller one")
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)
