@@ -1,6 +1,6 @@
 """Measured choice: whole networks are scored with the super network's weights on training images it has not seen.
 
-First the seed, at each input scale. Then the skip and the cheapest block of every layer, each put into the seed's path
+First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path
 alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation at each scale.
 Then evolution: children of the best, by mutation and crossover. The seed is always in the pool. Every score is a
 function of the super network and the candidate, every proposal one of the random seed and the scores before it.
@@ -78,15 +78,15 @@ class Scorer:
         """Return batches to recalibrate on and to score at one scale; the same samples at every scale."""
         if scale not in self.batches:
             loop, config = self.loop, self.loop.config
-            size, number = (
-                config.batch_size,
-                max(1, len(loop.parts[1]) // (config.batch_size * loop.compute.world.size)),
-            )
-            at = (lambda step: scale,)
+            data, compute, size = loop.data, loop.compute, config.batch_size
             own, others = loop.parts
-            data, compute = loop.data, loop.compute
-            warm = train_batches(loop.problem, data, own, size, "recalibrate", compute, (0, config.recalibrate), *at)
-            held = train_batches(loop.problem, data, others, size, "held out", compute, (0, number), *at)
+            number = max(1, len(others) // (size * compute.world.size))
+
+            def at(step: int) -> float:
+                return scale
+
+            warm = train_batches(loop.problem, data, own, size, "recalibrate", compute, (0, config.recalibrate), at)
+            held = train_batches(loop.problem, data, others, size, "held out", compute, (0, number), at)
             self.batches[scale] = [images for _, images in warm], list(held)
         return self.batches[scale]
 
@@ -100,7 +100,7 @@ def measure(loop: SearchLoop) -> tuple[Pool, tuple[str, ...]]:
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
     scorer, seed = Scorer(loop), loop.arch.seed_path()
     singles = list(_single_changes(loop))
-    total = len(loop.scales) + len(singles) + loop.config.candidates
+    total = len(singles) + loop.config.candidates
     with bar(total, "candidates") as progress:
 
         def score(path: LayerPath, scale: float) -> float:
@@ -109,8 +109,6 @@ def measure(loop: SearchLoop) -> tuple[Pool, tuple[str, ...]]:
             return loss
 
         base = score(seed, 1.0)
-        for scale in loop.scales:
-            score(seed, scale)
         harms = {
             (layer, choice): score((*seed[:layer], choice, *seed[layer + 1 :]), 1.0) - base for layer, choice in singles
         }
