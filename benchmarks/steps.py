@@ -37,7 +37,8 @@ from fna.data.splits import Splits, open_data
 from fna.nets.supernet import frozen_weights
 from fna.nets.weights import Network
 from fna.rng import generator
-from fna.searching.alphas import ESTIMATORS, SearchLoop
+from fna.searching.alphas import SearchLoop
+from fna.searching.estimators import ESTIMATORS
 from fna.searching.sampling import draw_path
 from fna.seeds import load_seed
 from fna.stages.adapt import AdaptLoop

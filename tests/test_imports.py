@@ -36,7 +36,7 @@ ORDER = (
     "tasks.detection tasks.segmentation tasks.pose",
     "tasks.problem",
     "training",
-    "searching.sampling searching.knapsack searching.found",
+    "searching.sampling searching.knapsack searching.found searching.estimators searching.forms",
     "searching.choosing",
     "searching",
     "stages.expand stages.evaluate stages.predict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tiny_detection import detection_config, write_squares
 from tiny_pose import pose_config, write_figures
 
 import fna
+from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.cost.costs import Costs
 from fna.errors import FnaError
@@ -30,6 +32,7 @@ MEASURED = (
         "search.sampler=anchored",
         "search.chooser=measured",
         "space.input_scales=[1, 1.25, 9]",
+        "space.head_channels=[0.5, 1]",
         "space.expansions=[3, 6]",
     ),
     *("search.epochs=2", "search.alpha_start=1", "search.held_out=0.34", "search.candidates=12"),
@@ -75,12 +78,11 @@ def test_tilted_probabilities_cost_no_more_than_wanted(table: list[list[int]], s
 def test_anchored_steps_run_the_seed_or_what_is_near_it_in_the_window(job: Job) -> None:
     space = expand(job.seed, job.problem).arch
     config = SearchConfig(anchor=0.25, near=0.5, window=(0.5, 1.0))
-    for scale in (1.0, 1.25):
-        costs = job.problem.at_scale(scale).costs(space)
-        step = Step(space, scale, costs, job.problem.costs(space).seed, config)
+    for form in (Form(), Form(0.5, 1.25)):
+        costs = job.problem.at(form).costs(space)
+        step = Step(space, costs, job.problem.costs(space).seed, config)
+        assert sample_anchored(replace(step, anchor=True), None, generator(0, 0)) == space.seed_path()
         paths = [sample_anchored(step, None, generator(0, i)) for i in range(300)]
-        seeds = sum(path == space.seed_path() for path in paths)
-        assert seeds == 0 if scale > 1 else 50 < seeds < 110
         spent = [costs.whole(path) / step.limit for path in paths if path != space.seed_path()]  # type: ignore[operator]
         assert np.mean([0.5 <= share <= 1.0 for share in spent]) > 0.95
         assert sample_anchored(step, None, generator(0, 7)) == paths[7]
@@ -94,11 +96,11 @@ def test_the_pool_holds_the_seed_and_networks_within_the_budget(job: Job, found:
     seed, limit = found.network.arch.seed_path(), job.problem.cost(job.seed.arch).madds
     pool = found.evidence.candidates
     assert (pool[0].path, pool[0].scale, pool[0].cost) == (seed, 1.0, limit)
-    assert len({(c.path, c.scale) for c in pool}) == len(pool) <= 12
+    assert len({(c.path, c.form) for c in pool}) == len(pool) == 12
     for candidate in pool:
         arch = found.network.arch.path_arch(candidate.path)
-        assert candidate.cost == job.problem.at_scale(candidate.scale).cost(arch).madds <= limit
-    assert {c.scale for c in pool} == {1.0, 1.25}, "no network fits at 9"
+        assert candidate.cost == job.problem.at(candidate).cost(arch).madds <= limit
+    assert {c.form for c in pool} == {Form(w, s) for w in (0.5, 1.0) for s in (1.0, 1.25)}, "no network fits at 9"
     assert len({c.loss for c in pool}) > len(pool) / 2
 
 
@@ -155,16 +157,16 @@ def test_other_tasks_search_their_input_size_too(task: str, tmp_path: Path) -> N
         found = search_tiny(job, tmp_path / "run")
         assert isinstance(found.evidence, Pool)
         assert all(np.isfinite(c.loss) for c in found.evidence.candidates)
-        larger = job.problem.at_scale(1.25)
+        larger = job.problem.at(Form(scale=1.25))
         if task == "retinanet":
             model = job.problem.build(job.seed.arch)
-            larger.tune(model)
+            larger.tune(model.head)
             assert model.head.anchor_scale == 1.25 * config.task.anchor_scale  # type: ignore[attr-defined]
             with torch.no_grad():
                 small, large = (model(torch.zeros(1, 3, side, side))["anchors"] for side in (64, 128))
             sides = [float((boxes[:, 2] - boxes[:, 0]).min()) for boxes in (small, large)]
             assert sides[0] == pytest.approx(sides[1])
-            job.problem.tune(model)
+            job.problem.tune(model.head)
             with torch.no_grad():
                 plain = model(torch.zeros(1, 3, 64, 64))["anchors"]
             assert float((plain[:, 2] - plain[:, 0]).min()) == pytest.approx(sides[0] / 1.25, abs=1)

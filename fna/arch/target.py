@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fna.arch import Arch
 from fna.errors import FnaError
+
+
+class Form(NamedTuple):
+    """How wide a head and how large an input is.
+
+    Args:
+        head_width: channels of the head, x those of the settings.
+        scale: side of the input, x that of the settings.
+    """
+
+    head_width: float = 1.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

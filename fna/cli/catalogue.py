@@ -105,7 +105,7 @@ def samplers() -> list[Row]:
 
 def estimators() -> list[Row]:
     """How the alphas get their gradient."""
-    from fna.searching.alphas import ESTIMATORS
+    from fna.searching.estimators import ESTIMATORS
 
     return _documented(ESTIMATORS)
 

@@ -90,7 +90,10 @@ class SpaceConfig(Section):
         None, "whether layers after a stage's first may be skipped; null: as the article, not in ResNets"
     )
     input_scales: Several[AboveZero] = note(
-        (1.0, 1.25), "measured: sides of the input, x those of `data`, that a target may have; alphas: 1"
+        (0.75, 1.0, 1.25, 1.5), "measured: sides of the input, x those of `data`, that a target may have; alphas: 1"
+    )
+    head_channels: Several[UpToOne] = note(
+        (0.5, 0.75, 1.0), "measured: channels of the head, x those of `task`, that a target may have; alphas: 1"
     )
 
 

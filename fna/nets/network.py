@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,7 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.slim: Callable[..., Any] | None = None  # a narrower head made of `head`, to be used in its place
 
     def forward(self, images_N3HW: Tensor, choice: Sequence[Any] | None = None) -> Any:
         """Return what the head makes of the features.
@@ -138,7 +139,7 @@ class Model(nn.Module):
         if size_hw != (height, width):
             images_N3HW = F.pad(images_N3HW, (0, size_hw[1] - width, 0, size_hw[0] - height))
         features = self.backbone(images_N3HW) if choice is None else self.backbone(images_N3HW, choice)
-        output = self.head(features, size_hw)
+        output = (self.slim or self.head)(features, size_hw)
         if isinstance(output, Tensor) and output.shape[2:] == size_hw:  # a score for every pixel
             return output[..., :height, :width]
         return output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +12,30 @@ import torch
 from torch import Tensor
 
 from fna.arch import SuperArch
+from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
 from fna.cost.costs import COSTS, Costs
-from fna.cost.units import shown_in, with_unit
+from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
-from fna.nets.supernet import Choice, Mixture, entropy, expected_cost, frozen_weights
+from fna.nets.supernet import entropy, expected_cost, frozen_weights
 from fna.nets.weights import Network, cpu_state, load_weights
 from fna.progress import say
 from fna.rng import generator
 from fna.searching.choosing import CHOOSERS
+from fna.searching.estimators import ESTIMATORS, Vectors
+from fna.searching.forms import SEEDS, Forms, slim_heads
 from fna.searching.found import Alphas, Found
 from fna.searching.measured import measure
 from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import make_sampler, train_batches
-from fna.training.checkpoints import Checkpoints
+from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
 
-Vectors = list[Tensor]  # a vector of logits per layer
 MEASURED = ("measured",)  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
 TINY = 1e-12  # loss below which its relative change means nothing
@@ -88,50 +89,6 @@ class Holder:
         self.multiplier += self.rate * math.log10(cost / self.target)
 
 
-# --- estimators of the alphas' gradient -----------------------------------------------------------
-
-
-def mix_full(alphas: Vectors, draw: torch.Generator) -> Choice:
-    """Mix all candidates by softmax(alpha), as the article does; time and memory of every candidate."""
-    return [Mixture(tuple(range(len(a))), a.softmax(0)) if len(a) > 1 else 0 for a in alphas]
-
-
-def mix_two_paths(alphas: Vectors, draw: torch.Generator) -> Choice:
-    """Mix two candidates drawn from softmax(alpha), weighted between themselves (after ProxylessNAS, arXiv:1812.00332).
-
-    Deviation: the article mixes all candidates; this costs at most two paths.
-    """
-    choice: list[int | Mixture] = []
-    for a in alphas:
-        if len(a) == 1:
-            choice.append(0)
-            continue
-        pair = torch.multinomial(a.detach().softmax(0), 2, generator=draw).sort().values
-        choice.append(Mixture(tuple(pair.tolist()), a[pair].softmax(0)))
-    return choice
-
-
-def mix_gumbel(alphas: Vectors, draw: torch.Generator) -> Choice:
-    """Run one candidate drawn by Gumbel-softmax, weight 1 forward and soft backward (GDAS, arXiv:1910.04465)."""
-    choice: list[int | Mixture] = []
-    for a in alphas:
-        if len(a) == 1:
-            choice.append(0)
-            continue
-        uniform = torch.rand(len(a), generator=draw).clamp(1e-9, 1 - 1e-7)
-        soft = (a.log_softmax(0) - (-uniform.log()).log()).softmax(0)
-        index = int(soft.argmax())
-        choice.append(Mixture((index,), (1 + (soft[index] - soft[index].detach()))[None]))
-    return choice
-
-
-ESTIMATORS: dict[str, Callable[[Vectors, torch.Generator], Choice]] = {
-    "full": mix_full,
-    "two_path": mix_two_paths,
-    "gumbel": mix_gumbel,
-}
-
-
 # --- the search -----------------------------------------------------------------------------------
 
 
@@ -150,14 +107,8 @@ class SearchLoop:
         self.problem, self.data, self.compute = problem, data, compute
         self.config, self.arch, self.costs = problem.config.search, network.arch, costs
         self.learns_alphas = self.config.chooser not in MEASURED
-        self.scales = (1.0,) if self.learns_alphas else problem.config.space.input_scales
         self.limit = limit
-        self.costs_at = {1.0: costs}  # by input scale
-        for scale in self.scales:
-            self.costs_at.setdefault(scale, problem.at_scale(scale).costs(network.arch, COST_OF[costs.unit]))
-        self.scales = tuple(scale for scale in self.scales if self._within_reach(scale))
-        if not self.scales:
-            raise FnaError("space.input_scales: no network is within the budget at any of them; add 1 or a smaller one")
+        self.forms = Forms.of(problem, costs, COST_OF[costs.unit], network.arch, limit, self.learns_alphas)
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)
@@ -165,6 +116,7 @@ class SearchLoop:
         if self.config.bn == "frozen":
             freeze_norms(self.model)
         self.network = compute.parallel(self.model, partial=True)
+        self.slims = slim_heads(self.model, problem, network.arch.seed, self.forms, compute)
         self._make_alphas()
         held = None if limit is None else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
@@ -186,16 +138,6 @@ class SearchLoop:
             self.steps_per_epoch,
         )
 
-    def _within_reach(self, scale: float) -> bool:
-        """Tell whether some network at an input scale is within the budget; say so where none is."""
-        costs = self.costs_at[scale]
-        least = sum(map(min, costs.table)) + costs.other
-        if self.limit is None or least <= self.limit:
-            return True
-        cheapest = with_unit(least, costs.unit)
-        say(f"search: no network is within the budget at input scale {scale:g} (the cheapest takes {cheapest})")
-        return False
-
     def _make_alphas(self) -> None:
         """Draw the alphas; they live on the CPU, where paths are drawn, and go to the device as weights of maps."""
         alpha, draw = self.config.alpha, generator(self.compute.rng_seed, "alphas")
@@ -210,7 +152,7 @@ class SearchLoop:
         self.network.train()
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        self.weight_batches = self._batches(0, "weights", step, self.total_steps, self.scale_of)
+        self.weight_batches = self._batches(0, "weights", step, self.total_steps, lambda s: self.form_of(s)[0].scale)
         first, last = (self._alpha_steps_before(s) for s in (step, self.total_steps))
         self.alpha_batches = self._batches(1, "alphas", first, last)
 
@@ -220,12 +162,12 @@ class SearchLoop:
         size, indices = self.config.batch_size, self.parts[part]
         return train_batches(self.problem, self.data, indices, size, purpose, self.compute, (first, last), scales)
 
-    def scale_of(self, step: int) -> float:
-        """Return the input scale of a weight step: any of the space's, as often as the others."""
-        if len(self.scales) == 1:
-            return self.scales[0]
-        draw = generator(self.compute.rng_seed, "scale", step)
-        return self.scales[int(torch.randint(len(self.scales), (), generator=draw))]
+    def form_of(self, step: int) -> tuple[Form, bool]:
+        """Return the form of a weight step, and whether it is an anchor: the seed itself, in the seed's form."""
+        draw = generator(self.compute.rng_seed, "form", step)
+        if self.config.sampler == "anchored" and float(torch.rand((), generator=draw)) < self.config.anchor:
+            return SEEDS, True
+        return self.forms.draw(draw), False
 
     def _alpha_steps_before(self, step: int) -> int:
         return -(-max(step - self.alpha_start, 0) // self.config.cycle)
@@ -234,15 +176,14 @@ class SearchLoop:
         """Take a weight step and, once the alphas move, every ``cycle``-th time an alpha step."""
         active = step >= self.alpha_start
         draw = generator(self.compute.rng_seed, "path", step)
-        scale = self.scale_of(step)
-        costs, problem = self.costs_at[scale], self.problem.at_scale(scale)
-        drawn_for = Step(self.arch, scale, costs, self.limit, self.config)
+        form, anchor = self.form_of(step)
+        costs = self.forms.costs[form]
+        drawn_for = Step(self.arch, costs, self.limit, self.config, anchor)
         path = SAMPLERS[self.config.sampler](drawn_for, self.alphas if active else None, draw)
         batch, images = next(self.weight_batches)
-        problem.tune(self.model)
-        self.weight_step.loss = problem.loss
+        self._as(form)
         weights = self.weight_step(step, batch, images, path)
-        self.problem.tune(self.model)
+        self._as(SEEDS)
         alpha_loss = None
         if active and (step - self.alpha_start) % self.config.cycle == 0:
             alpha_loss = self.alpha_step(step)
@@ -256,6 +197,13 @@ class SearchLoop:
             "multiplier": self.holder.multiplier if self.holder and active else None,
             "lr": weights["lr"],
         }
+
+    def _as(self, form: Form) -> None:
+        """Let the super network have a head width and see an input scale until it is given others."""
+        problem = self.problem.at(form)
+        self.model.slim = self.slims.get(form.head_width)
+        problem.tune(self.model.slim.narrow if self.model.slim else self.model.head)
+        self.weight_step.loss = problem.loss
 
     def alpha_step(self, step: int) -> float:
         """Move the alphas on held-out images, weights and running statistics untouched; return the task's loss."""
@@ -346,14 +294,12 @@ def search(
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit)
-    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute)
+    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=not loop.learns_alphas)
     held = None if limit is None else {"text": str(budget), "cost": limit}
     if not loop.learns_alphas:
-        began = time.monotonic()
-        pool, warnings = measure(loop)
-        minutes += (time.monotonic() - began) / 60
+        pool, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
         trained = Network(network.arch, cpu_state(loop.model))
-        return Found(trained, pool, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+        return Found(trained, pool, costs.unit, held, minutes + scoring, config.sampler, config.chooser, warnings)
     warnings = tuple(collapse(network.arch, loop.alphas, loop.table, loop.holder.target if loop.holder else None))
     if warnings and problem.config.engine.strict:
         raise FnaError(" ".join(warnings))

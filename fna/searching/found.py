@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fna.arch import LayerPath, SuperArch
+from fna.arch.target import Form
 from fna.errors import FnaError
 from fna.nets.weights import Network
 
@@ -47,6 +48,11 @@ class Candidate:
     score: float | None = None
     head_width: float = 1.0
     scale: float = 1.0
+
+    @property
+    def form(self) -> Form:
+        """Its head width and scale."""
+        return Form(self.head_width, self.scale)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Measured choice: whole networks are scored with the super network's weights on training images it has not seen.
 
 First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path
-alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation at each scale.
-Then evolution: children of the best, by mutation and crossover. The seed is always in the pool. Every score is a
-function of the super network and the candidate, every proposal one of the random seed and the scores before it.
+alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation in each form
+(head width, input scale). Then evolution: children of the best, by mutation and crossover. At last the neighbours of
+the best. The seed is always in the pool. Every score is a function of the super network and the candidate, every
+proposal one of the random seed and the scores of the rounds before it: neither an interruption nor the number of
+processes changes what is found.
 """
 
 from __future__ import annotations
@@ -11,123 +13,66 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fna.arch import LayerPath
-from fna.cost.costs import Costs
-from fna.nets.supernet import path_network
+from fna.arch.target import Form
 from fna.progress import bar
 from fna.rng import generator
+from fna.searching.forms import SEEDS
 from fna.searching.found import Candidate, Pool
 from fna.searching.knapsack import best_path
-from fna.training.batches import train_batches
-from fna.training.engine import global_mean, recalibrate
+from fna.searching.scoring import Candidacy, Scorer, seed_of
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
 
+ROUND = 10  # candidates that are proposed at once, from the same scores
 PARENTS = 12  # of the best that have children
 SPENT = 0.9  # a child spends at least this share of the budget
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
-SHARES = (1.0, 0.97, 0.94)  # of the budget, that the knapsack's first generation spends
+SHARES = (1.0, 0.95)  # of the budget, that the knapsack's first generation spends
+LOCAL = 0.2  # of the candidates are neighbours of the best
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
 
 
-@dataclass
-class Scorer:
-    """Scores candidates of a trained super network; the batches are decoded once and kept.
+def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str, ...], float]:
+    """Score candidates of a trained super network.
 
     Args:
         loop: the search that trained it.
-    """
-
-    loop: SearchLoop
-    batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
-    losses: dict[tuple[LayerPath, float], list[float]] = field(default_factory=dict)  # by batch
-
-    def __call__(self, path: LayerPath, scale: float) -> float:
-        """Return the mean loss of a path at an input scale over the held-out images."""
-        if (path, scale) not in self.losses:
-            self.losses[path, scale] = self._losses(path, scale)
-        values = self.losses[path, scale]
-        return math.fsum(values) / len(values)
-
-    @torch.no_grad()
-    def _losses(self, path: LayerPath, scale: float) -> list[float]:
-        loop, compute = self.loop, self.loop.compute
-        warm, held = self._batches(scale)
-        problem = loop.problem.at_scale(scale)
-        problem.tune(loop.model)
-        network = path_network(loop.model, path)
-        recalibrate(network, iter(warm), len(warm), compute)
-        network.eval()
-        losses = []
-        for batch, images in held:
-            with compute.autocast():
-                output = network(images)
-                loss_sum, weight = problem.loss(output, batch)
-            losses.append(global_mean(loss_sum, weight, compute)[1])
-        loop.problem.tune(loop.model)
-        return losses
-
-    def _batches(self, scale: float) -> tuple[list[Tensor], list[tuple[Any, Tensor]]]:
-        """Return batches to recalibrate on and to score at one scale; the same samples at every scale."""
-        if scale not in self.batches:
-            loop, config = self.loop, self.loop.config
-            data, compute, size = loop.data, loop.compute, config.batch_size
-            own, others = loop.parts
-            number = max(1, len(others) // (size * compute.world.size))
-
-            def at(step: int) -> float:
-                return scale
-
-            warm = train_batches(loop.problem, data, own, size, "recalibrate", compute, (0, config.recalibrate), at)
-            held = train_batches(loop.problem, data, others, size, "held out", compute, (0, number), at)
-            self.batches[scale] = [images for _, images in warm], list(held)
-        return self.batches[scale]
-
-
-def measure(loop: SearchLoop) -> tuple[Pool, tuple[str, ...]]:
-    """Score candidates of a trained super network.
+        file: where scores are kept until the choice is made.
 
     Returns:
-        The pool, the seed among them, and warnings: that nothing is better than the seed, or only by noise.
+        The pool, the seed among them; warnings: that nothing is better than the seed, or only by noise; and the minutes
+        it took, those before an interruption included.
     """
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
-    scorer, seed = Scorer(loop), loop.arch.seed_path()
-    singles = list(_single_changes(loop))
-    total = len(singles) + loop.config.candidates
+    seed, singles = seed_of(loop), list(_single_changes(loop))
+    total = 1 + len(singles) + loop.config.candidates
     with bar(total, "candidates") as progress:
-
-        def score(path: LayerPath, scale: float) -> float:
-            loss = scorer(path, scale)
-            progress.advance(1, loss=loss)
-            return loss
-
-        base = score(seed, 1.0)
-        harms = {
-            (layer, choice): score((*seed[:layer], choice, *seed[layer + 1 :]), 1.0) - base for layer, choice in singles
-        }
-        harm = _additive(loop, harms)
-        pool = _Pool(loop, scorer)
-        pool.add(seed, 1.0)
-        for path, scale in _first_generation(loop, harm):
-            score(path, scale)
-            pool.add(path, scale)
-        for _ in range(loop.config.candidates - len(pool.members)):
-            child = pool.child()
-            if child is None:
+        scorer = Scorer(loop, file, lambda loss: progress.advance(1, loss=loss))
+        alone = [((*seed[0][:layer], choice, *seed[0][layer + 1 :]), SEEDS) for layer, choice in singles]
+        scorer.score([seed, *alone])
+        base = scorer.loss(*seed)
+        harms = {at: scorer.loss(*one) - base for at, one in zip(singles, alone, strict=True)}
+        pool = _Pool(loop, scorer, _additive(loop, harms))
+        pool.add([seed])
+        while len(pool.members) < loop.config.candidates:
+            proposed = pool.propose()
+            if not proposed:
                 break
-            score(*child)
-            pool.add(*child)
+            scorer.score(proposed)
+            pool.add(proposed)
     with torch.no_grad():
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
-    return Pool(tuple(pool.members.values())), _doubts(pool, scorer, seed)
+    return Pool(tuple(pool.members.values())), _doubts(pool, scorer, seed), scorer.minutes
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -155,21 +100,6 @@ def _additive(loop: SearchLoop, harms: Mapping[tuple[int, int], float]) -> list[
     return estimate
 
 
-def _first_generation(loop: SearchLoop, harm: Sequence[Sequence[float]]) -> Iterator[tuple[LayerPath, float]]:
-    """Yield what the additive estimate holds for best at each scale, for some shares of the budget."""
-    seen = set()
-    for scale in loop.scales:
-        costs = loop.costs_at[scale]
-        for share in SHARES:
-            room = int(share * limit_of(loop)) - costs.other
-            if room < sum(map(min, costs.table)):
-                continue
-            path = best_path(costs.table, [[-h for h in row] for row in harm], room)
-            if (path, scale) not in seen:
-                seen.add((path, scale))
-                yield path, scale
-
-
 def limit_of(loop: SearchLoop) -> int:
     """Return the most that a candidate may cost; without a budget what the seed does."""
     return loop.costs.seed if loop.limit is None else loop.limit
@@ -177,29 +107,61 @@ def limit_of(loop: SearchLoop) -> int:
 
 @dataclass
 class _Pool:
-    """The candidates so far."""
+    """The candidates so far, and what they suggest to try next."""
 
     loop: SearchLoop
     scorer: Scorer
-    members: dict[tuple[LayerPath, float], Candidate] = field(default_factory=dict)
+    harm: Sequence[Sequence[float]]  # additive estimate
+    members: dict[Candidacy, Candidate] = field(default_factory=dict)
+    rounds: int = 0
 
-    def add(self, path: LayerPath, scale: float) -> None:
-        cost = self.costs(scale).whole(path)
-        self.members[path, scale] = Candidate(path, cost, self.scorer(path, scale), scale=scale)
+    def add(self, scored: Sequence[Candidacy]) -> None:
+        """Take in networks that have been scored."""
+        for path, form in scored:
+            loss = self.scorer.loss(path, form)
+            self.members[path, form] = Candidate(path, self.cost(path, form), loss, None, *form)
 
-    def costs(self, scale: float) -> Costs:
-        return self.loop.costs_at[scale]
+    def cost(self, path: LayerPath, form: Form) -> int:
+        """Return what a whole network costs."""
+        return self.loop.forms.costs[form].whole(path)
+
+    def propose(self) -> list[Candidacy]:
+        """Return the next networks to score, none where nothing new is found."""
+        self.rounds += 1
+        left = self.loop.config.candidates - len(self.members)
+        if self.rounds == 1:
+            return list(islice(self._new(self._first_generation()), left))
+        local = int(LOCAL * self.loop.config.candidates)
+        children = list(islice(self._new(self._children()), min(ROUND, left - local))) if left > local else []
+        return children or list(islice(self._new(self._neighbours()), min(ROUND, left)))
+
+    def _new(self, proposals: Iterator[Candidacy]) -> Iterator[Candidacy]:
+        """Yield the proposals that are within the budget and not yet in the pool, each once."""
+        seen, limit = set(self.members), limit_of(self.loop)
+        for one in proposals:
+            if one not in seen and self.cost(*one) <= limit:
+                seen.add(one)
+                yield one
+
+    def _first_generation(self) -> Iterator[Candidacy]:
+        """Yield what the additive estimate holds for best in each form, for some shares of the budget."""
+        for share in SHARES:
+            for form in self.loop.forms.choices:
+                costs = self.loop.forms.costs[form]
+                room = int(share * limit_of(self.loop)) - costs.other
+                if room >= sum(map(min, costs.table)):
+                    yield best_path(costs.table, [[-h for h in row] for row in self.harm], room), form
 
     def best(self, number: int) -> list[Candidate]:
         """Return the best within the budget, of equal ones the cheaper."""
         limit = limit_of(self.loop)
         within = [c for c in self.members.values() if c.cost <= limit]
-        return sorted(within, key=lambda c: (c.loss, c.cost, c.path, c.scale))[:number]
+        return sorted(within, key=lambda c: (c.loss, c.cost, c.path, c.scale, c.head_width))[:number]
 
-    def child(self) -> tuple[LayerPath, float] | None:
-        """Return a new network near the best ones that spends the budget; None where none is found."""
-        draw = generator(self.loop.compute.rng_seed, "child", len(self.members))
-        parents, limit = self.best(PARENTS), limit_of(self.loop)
+    def _children(self) -> Iterator[Candidacy]:
+        """Yield networks near the best ones that spend the budget."""
+        draw = generator(self.loop.compute.rng_seed, "children", self.rounds)
+        parents, limit, forms = self.best(PARENTS), limit_of(self.loop), self.loop.forms.choices
 
         def integer(stop: int) -> int:
             return int(torch.randint(stop, (), generator=draw))
@@ -207,28 +169,37 @@ class _Pool:
         def chance() -> float:
             return float(torch.rand((), generator=draw))
 
-        for _ in range(TRIES):
+        for _ in range(TRIES * ROUND):
             one, other = parents[integer(len(parents))], parents[integer(len(parents))]
             crossed = chance() < 0.5
             path = [b if crossed and chance() < 0.5 else a for a, b in zip(one.path, other.path, strict=True)]
             for layer, costs in enumerate(self.loop.costs.table):
                 if chance() < MUTATION:
                     path[layer] = integer(len(costs))
-            scale = other.scale if crossed and chance() < 0.5 else one.scale
-            if chance() < 0.2:
-                scale = self.loop.scales[integer(len(self.loop.scales))]
-            candidate = (tuple(path), scale)
-            if candidate not in self.members and SPENT * limit <= self.costs(scale).whole(path) <= limit:
-                return candidate
-        return None
+            form = (other if crossed and chance() < 0.5 else one).form
+            if chance() < 0.2 or form not in forms:
+                form = forms[integer(len(forms))]
+            if SPENT * limit <= self.cost(tuple(path), form):
+                yield tuple(path), form
+
+    def _neighbours(self) -> Iterator[Candidacy]:
+        """Yield the best network with one layer or its form changed, what is held for the least harm first."""
+        (best,) = self.best(1)
+        changes: list[tuple[float, Candidacy]] = [(0.0, (best.path, form)) for form in self.loop.forms.choices]
+        for layer, row in enumerate(self.harm):
+            own = best.path[layer]
+            for choice in range(len(row)):
+                path = (*best.path[:layer], choice, *best.path[layer + 1 :])
+                changes.append((row[choice] - row[own], (path, best.form)))
+        yield from (one for _, one in sorted(changes, key=lambda change: (change[0], change[1])))
 
 
-def _doubts(pool: _Pool, scorer: Scorer, seed: LayerPath) -> tuple[str, ...]:
+def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     """Return a warning where nothing within the budget beats the seed, or where it may be luck."""
     best = pool.best(1)
-    if not best or (best[0].path, best[0].scale) == (seed, 1.0):
+    if not best or (best[0].path, best[0].form) == seed:
         return ("nothing that was scored within the budget beats the seed on held-out training images",)
-    pairs = zip(scorer.losses[seed, 1.0], scorer.losses[best[0].path, best[0].scale], strict=True)
+    pairs = zip(scorer.losses[seed], scorer.losses[best[0].path, best[0].form], strict=True)
     gains = torch.tensor([a - b for a, b in pairs], dtype=torch.float64)
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
     if float(gains.mean()) < DOUBT * error:

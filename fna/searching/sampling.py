@@ -24,17 +24,17 @@ class Step:
 
     Args:
         arch: the search space.
-        scale: input scale of the step.
-        costs: of the space's networks at that scale.
+        costs: of the space's networks in the form (head width, input scale) of the step.
         limit: the most a whole network may cost; None: anything.
         config: settings of the search.
+        anchor: whether it is one of the steps that run the seed.
     """
 
     arch: SuperArch
-    scale: float
     costs: Costs
     limit: int | None
     config: SearchConfig
+    anchor: bool = False
 
 
 Sampler = Callable[[Step, Sequence[Tensor] | None, torch.Generator], LayerPath]
@@ -64,12 +64,12 @@ def draw_path(arch: SuperArch, alphas: Sequence[Tensor] | None, generator: torch
 def sample_anchored(step: Step, alphas: Sequence[Tensor] | None, generator: torch.Generator) -> LayerPath:
     """Draw the seed's own path, or one near it whose cost lies in a window of the budget.
 
-    A share ``search.anchor`` of the steps at scale 1 runs the seed. In the others a layer has the seed's block with
-    probability ``search.near``, else any; all are tilted towards cheap blocks until the expected cost is one drawn from
-    ``search.window`` x the budget.
+    A share ``search.anchor`` of the steps runs the seed in its own form. In the others a layer has the seed's block
+    with probability ``search.near``, else any; all are tilted towards cheap blocks until the expected cost is one drawn
+    from ``search.window`` x the budget.
     """
     seed = step.arch.seed_path()
-    if step.scale == 1 and float(torch.rand((), generator=generator)) < step.config.anchor:
+    if step.anchor:
         return seed
     low, high = step.config.window
     limit = step.costs.seed if step.limit is None else step.limit

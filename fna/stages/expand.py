@@ -12,6 +12,7 @@ from fna.arch.spaces import task_space
 from fna.arch.target import Target
 from fna.cost.madds import Cost
 from fna.errors import FnaError
+from fna.nets.slim import slices
 from fna.nets.weights import Network, State, backbone_only, load_weights, put, take
 from fna.progress import say
 from fna.remapping import Row, Strategy, remap, summarise
@@ -40,7 +41,8 @@ def expand(seed: Seed, problem: Problem) -> Expanded:
     """
     config = problem.config
     taps = problem.prepared(seed.arch).taps
-    arch = task_space(seed.arch, problem.task.layers, taps, **config.space.model_dump(exclude={"input_scales"}))
+    blocks = config.space.model_dump(exclude={"input_scales", "head_channels"})
+    arch = task_space(seed.arch, problem.task.layers, taps, **blocks)
     remapped = remap(seed.arch, seed_state(seed, problem), arch, strategy(problem), config.engine.rng_seed)
     warnings = dead_channels(remapped.report, config.engine.strict)
     for warning in warnings:
@@ -92,7 +94,7 @@ def remap_network(network: Network[A], target: Target | Arch, problem: Problem) 
     Args:
         network: where the weights come from. A super network gives each layer's operation (FNA++), the seed what the
             rules find (FNA).
-        target: what to fill. A head of other width than the network's starts fresh.
+        target: what to fill. A narrower head than the network's gets its first channels, a wider one starts fresh.
         problem: the rules of ``config.remap``, and the seed of new weights.
 
     Raises:
@@ -101,14 +103,21 @@ def remap_network(network: Network[A], target: Target | Arch, problem: Problem) 
     target = target if isinstance(target, Target) else Target(target)
     rng_seed = problem.config.engine.rng_seed
     backbone = remap(network.arch, take(network.state, "backbone"), target.arch, strategy(problem), rng_seed).state
-    head = put(take(network.state, "head"), "head")
-    if head and target.head_width != network.head_width:
-        wanted = problem.at(target).meta_head(target.arch).state_dict()
-        if any(name not in wanted or wanted[name].shape != t.shape for name, t in take(head, "head").items()):
-            say(f"the head is {target.head_width:g} x as wide as the one that was trained: it starts fresh")
-            head = {}
-    state = {**put(backbone_only(backbone), "backbone"), **head}
+    head = _head(network, target, problem)
+    state = {**put(backbone_only(backbone), "backbone"), **put(head, "head")}
     return Network(target.arch, state, target.head_width, target.scale)
+
+
+def _head(network: Network[A], target: Target, problem: Problem) -> dict[str, Tensor]:
+    """Return a network's head as wide as a target's: its first channels where that is narrower, else nothing."""
+    head = take(network.state, "head")
+    if not head or target.head_width == network.head_width:
+        return head
+    if target.head_width > network.head_width:
+        say(f"the head is {target.head_width / network.head_width:g} x as wide as the trained one: it starts fresh")
+        return {}
+    wide, narrow = (problem.at(other).meta_head(target.arch) for other in (network, target))
+    return {name: tensor.clone() for name, tensor in slices(head, wide, narrow).items()}
 
 
 def build(network: Network[Arch], problem: Problem) -> nn.Module:

@@ -35,6 +35,7 @@ class DeepLabV3Head(nn.Module):
         super().__init__()
         last = feature_info[-1]
         self.aspp = ASPP(last.channels, channels, rates, separable=True)
+        self.joined = {"aspp.project.0.weight": (channels,) * (len(rates) + 2)}
         self.classifier = nn.Conv2d(channels, classes, 1)
         _initialise(self)
 
@@ -79,6 +80,10 @@ class DeepLabV3PlusHead(nn.Module):
         last = feature_info[-1]
         self.low = strides.index(4)
         self.aspp = ASPP(last.channels, channels, rates, separable=False)
+        self.joined = {
+            "aspp.project.0.weight": (channels,) * (len(rates) + 2),
+            "decoder.0.0.weight": (channels, low_channels),
+        }
         self.low_project = _conv_norm_relu(feature_info[self.low].channels, low_channels)
         # One of the two has a bias: with it, and only with it, the paper's params and MAdds are met exactly.
         self.decoder = nn.Sequential(

@@ -64,28 +64,22 @@ class Problem:
             size_hw = (height, width)
         return cls(config, task, Labels.of(data), size_hw, seed.mean, seed.std)
 
-    def at_scale(self, scale: float) -> Problem:
-        """Return the problem as networks of another input scale see it."""
-        return self._at(1.0, scale)
-
     def at(self, network: Any) -> Problem:
         """Return the problem as a network of another head width and input scale sees it.
 
         Args:
-            network: has a `head_width` and a `scale`, as `Network` and `Target` have.
+            network: has a `head_width` and a `scale`, as `Network`, `Target` and `Form` have.
         """
-        return self._at(network.head_width, network.scale)
-
-    def _at(self, head_width: float, scale: float) -> Problem:
+        head_width, scale = network.head_width, network.scale
         if head_width == scale == 1:
             return self
         config = at_scale(self.config, head_width, scale)
         return replace(self, config=config, size_hw=self.task.scored_size(config) or times(self.size_hw, scale))
 
-    def tune(self, model: Model) -> None:
-        """Let a network's anchors follow the input scale of this problem."""
-        if hasattr(model.head, "anchor_scale"):
-            model.head.anchor_scale = self.config.task.anchor_scale  # type: ignore[attr-defined]
+    def tune(self, head: nn.Module) -> None:
+        """Let a head's anchors follow the input scale of this problem."""
+        if hasattr(head, "anchor_scale"):
+            head.anchor_scale = self.config.task.anchor_scale  # type: ignore[attr-defined]
 
     # --- networks
 
@@ -141,7 +135,11 @@ class Problem:
     def meta_head(self, arch: Arch) -> nn.Module:
         """Build the task's head without memory, to count it or to see the shapes of its weights."""
         with torch.device("meta"):
-            return self._head(self.prepared(arch))
+            return self.build_head(arch)
+
+    def build_head(self, arch: Arch) -> nn.Module:
+        """Build the task's head with fresh weights."""
+        return self._head(self.prepared(arch))
 
     def _head(self, strided: Arch) -> nn.Module:
         return self.task.head(strided, len(self.labels.classes), self.config.task)

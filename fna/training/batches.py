@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from fna.arch.target import Form
 from fna.data.sampling import Loader, StepSampler
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
@@ -95,7 +96,7 @@ class _ScaledViews(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int, float]) -> Any:
         epoch, position, scale = key
         if scale not in self.views:
-            config = self.problem.at_scale(scale).config
+            config = self.problem.at(Form(scale=scale)).config
             self.views[scale] = self.problem.task.train_view(self.data, self.indices, config)
         return self.views[scale][epoch, position]
 

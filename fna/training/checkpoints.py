@@ -16,6 +16,8 @@ from typing import Any
 from fna.errors import FnaError
 from fna.files import fingerprint, parse_state, read_bytes, read_json, remove, temporaries, write_bytes, write_json
 
+SCORES = "scores.json"  # of a search that scores candidates after its training
+
 
 class Checkpoints:
     """The last few states of one phase of training, each a file ``step-000123.pt`` and its record beside it.
@@ -80,7 +82,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints, so that the phase begins anew."""
         remove(self.path.glob("step-*.json"))
-        remove([*self.path.glob("step-*.pt"), *temporaries(self.path)])
+        remove([*self.path.glob("step-*.pt"), *self.path.glob(SCORES), *temporaries(self.path)])
 
     def _path(self, step: int) -> Path:
         return self.path / f"step-{step:06d}.pt"

@@ -58,6 +58,14 @@ class Compute:
             distributed.share_statistics(model, self.device.type == "cuda")
         return distributed.replicate(model, self.device, partial=partial, sync_bn=self.sync_bn)
 
+    def like_placed(self, head: nn.Module) -> nn.Module:
+        """Give a head on the meta device, which borrows its weights, what `parallel` gives modules that have some."""
+        if self.device.type == "cpu":
+            cpu.mend(Model(nn.Identity(), head))
+        if self.world.size > 1 and self.sync_bn:
+            return distributed.share_statistics(head, self.device.type == "cuda")
+        return head
+
     def images(self, images_N3HW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """Move uint8 images to the device and normalise them as the seed expects.
 

@@ -148,11 +148,17 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class SyncBatchNormCPU(nn.BatchNorm2d):
-    """Batch normalisation over the batches of all processes, for gloo on CPUs, which torch's own does not support."""
+    """Batch normalisation over the batches of all processes, for gloo on CPUs, which torch's own does not support.
+
+    Attributes:
+        alone: whether this process keeps to itself for the time being; see `apart`.
+    """
+
+    alone = False
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Normalise with the mean and (biased) variance over all processes; running statistics as torch keeps them."""
-        if not self.training or not dist.is_initialized():
+        if not self.training or not dist.is_initialized() or self.alone:
             return super().forward(x_NCHW)
         x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
         # Mean and variance of each process, then of all (Chan): exact also where the mean is large.
@@ -189,6 +195,25 @@ def share_statistics(model: nn.Module, cuda: bool) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = SyncBatchNormCPU
     return model
+
+
+@contextmanager
+def apart(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms share nothing, so that each process may run something else."""
+    if not dist.is_initialized():
+        yield
+        return
+    own = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
+    shared: list[Any] = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm | SyncBatchNormCPU)]
+    before = [(module, "process_group" if isinstance(module, nn.SyncBatchNorm) else "alone") for module in shared]
+    values = [getattr(module, name) for module, name in before]
+    for module, name in before:
+        setattr(module, name, own if name == "process_group" else True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(before, values, strict=True):
+            setattr(module, name, value)
 
 
 def replicate(model: nn.Module, device: torch.device, *, partial: bool, sync_bn: bool) -> nn.Module:

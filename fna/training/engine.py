@@ -217,6 +217,7 @@ def fit(
     label: str,
     config: EngineConfig,
     compute: Compute,
+    keeps_end: bool = False,
 ) -> float:
     """Run a loop to its end, from its last checkpoint if it has one.
 
@@ -230,6 +231,7 @@ def fit(
         label: name on the progress bar.
         config: when to write checkpoints.
         compute: the processes.
+        keeps_end: whether the end is a checkpoint, too, because more is done with it.
 
     Returns:
         Minutes of training, those before an interruption included.
@@ -264,7 +266,7 @@ def fit(
                 minutes = (time.monotonic() - began) / 60
                 if scores:
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
-            asked = bool(every) and done % every == 0
+            asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
                 spent, processes = time.monotonic() - began, compute.world.size
                 checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes, "plan": plan})

@@ -10,7 +10,7 @@ from fna.arch import Arch, Block, Stem, SuperArch
 from fna.arch.spaces import make_space
 from fna.nets.supernet import Mixture, SuperBackbone, frozen_weights
 from fna.rng import generator, seeded
-from fna.searching.alphas import ESTIMATORS
+from fna.searching.estimators import ESTIMATORS
 
 
 def space() -> SuperArch:

@@ -1,0 +1,84 @@
+"""The forms that a target may have besides its architecture: head widths and input scales, with what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fna.arch import Arch, SuperArch
+from fna.arch.target import Form
+from fna.cost.costs import Costs
+from fna.cost.units import with_unit
+from fna.errors import FnaError
+from fna.nets.network import Model
+from fna.nets.slim import SlimHead
+from fna.progress import say
+from fna.tasks.problem import Problem
+from fna.training.compute import Compute
+
+SEEDS = Form()  # the recipe's own head and input
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Head widths and input scales to choose from.
+
+    Args:
+        choices: those at which some network is within the budget.
+        costs: of the space's networks by form; that of the seed's form is always there.
+    """
+
+    choices: tuple[Form, ...]
+    costs: Mapping[Form, Costs]
+
+    @classmethod
+    def of(cls, problem: Problem, costs: Costs, cost: str, space: SuperArch, limit: int | None, one: bool) -> Forms:
+        """Count the networks of a space in every form of the settings.
+
+        Args:
+            problem: what they are for, with ``space.input_scales`` and ``space.head_channels``.
+            costs: those of the seed's form.
+            cost: name in `cost.costs.COSTS` of what is counted.
+            space: undilated.
+            limit: the most a network may cost; None: anything.
+            one: whether the seed's form is the only one.
+
+        Raises:
+            FnaError: no network is within the limit in any form.
+        """
+        settings = problem.config.space
+        scales, widths = ((1.0,), (1.0,)) if one else (settings.input_scales, settings.head_channels)
+        wanted = [Form(width, scale) for scale in dict.fromkeys(scales) for width in dict.fromkeys(widths)]
+        table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
+        choices = tuple(form for form in wanted if limit is None or _least(table[form]) <= limit)
+        for scale in dict.fromkeys(form.scale for form in wanted):
+            if not any(form.scale == scale for form in choices):
+                cheapest = min(_least(table[form]) for form in wanted if form.scale == scale)
+                say(
+                    f"search: no network is within the budget at input scale {scale:g} "
+                    f"(the cheapest takes {with_unit(cheapest, costs.unit)})"
+                )
+        if not choices:
+            raise FnaError("space.input_scales: no network is within the budget at any of them; add 1 or a smaller one")
+        return cls(choices, table)
+
+    def draw(self, generator: torch.Generator) -> Form:
+        """Draw a scale, each as often as the others, then a head width that is to be had there."""
+        scales = list(dict.fromkeys(form.scale for form in self.choices))
+        scale = scales[int(torch.randint(len(scales), (), generator=generator))]
+        there = [form for form in self.choices if form.scale == scale]
+        return there[int(torch.randint(len(there), (), generator=generator))]
+
+
+def _least(costs: Costs) -> int:
+    """Return the cost of the cheapest network."""
+    return sum(map(min, costs.table)) + costs.other
+
+
+def slim_heads(model: Model, problem: Problem, seed: Arch, forms: Forms, compute: Compute) -> dict[float, SlimHead]:
+    """Return the narrower heads of a super network by width, made of slices of its own."""
+    widths = dict.fromkeys(form.head_width for form in forms.choices if form.head_width != 1)
+    heads = {width: problem.at(Form(width)).meta_head(seed) for width in widths}
+    return {width: SlimHead(model.head, compute.like_placed(head)) for width, head in heads.items()}

@@ -1,0 +1,147 @@
+"""Scores of candidates: their loss with the super network's weights on training images that it has not seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fna.arch import LayerPath
+from fna.arch.target import Form
+from fna.files import read_json, write_json
+from fna.nets.network import Model
+from fna.nets.slim import slices
+from fna.nets.supernet import path_network
+from fna.searching.forms import SEEDS
+from fna.training import distributed
+from fna.training.batches import train_batches
+from fna.training.engine import recalibrate
+
+if TYPE_CHECKING:
+    from fna.searching.alphas import SearchLoop
+
+Candidacy = tuple[LayerPath, Form]  # a network to score
+SAVE_SECONDS = 10.0  # between writes of the scores so far
+
+
+@dataclass
+class Scorer:
+    """Scores networks of a trained super network, each process some of them, all on the same batches.
+
+    Args:
+        loop: the search that trained it.
+        file: where scores are kept, so that an interrupted choice goes on; None: nowhere.
+        told: called with the loss of each scored network.
+    """
+
+    loop: SearchLoop
+    file: Path | None = None
+    told: Callable[[float], None] = lambda loss: None
+    losses: dict[Candidacy, list[float]] = field(default_factory=dict)  # a network's, by batch
+    batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
+    heads: dict[float, nn.Module] = field(default_factory=dict)
+    saved: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.kept: dict[str, list[float]] = {}
+        self.began = time.monotonic()
+        if self.file is not None and self.file.exists():
+            record = read_json(self.file)
+            self.kept = record["losses"]
+            self.began -= 60 * record["minutes"]
+
+    @property
+    def minutes(self) -> float:
+        """Minutes so far, those before an interruption included."""
+        return (time.monotonic() - self.began) / 60
+
+    def loss(self, path: LayerPath, form: Form) -> float:
+        """Return the mean loss of a network that has been scored."""
+        values = self.losses[path, form]
+        return math.fsum(values) / len(values)
+
+    def score(self, wanted: Sequence[Candidacy]) -> None:
+        """Score networks; those that have been are not scored again. The processes share the work."""
+        new = [one for one in dict.fromkeys(wanted) if one not in self.losses]
+        world = self.loop.compute.world
+        with distributed.apart(self.loop.model):
+            for start in range(0, len(new), world.size):
+                turn = new[start : start + world.size]
+                own = [self._losses(*turn[world.rank])] if world.rank < len(turn) else []
+                for one, values in zip(turn, distributed.gather(own), strict=True):
+                    self.losses[one] = values
+                    self.told(self.loss(*one))
+                self._save()
+        self._save(now=True)
+
+    def _save(self, now: bool = False) -> None:
+        if self.file is None or not self.loop.compute.world.writes:
+            return
+        if now or time.monotonic() - self.saved > SAVE_SECONDS:
+            losses = {**self.kept, **{_key(*one): values for one, values in self.losses.items()}}
+            write_json(self.file, {"minutes": self.minutes, "losses": losses})
+            self.saved = time.monotonic()
+
+    def _losses(self, path: LayerPath, form: Form) -> list[float]:
+        """Return the loss of a network on each of the held-out batches."""
+        if _key(path, form) in self.kept:
+            return self.kept[_key(path, form)]
+        loop = self.loop
+        warm, held = self._batches(form.scale)
+        problem = loop.problem.at(form)
+        network = path_network(loop.model, path)
+        network.head = self._head(form)
+        problem.tune(network.head)
+        losses = []
+        with torch.no_grad():
+            recalibrate(network, iter(warm), len(warm), loop.compute)
+            network.eval()
+            for batch, images in held:
+                with loop.compute.autocast():
+                    loss_sum, weight = problem.loss(network(images), batch)
+                losses.append(float(loss_sum) / max(float(weight), 1.0))
+        return losses
+
+    def _head(self, form: Form) -> nn.Module:
+        """Return a head of its own of some width, with the weights of the super network's."""
+        if form.head_width not in self.heads:
+            loop, arch = self.loop, self.loop.arch.seed
+            narrow, wide = loop.problem.at(form).build_head(arch), loop.model.head
+            narrow.load_state_dict(slices(wide.state_dict(), loop.problem.meta_head(arch), narrow))
+            self.heads[form.head_width] = loop.compute.place(Model(nn.Identity(), narrow)).head  # type: ignore[assignment]
+        return self.heads[form.head_width]
+
+    def _batches(self, scale: float) -> tuple[list[Tensor], list[tuple[Any, Tensor]]]:
+        """Return batches to recalibrate on and to score at one scale; the same samples at every scale.
+
+        They are made once, and the same in every process, whatever their number.
+        """
+        if scale not in self.batches:
+            loop, config = self.loop, self.loop.config
+            alone = replace(loop.compute, world=distributed.World())
+            size = min(config.batch_size, *map(len, loop.parts))
+
+            def made(part: int, purpose: str, number: int) -> list[tuple[Any, Tensor]]:
+                one = train_batches(
+                    *(loop.problem, loop.data, loop.parts[part], size, purpose, alone, (0, number)), lambda step: scale
+                )
+                return list(one)
+
+            warm = made(0, "recalibrate", config.recalibrate)
+            self.batches[scale] = [images for _, images in warm], made(1, "held out", len(loop.parts[1]) // size)
+        return self.batches[scale]
+
+
+def _key(path: LayerPath, form: Form) -> str:
+    return f"{form.scale:g} {form.head_width:g} " + " ".join(map(str, path))
+
+
+def seed_of(loop: SearchLoop) -> Candidacy:
+    """Return the seed as a candidate."""
+    return loop.arch.seed_path(), SEEDS
