@@ -1,4 +1,4 @@
-"""Narrower heads as slices of a wide one: the same as a head of that width with those weights, and trained through it."""
+"""Narrower heads as slices of a wide one: the same as a head of that width with those weights, trained through it."""
 
 from __future__ import annotations
 

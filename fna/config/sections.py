@@ -158,6 +158,7 @@ class SearchConfig(Section):
     )
     anchor: Annotated[float, Field(ge=0, le=1)] = note(0.25, "anchored: share of the steps on the seed's own path")
     near: Annotated[float, Field(ge=0, le=1)] = note(0.5, "anchored: how often a layer of the others is the seed's")
+    tied: bool = note(True, "a layer's candidates are slices of its largest and learn together; the article: false")
     window: Two[AboveZero] = note((0.5, 1.05), "anchored: cost of the others, x the budget")
     chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")

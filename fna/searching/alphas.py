@@ -20,6 +20,7 @@ from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
 from fna.nets.supernet import entropy, expected_cost, frozen_weights
+from fna.nets.tying import tie
 from fna.nets.weights import Network, cpu_state, load_weights
 from fna.progress import say
 from fna.rng import generator
@@ -116,6 +117,8 @@ class SearchLoop:
         if self.config.bn == "frozen":
             freeze_norms(self.model)
         self.network = compute.parallel(self.model, partial=True)
+        if self.config.tied:
+            tie(self.model)
         self.slims = slim_heads(self.model, problem, network.arch.seed, self.forms, compute)
         self._make_alphas()
         held = None if limit is None else float(limit - costs.other)
