@@ -14,7 +14,7 @@ import numpy as np
 from fna.arch import Arch
 from fna.arch.net_config import load_arch
 from fna.arch.target import Target
-from fna.config import AdaptConfig, Config
+from fna.config import AdaptConfig, Config, DeriveConfig
 from fna.config.budgets import parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
@@ -23,6 +23,7 @@ from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
 from fna.reporting.page import write_report
+from fna.reporting.rows import CUT, RANDOM
 from fna.runs.opening import flatten
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
@@ -35,6 +36,7 @@ from fna.stages.predict import Finished, png
 from fna.tasks.problem import Problem
 
 BASELINE = "baseline"
+PLAIN_SEED = {"arch": "seed", "init": "seed", "head_width": None, "scale": None}  # settings of adapt
 PREDICTIONS = 6  # pictures in the report
 
 
@@ -80,28 +82,33 @@ def run_search(run: Run) -> dict[str, Any]:
 
 def run_derive(run: Run) -> dict[str, Any]:
     """Derive the target that ``derive.name`` names, within ``derive.budget``."""
-    name = run.config.derive.name
-    wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
-    record = {"budget": wanted, "chooser": run.config.derive.chooser or run.config.search.chooser}
+    return derive_one(run, run.config.derive)
+
+
+def derive_one(run: Run, config: DeriveConfig, like: Target | None = None) -> dict[str, Any]:
+    """Derive one target; `like`: see `derive`."""
+    name = config.name
+    wanted = config.budget if config.budget is not None else run.config.search.budget
+    chooser = config.chooser or run.config.search.chooser
     if run.finished(f"derive:{name}"):
         info = run.folder.info(f"derive:{name}")
         before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted))
-        chooser = info["wanted"]["chooser"]
-        if before != now or chooser != record["chooser"]:
+        by = info["wanted"]["chooser"]
+        if before != now or by != chooser:
             raise FnaError(
-                f"target '{name}' of {run.path} was derived with the budget {before} by '{chooser}', now it is {now} "
-                f"by '{record['chooser']}'; give the new one a name of its own, e.g. --derive.name {name}_2"
+                f"target '{name}' of {run.path} was derived with the budget {before} by '{by}', now it is {now} "
+                f"by '{chooser}'; give the new one a name of its own, e.g. --derive.name {name}_2"
             )
         say(f"derive: '{name}' is there already")
         return info
-    derived = derive(run.found(), run.problem, wanted)
+    derived = derive(run.found(), run.problem, wanted, chooser=chooser, like=like)
     choice, costs, problem = derived.choice, derived.costs, run.problem.at(derived)
     assert choice is not None
     assert costs is not None
     assert derived.cost is not None
     seed = run.problem.cost(run.seed.arch)
     info = {
-        "wanted": record,
+        "wanted": {"budget": wanted, "chooser": chooser},
         "cost": choice.cost,
         "unit": costs.unit,
         "madds": derived.cost.madds,
@@ -125,8 +132,7 @@ def run_adapt(run: Run) -> dict[str, Any]:
     """Fine-tune the network that ``adapt.arch`` and ``adapt.init`` name, and before the first the baseline."""
     config = run.config.adapt
     if run.config.baseline and config.folder == ADAPTED:
-        plain = {"name": BASELINE, "arch": "seed", "init": "seed", "head_width": None, "scale": None}
-        adapt_one(run, config.model_copy(update=plain))
+        adapt_one(run, config.model_copy(update={"name": BASELINE, **PLAIN_SEED}))
     return adapt_one(run, config)
 
 
@@ -297,6 +303,9 @@ def title(name: str, arch: str, init: str) -> str:
         ("derived", "super"): "FNA++ network",
         ("derived", "seed"): "FNA network",
         ("seed", "seed"): "fine-tuned seed",
+        (RANDOM, "super"): "random architecture of the same cost",
+        (CUT, "super"): "seed cut by hand, weights: super",
+        (CUT, "seed"): "seed cut by hand, weights: seed",
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")

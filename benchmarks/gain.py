@@ -1,0 +1,89 @@
+"""What a recipe is worth: the FNA++ network beside its controls, for one RNG seed or several.
+
+    python benchmarks/gain.py NAME RECIPE DATA RUN [--rng-seeds N] [--only K]... [--write] [key=value ...]
+
+Does the recipe with all rows of `fna run --controls` in RUN/seed_0, RUN/seed_1 ... and writes
+``results/gain_NAME.json``; the same command goes on with what was interrupted. The file is written anew after each RNG
+seed, and says in `missing` which rows are not there and why. --only does some of the N seeds, say in another process;
+--write does nothing but the file. DATA is the data set's folder, ``-`` where there is none.
+
+Ratios are differences of the headline score as shares: c_minus_a is the FNA++ network minus the fine-tuned seed, each
+with its mean, its standard deviation over RNG seeds (of two or more) and its least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import record
+
+from fna.config import Config, load_config
+from fna.reporting.controls import compare
+from fna.runs import controls
+
+
+def measure(name: str, config: Config, run: str | Path, rng_seeds: int = 1, only: Sequence[int] | None = None) -> Path:
+    """Do a recipe with its controls for some RNG seeds and write ``results/NAME.json`` after each.
+
+    Args:
+        name: of the result.
+        config: the settings; their RNG seed does not matter.
+        run: the folder of the run folders.
+        rng_seeds: how many the result is of: 0, 1 ...
+        only: those to do now; None: all.
+    """
+    folders = controls.folders(run, rng_seeds)
+    for rng_seed in folders if only is None else only:
+        engine = config.engine.model_copy(update={"rng_seed": rng_seed})
+        controls.run(folders[rng_seed], config.model_copy(update={"engine": engine}))
+        write(name, folders)
+    return write(name, folders)
+
+
+def write(name: str, folders: dict[int, Path]) -> Path:
+    """Write what there is of a result."""
+    result = compare(folders)
+    ratios = {
+        f"{key}_{what}": difference[what]
+        for key, difference in result["differences"].items()
+        for what in ("mean", "std", "min")
+        if difference[what] is not None
+    }
+    ratios |= {key: result[key] for key in ("madds_target_over_seed_max", "search_share") if result[key] is not None}
+    more: dict[str, Any] = {"missing": result["missing"], "warnings": []}
+    targets = []
+    for rng_seed, folder in folders.items():
+        if (path := folder / "targets" / "derived.json").exists():
+            targets.append(json.loads(path.read_text(encoding="utf-8")))
+        if (path := folder / "metrics.json").exists():
+            warnings = json.loads(path.read_text(encoding="utf-8"))["warnings"]
+            more["warnings"] += [f"RNG seed {rng_seed}: {warning}" for warning in warnings]
+    if targets:
+        more |= {key: targets[0][key] for key in ("disagreements", "arch")}
+        more["scales"] = [target["scale"] for target in targets]
+    return record.write(name, result["entries"], ratios, **more)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("--rng-seeds", type=int, default=1)
+    parser.add_argument("--only", type=int, action="append", metavar="K")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_intermixed_args()
+    root = [] if given.data == "-" else [f"data.root={json.dumps(given.data)}"]
+    config = load_config(given.recipe, [*root, *given.settings])
+    only = [] if given.write else given.only
+    print(measure(f"gain_{given.name}", config, given.run, given.rng_seeds, only))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Controls: the rows beside which a run's network is judged, each fine-tuned in the same run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fna.arch.cutting import SPENT, cut_by_hand
+from fna.arch.target import Target
+from fna.config import Config
+from fna.config.budgets import UNITS
+from fna.cost.costs import Measure, find_measure
+from fna.cost.madds import Cost
+from fna.cost.units import with_unit
+from fna.errors import FnaError
+from fna.files import read_json
+from fna.progress import say
+from fna.reporting.controls import compare
+from fna.reporting.rows import CUT, RANDOM, charged_minutes
+from fna.runs.pipeline import BASELINE, PLAIN_SEED, STAGES, adapt_one, derive_one, stage, target_named
+from fna.runs.run import Run
+from fna.runs.saved import ADAPTED
+
+Plan = Mapping[str, Any] | str  # settings of adapt, or why there is no such row
+
+
+def run(
+    folder: str | Path,
+    config: Config | None = None,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Do the whole job in `folder` with its controls, or go on with it; see `Run.open` for the arguments.
+
+    Returns:
+        The comparison; see `control`.
+    """
+    with Run.open(folder, config, overrides, data) as job:
+        for name in STAGES:
+            stage(job, name)
+        return control(job)
+
+
+def control(run: Run) -> dict[str, Any]:
+    """Fine-tune and score the rows of `reporting.rows.CONTROLS`; what is there already is not done twice.
+
+    Args:
+        run: it has a target, and ``adapt`` names it.
+
+    Returns:
+        The comparison of the rows, also in controls.json; see `reporting.controls.compare`.
+
+    Raises:
+        FnaError: the run adapts something else than a target.
+    """
+    config = run.config.adapt
+    if config.folder != ADAPTED or config.arch not in run.names("derive"):
+        raise FnaError(
+            f"controls are of a run's network '{ADAPTED}', but adapt.arch is '{config.arch}' and its folder "
+            f"'{config.folder}'; leave out --adapt.arch and --adapt.name"
+        )
+    base = adapt_one(run, config.model_copy(update={"name": BASELINE, **PLAIN_SEED}))
+    found = adapt_one(run, config)
+    missing: dict[str, str] = {}
+    for name, plan in PLANS.items():
+        settings = plan(run, base, found)
+        if isinstance(settings, str):
+            say(f"{name}: left out, {settings}")
+            missing[name] = settings
+        else:
+            adapt_one(run, config.model_copy(update={"name": name, **PLAIN_SEED, **settings}))
+    stage(run, "evaluate")
+    compared = compare({run.config.engine.rng_seed: run.path}, {run.config.engine.rng_seed: missing})
+    run.write("controls", {"controls.json": {"left_out": missing, **compared}})
+    stage(run, "report")
+    return compared
+
+
+# --- a row each: settings of adapt beside those of the plain seed, or why there is no such row ------------------------
+
+
+def seed_long(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
+    """Train the seed for the minutes that search and adaptation took, measured in its own minutes an epoch."""
+    record = run.path / "checkpoints" / "seed_long" / "adapt.json"
+    if run.finished("adapt:seed_long"):
+        return {"epochs": run.folder.info("adapt:seed_long")["adapt"]["epochs"]}
+    if record.exists():  # begun: how long an epoch takes is not asked again
+        return {"epochs": read_json(record)["epochs"]}
+    searched = charged_minutes(found["adapt"], run.folder.info("search")["minutes"])
+    epochs = (searched + found["minutes"]) / (base["minutes"] / base["adapt"]["epochs"])
+    return {"epochs": max(1, round(epochs))}
+
+
+def seed_super(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
+    """Give the seed's architecture the super network's weights."""
+    return {"init": "super"}
+
+
+def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
+    """Draw an architecture of the target's cost, and where the space allows of its head width and input scale."""
+    target, (measure, cost) = target_named(run, run.config.adapt), _cost(run, found)
+    settings = run.config.derive.model_copy(
+        update={"name": RANDOM, "chooser": "random", "budget": f"{cost} {measure.unit}"}
+    )
+    if run.finished(f"derive:{RANDOM}"):
+        derive_one(run, settings)  # refuses one that was derived for another cost
+        return {"arch": RANDOM, "init": "super"}
+    own = Target(target.arch)
+    why = ""
+    for like in [target] + [own] * ((target.head_width, target.scale) != (1, 1)):
+        try:
+            derive_one(run, settings, like)
+        except FnaError as error:
+            why = why or str(error)
+        else:
+            return {"arch": RANDOM, "init": "super"}
+    return f"no random architecture has the target's cost: {why}"
+
+
+def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
+    """Cut the seed to the target's cost at its input scale and head width; see `cut_by_hand`."""
+    target, (measure, limit) = target_named(run, run.config.adapt), _cost(run, found)
+    problem, space, seed = run.problem.at(target), run.space, run.seed.arch
+
+    def cost(arch: Any) -> int:
+        return measure.of(problem.cost(arch))
+
+    whole = cost(seed)
+    if whole < SPENT * limit or (whole <= limit and (target.head_width, target.scale) == (1, 1)):
+        same = "at the target's input scale and head width " if (target.head_width, target.scale) != (1, 1) else ""
+        return (
+            f"there is nothing to cut: the seed {same}costs {with_unit(whole, measure.unit)}, the target "
+            f"{with_unit(limit, measure.unit)}" + ("" if same else "; the row is the seed, (a)")
+        )
+    arch = cut_by_hand(seed, space, limit, cost, run.problem.prepared(seed).taps)
+    if arch is None:
+        return f"no cut of the seed costs {SPENT:.0%} to 100 % of the target's {with_unit(limit, measure.unit)}"
+    try:
+        path, init = list(space.path_of(arch)), "super"
+    except FnaError:  # a layer is no candidate
+        path, init = [], "seed"
+    if not run.finished(f"derive:{CUT}"):
+        _write_cut(run, replace(target, arch=arch), path, cost(arch), measure)
+    return {"arch": CUT, "init": init}
+
+
+def _cost(run: Run, found: Mapping[str, Any]) -> tuple[Measure, int]:
+    """Return how the target's cost was limited, and what the whole target costs so."""
+    unit = run.read_json(f"targets/{run.config.adapt.arch}.json", f"derive:{run.config.adapt.arch}")["unit"]
+    measure = find_measure(UNITS[unit])
+    return measure, measure.of(Cost(found["params"], found["madds"]))
+
+
+def _write_cut(run: Run, target: Target, path: Sequence[int], cost: int, measure: Measure) -> None:
+    problem, seed = run.problem.at(target), run.problem.cost(run.seed.arch)
+    counted = problem.cost(target.arch)
+    info = {
+        "wanted": {"budget": None, "chooser": "by hand"},
+        "cost": cost,
+        "unit": measure.unit,
+        "madds": counted.madds,
+        "params": counted.params,
+        "budget": None,
+        "seed_cost": measure.of(seed),
+        "seed_madds": seed.madds,
+        "seed_params": seed.params,
+        "argmax_cost": None,
+        "size_hw": list(problem.given_hw),
+        "counted_hw": list(problem.counted_hw(target.arch)),
+        "disagreements": [],
+    }
+    record = {"name": CUT, **target.to_json(), "path": list(path), **info}
+    run.write(f"derive:{CUT}", {f"targets/{CUT}.json": record}, info)
+
+
+PLANS: dict[str, Callable[[Run, Mapping[str, Any], Mapping[str, Any]], Plan]] = {
+    "seed_long": seed_long,
+    "seed_super": seed_super,
+    RANDOM: random_target,
+    CUT: hand_cut,
+}
+
+
+# --- several RNG seeds ------------------------------------------------------------------------------------------------
+
+
+def folders(folder: str | Path, rng_seeds: int) -> dict[int, Path]:
+    """Return the run folders of the RNG seeds 0, 1, ... below a folder."""
+    return {number: Path(folder) / f"seed_{number}" for number in range(rng_seeds)}
