@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import record
 
 from fna.config import Config, load_config
-from fna.reporting.controls import compare
-from fna.runs import controls
+from fna.reporting.controls import compare, sentences
+from fna.reporting.parts import read_optional
+from fna.runs.controls import repeat
+from fna.runs.opening import open_jobs
 
 
 def measure(name: str, config: Config, run: str | Path, rng_seeds: int = 1, only: Sequence[int] | None = None) -> Path:
@@ -31,41 +33,40 @@ def measure(name: str, config: Config, run: str | Path, rng_seeds: int = 1, only
 
     Args:
         name: of the result.
-        config: the settings; their RNG seed does not matter.
+        config: the settings.
         run: the folder of the run folders.
         rng_seeds: how many the result is of: 0, 1 ...
         only: those to do now; None: all.
     """
-    folders = controls.folders(run, rng_seeds)
-    for rng_seed in folders if only is None else only:
-        engine = config.engine.model_copy(update={"rng_seed": rng_seed})
-        controls.run(folders[rng_seed], config.model_copy(update={"engine": engine}))
-        write(name, folders)
+    jobs = open_jobs(Path(run), config, rng_seeds)
+    folders = {rng_seed: path for rng_seed, (path, _) in jobs.items()}
+    repeat(run, jobs, only=only, after=lambda: write(name, folders))
     return write(name, folders)
 
 
-def write(name: str, folders: dict[int, Path]) -> Path:
+def write(name: str, folders: Mapping[int, Path]) -> Path:
     """Write what there is of a result."""
-    result = compare(folders)
+    compared = compare(folders)
     ratios = {
         f"{key}_{what}": difference[what]
-        for key, difference in result["differences"].items()
+        for key, difference in compared["differences"].items()
         for what in ("mean", "std", "min")
         if difference[what] is not None
     }
-    ratios |= {key: result[key] for key in ("madds_target_over_seed_max", "search_share") if result[key] is not None}
-    more: dict[str, Any] = {"missing": result["missing"], "warnings": []}
-    targets = []
+    ratios |= {
+        key: compared[key] for key in ("madds_target_over_seed_max", "search_share") if compared[key] is not None
+    }
+    warnings, targets = [], []
     for rng_seed, folder in folders.items():
-        if (path := folder / "targets" / "derived.json").exists():
-            targets.append(json.loads(path.read_text(encoding="utf-8")))
-        if (path := folder / "metrics.json").exists():
-            warnings = json.loads(path.read_text(encoding="utf-8"))["warnings"]
-            more["warnings"] += [f"RNG seed {rng_seed}: {warning}" for warning in warnings]
+        metrics, target = (read_optional(folder / file) for file in ("metrics.json", "targets/derived.json"))
+        warnings += [f"RNG seed {rng_seed}: {warning}" for warning in (metrics["warnings"] if metrics else ())]
+        targets += [target] if target else []
+    missing = [f"RNG seed {row['rng_seed']}, {row['row']}: {row['why']}" for row in compared["missing"]]
+    more: dict[str, Any] = {"missing": missing, "warnings": warnings, "words": sentences(compared)}
     if targets:
         more |= {key: targets[0][key] for key in ("disagreements", "arch")}
         more["scales"] = [target["scale"] for target in targets]
-    return record.write(name, result["entries"], ratios, **more)
+    return record.write(name, compared["entries"], ratios, **more)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The rows of a run's table of scores: their order, their titles, and which of them the search is charged to.
+"""The rows of a run's tables of scores: their order, their titles, and which of them the search is charged to.
 
 No torch and no matplotlib at import.
 """
@@ -19,6 +19,7 @@ CONTROLS = {  # the rows of the table of controls, by the name of the adaptation
     RANDOM: "(e) random architecture of the same cost, super network's weights",
     CUT: "(f) seed cut by hand to the same cost and input scale",
 }
+
 
 T = TypeVar("T")
 

@@ -15,18 +15,22 @@ from fna.cost.costs import Measure, find_measure
 from fna.cost.madds import Cost
 from fna.cost.units import with_unit
 from fna.errors import FnaError
-from fna.files import read_json
-from fna.progress import say
+from fna.files import read_json, write_json, write_text
+from fna.progress import first_rank, say
 from fna.reporting.controls import compare
-from fna.reporting.rows import CUT, RANDOM, charged_minutes
-from fna.runs.pipeline import BASELINE, PLAIN_SEED, STAGES, adapt_one, derive_one, stage, target_named
+from fna.reporting.page import write_report
+from fna.reporting.rows import CONTROLS, CUT, RANDOM, charged_minutes
+from fna.runs import pipeline
+from fna.runs.folder import seed_folders
+from fna.runs.opening import Jobs, flatten
+from fna.runs.pipeline import BASELINE, PLAIN_SEED, adapt_one, derive_one, stage, target_named
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED
 
 Plan = Mapping[str, Any] | str  # settings of adapt, or why there is no such row
 
 
-def run(
+def run_controls(
     folder: str | Path,
     config: Config | None = None,
     overrides: Sequence[str] = (),
@@ -38,9 +42,50 @@ def run(
         The comparison; see `control`.
     """
     with Run.open(folder, config, overrides, data) as job:
-        for name in STAGES:
+        for name in ("expand", "search", "derive"):
             stage(job, name)
         return control(job)
+
+
+def repeat(
+    folder: str | Path,
+    jobs: Jobs,
+    *,
+    only: Sequence[int] | None = None,
+    controls: bool = True,
+    data: Mapping[str, Any] | None = None,
+    after: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Do the whole job for several RNG seeds, search included, or go on with it.
+
+    Args:
+        folder: of the run folders, and of controls.json and report.html over all of them.
+        jobs: of `opening.open_jobs`.
+        only: the RNG seeds to do now; None: all. The others may be done by another process.
+        controls: whether the controls are done, too.
+        data: see `Run.open`; those of the first.
+        after: called when a run is finished.
+
+    Returns:
+        The comparison over all of them; see `reporting.controls.compare`.
+    """
+    for rng_seed in jobs if only is None else only:
+        path, config = jobs[rng_seed]
+        say(f"RNG seed {rng_seed}: {path}")
+        (run_controls if controls else pipeline.run)(path, config, data=data)
+        data = None
+        summarise(Path(folder), jobs)
+        after()
+    return summarise(Path(folder), jobs)
+
+
+def summarise(folder: Path, jobs: Jobs) -> dict[str, Any]:
+    """Write controls.json and report.html over the runs of several RNG seeds, as far as they are."""
+    compared = compare({rng_seed: path for rng_seed, (path, _) in jobs.items()})
+    if first_rank() and seed_folders(folder):
+        write_json(folder / "controls.json", compared)
+        write_text(folder / "report.html", write_report(folder))
+    return compared
 
 
 def control(run: Run) -> dict[str, Any]:
@@ -55,27 +100,42 @@ def control(run: Run) -> dict[str, Any]:
     Raises:
         FnaError: the run adapts something else than a target.
     """
-    config = run.config.adapt
+    config, rng_seed = run.config.adapt, run.config.engine.rng_seed
     if config.folder != ADAPTED or config.arch not in run.names("derive"):
         raise FnaError(
             f"controls are of a run's network '{ADAPTED}', but adapt.arch is '{config.arch}' and its folder "
-            f"'{config.folder}'; leave out --adapt.arch and --adapt.name"
+            f"'{config.folder}'; leave out --adapt.arch, --adapt.init and --adapt.name"
         )
     base = adapt_one(run, config.model_copy(update={"name": BASELINE, **PLAIN_SEED}))
     found = adapt_one(run, config)
-    missing: dict[str, str] = {}
+    if not run.finished("evaluate"):  # what counts most can be looked at while the others train
+        stage(run, "evaluate")
+        stage(run, "report")
+    left_out: dict[str, str] = {}
     for name, plan in PLANS.items():
         settings = plan(run, base, found)
         if isinstance(settings, str):
-            say(f"{name}: left out, {settings}")
-            missing[name] = settings
+            say(f"{CONTROLS[name]}: left out, {settings}")
+            left_out[name] = settings
         else:
             adapt_one(run, config.model_copy(update={"name": name, **PLAIN_SEED, **settings}))
-    stage(run, "evaluate")
-    compared = compare({run.config.engine.rng_seed: run.path}, {run.config.engine.rng_seed: missing})
-    run.write("controls", {"controls.json": {"left_out": missing, **compared}})
+    if not scored(run):
+        stage(run, "evaluate")
+    compared = compare({rng_seed: run.path}, {rng_seed: left_out})
+    run.write("controls", {"controls.json": {"left_out": left_out, **compared}})
     stage(run, "report")
     return compared
+
+
+def scored(run: Run) -> bool:
+    """Tell whether metrics.json has the scores of all networks that are adapted, with the settings of now."""
+    if not run.finished("evaluate"):
+        return False
+    metrics = run.read_json("metrics.json", "evaluate")
+    minutes = {name: run.folder.info(f"adapt:{name}")["minutes"] for name in run.names("adapt")}
+    settings = flatten(run.config.evaluate.model_dump(mode="json"), "evaluate.")
+    known = {name: row["minutes"] for name, row in metrics["rows"].items()}
+    return bool(minutes) and known == minutes and metrics["settings"] == settings
 
 
 # --- a row each: settings of adapt beside those of the plain seed, or why there is no such row ------------------------
@@ -181,11 +241,3 @@ PLANS: dict[str, Callable[[Run, Mapping[str, Any], Mapping[str, Any]], Plan]] = 
     RANDOM: random_target,
     CUT: hand_cut,
 }
-
-
-# --- several RNG seeds ------------------------------------------------------------------------------------------------
-
-
-def folders(folder: str | Path, rng_seeds: int) -> dict[int, Path]:
-    """Return the run folders of the RNG seeds 0, 1, ... below a folder."""
-    return {number: Path(folder) / f"seed_{number}" for number in range(rng_seeds)}
