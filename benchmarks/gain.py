@@ -28,6 +28,12 @@ from fna.runs.controls import repeat
 from fna.runs.opening import open_jobs
 
 
+def configure(recipe: Path, data: str, settings: Sequence[str] = ()) -> Config:
+    """Read a recipe for the data set of a folder; ``-``: the recipe needs none."""
+    root = [] if data == "-" else [f"data.root={json.dumps(data)}"]
+    return load_config(recipe, [*root, *settings])
+
+
 def measure(name: str, config: Config, run: str | Path, rng_seeds: int = 1, only: Sequence[int] | None = None) -> Path:
     """Do a recipe with its controls for some RNG seeds and write ``results/NAME.json`` after each.
 
@@ -80,8 +86,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, action="append", metavar="K")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_intermixed_args()
-    root = [] if given.data == "-" else [f"data.root={json.dumps(given.data)}"]
-    config = load_config(given.recipe, [*root, *given.settings])
+    config = configure(given.recipe, given.data, given.settings)
     only = [] if given.write else given.only
     print(measure(f"gain_{given.name}", config, given.run, given.rng_seeds, only))
 

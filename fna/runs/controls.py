@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fna.arch import Arch
 from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Target
 from fna.config import Config
@@ -23,9 +24,20 @@ from fna.reporting.rows import CONTROLS, CUT, RANDOM, charged_minutes
 from fna.runs import pipeline
 from fna.runs.folder import seed_folders
 from fna.runs.opening import Jobs, flatten
-from fna.runs.pipeline import BASELINE, PLAIN_SEED, adapt_one, derive_one, stage, target_named
+from fna.runs.pipeline import (
+    BASELINE,
+    PLAIN_SEED,
+    adapt_one,
+    keep_target,
+    kept_target,
+    stage,
+    start_network,
+    target_named,
+)
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED
+from fna.searching.choosing import Choice
+from fna.stages.derive import Derived, derive
 
 Plan = Mapping[str, Any] | str  # settings of adapt, or why there is no such row
 
@@ -161,21 +173,19 @@ def seed_super(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> P
 def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
     """Draw an architecture of the target's cost, and where the space allows of its head width and input scale."""
     target, (measure, cost) = target_named(run, run.config.adapt), _cost(run, found)
-    settings = run.config.derive.model_copy(
-        update={"name": RANDOM, "chooser": "random", "budget": f"{cost} {measure.unit}"}
-    )
-    if run.finished(f"derive:{RANDOM}"):
-        derive_one(run, settings)  # refuses one that was derived for another cost
-        return {"arch": RANDOM, "init": "super"}
-    own = Target(target.arch)
+    settings: Plan = {"arch": RANDOM, "init": "super"}
+    wanted = {"budget": f"{cost} {measure.unit}", "chooser": "random"}
+    if kept_target(run, RANDOM, wanted):
+        return settings
     why = ""
-    for like in [target] + [own] * ((target.head_width, target.scale) != (1, 1)):
+    for like in [target] + [Target(target.arch)] * ((target.head_width, target.scale) != (1, 1)):
         try:
-            derive_one(run, settings, like)
+            derived = derive(run.found(), run.problem, wanted["budget"], chooser="random", like=like)
         except FnaError as error:
             why = why or str(error)
         else:
-            return {"arch": RANDOM, "init": "super"}
+            keep_target(run, RANDOM, wanted, derived)
+            return settings
     return f"no random architecture has the target's cost: {why}"
 
 
@@ -183,26 +193,30 @@ def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Pla
     """Cut the seed to the target's cost at its input scale and head width; see `cut_by_hand`."""
     target, (measure, limit) = target_named(run, run.config.adapt), _cost(run, found)
     problem, space, seed = run.problem.at(target), run.space, run.seed.arch
+    plain = (target.head_width, target.scale) == (1, 1)
 
-    def cost(arch: Any) -> int:
+    def cost(arch: Arch) -> int:
         return measure.of(problem.cost(arch))
 
     whole = cost(seed)
-    if whole < SPENT * limit or (whole <= limit and (target.head_width, target.scale) == (1, 1)):
-        same = "at the target's input scale and head width " if (target.head_width, target.scale) != (1, 1) else ""
-        return (
-            f"there is nothing to cut: the seed {same}costs {with_unit(whole, measure.unit)}, the target "
-            f"{with_unit(limit, measure.unit)}" + ("" if same else "; the row is the seed, (a)")
-        )
+    if whole < SPENT * limit or (plain and whole <= limit):
+        where = "" if plain else " at the target's input scale and head width"
+        costs = f"the seed costs {with_unit(whole, measure.unit)}{where}, the target {with_unit(limit, measure.unit)}"
+        return f"there is nothing to cut, {costs}" + ("; the row would be the seed, (a)" if plain else "")
     arch = cut_by_hand(seed, space, limit, cost, run.problem.prepared(seed).taps)
     if arch is None:
         return f"no cut of the seed costs {SPENT:.0%} to 100 % of the target's {with_unit(limit, measure.unit)}"
     try:
-        path, init = list(space.path_of(arch)), "super"
-    except FnaError:  # a layer is no candidate
-        path, init = [], "seed"
+        path, init = space.path_of(arch), "super"
+    except FnaError:  # a layer of it is no candidate
+        path, init = (), "seed"
     if not run.finished(f"derive:{CUT}"):
-        _write_cut(run, replace(target, arch=arch), path, cost(arch), measure)
+        cut = replace(target, arch=arch)
+        choice = Choice(path, cut, cost(arch), path, cost(arch))
+        costs_here = run.problem.costs(space, UNITS[measure.unit])
+        network = start_network(run, cut, init)
+        derived = Derived(**vars(network), choice=choice, costs=costs_here, cost=problem.cost(arch))
+        keep_target(run, CUT, {"budget": None, "chooser": "by hand"}, derived)
     return {"arch": CUT, "init": init}
 
 
@@ -211,28 +225,6 @@ def _cost(run: Run, found: Mapping[str, Any]) -> tuple[Measure, int]:
     unit = run.read_json(f"targets/{run.config.adapt.arch}.json", f"derive:{run.config.adapt.arch}")["unit"]
     measure = find_measure(UNITS[unit])
     return measure, measure.of(Cost(found["params"], found["madds"]))
-
-
-def _write_cut(run: Run, target: Target, path: Sequence[int], cost: int, measure: Measure) -> None:
-    problem, seed = run.problem.at(target), run.problem.cost(run.seed.arch)
-    counted = problem.cost(target.arch)
-    info = {
-        "wanted": {"budget": None, "chooser": "by hand"},
-        "cost": cost,
-        "unit": measure.unit,
-        "madds": counted.madds,
-        "params": counted.params,
-        "budget": None,
-        "seed_cost": measure.of(seed),
-        "seed_madds": seed.madds,
-        "seed_params": seed.params,
-        "argmax_cost": None,
-        "size_hw": list(problem.given_hw),
-        "counted_hw": list(problem.counted_hw(target.arch)),
-        "disagreements": [],
-    }
-    record = {"name": CUT, **target.to_json(), "path": list(path), **info}
-    run.write(f"derive:{CUT}", {f"targets/{CUT}.json": record}, info)
 
 
 PLANS: dict[str, Callable[[Run, Mapping[str, Any], Mapping[str, Any]], Plan]] = {

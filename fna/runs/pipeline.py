@@ -14,7 +14,7 @@ import numpy as np
 from fna.arch import Arch
 from fna.arch.net_config import load_arch
 from fna.arch.target import Target
-from fna.config import AdaptConfig, Config, DeriveConfig
+from fna.config import AdaptConfig, Config
 from fna.config.budgets import parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
@@ -29,7 +29,7 @@ from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
 from fna.searching.alphas import check_names, search
 from fna.stages.adapt import adapt
-from fna.stages.derive import derive
+from fna.stages.derive import Derived, derive
 from fna.stages.evaluate import evaluate
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
 from fna.stages.predict import Finished, png
@@ -82,33 +82,47 @@ def run_search(run: Run) -> dict[str, Any]:
 
 def run_derive(run: Run) -> dict[str, Any]:
     """Derive the target that ``derive.name`` names, within ``derive.budget``."""
-    return derive_one(run, run.config.derive)
+    own, search = run.config.derive, run.config.search
+    budget = own.budget if own.budget is not None else search.budget
+    wanted = {"budget": budget, "chooser": own.chooser or search.chooser}
+    kept = kept_target(run, own.name, wanted)
+    return kept or keep_target(run, own.name, wanted, derive(run.found(), run.problem, budget))
 
 
-def derive_one(run: Run, config: DeriveConfig, like: Target | None = None) -> dict[str, Any]:
-    """Derive one target; `like`: see `derive`."""
-    name = config.name
-    wanted = config.budget if config.budget is not None else run.config.search.budget
-    chooser = config.chooser or run.config.search.chooser
-    if run.finished(f"derive:{name}"):
-        info = run.folder.info(f"derive:{name}")
-        before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted))
-        by = info["wanted"]["chooser"]
-        if before != now or by != chooser:
-            raise FnaError(
-                f"target '{name}' of {run.path} was derived with the budget {before} by '{by}', now it is {now} "
-                f"by '{chooser}'; give the new one a name of its own, e.g. --derive.name {name}_2"
-            )
-        say(f"derive: '{name}' is there already")
-        return info
-    derived = derive(run.found(), run.problem, wanted, chooser=chooser, like=like)
+def kept_target(run: Run, name: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a target that is there already costs.
+
+    Args:
+        run: the run.
+        name: of the target.
+        wanted: ``budget`` and ``chooser`` that it must have been derived with.
+
+    Raises:
+        FnaError: it was derived otherwise.
+    """
+    if not run.finished(f"derive:{name}"):
+        return None
+    info = run.folder.info(f"derive:{name}")
+    before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted["budget"]))
+    chooser = info["wanted"]["chooser"]
+    if before != now or chooser != wanted["chooser"]:
+        raise FnaError(
+            f"target '{name}' of {run.path} was derived with the budget {before} by '{chooser}', now it is {now} "
+            f"by '{wanted['chooser']}'; give the new one a name of its own, e.g. --derive.name {name}_2"
+        )
+    say(f"derive: '{name}' is there already")
+    return info
+
+
+def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived) -> dict[str, Any]:
+    """Write a target that was derived as `wanted`; return what it costs."""
     choice, costs, problem = derived.choice, derived.costs, run.problem.at(derived)
     assert choice is not None
     assert costs is not None
     assert derived.cost is not None
     seed = run.problem.cost(run.seed.arch)
     info = {
-        "wanted": {"budget": wanted, "chooser": chooser},
+        "wanted": wanted,
         "cost": choice.cost,
         "unit": costs.unit,
         "madds": derived.cost.madds,
@@ -117,7 +131,7 @@ def derive_one(run: Run, config: DeriveConfig, like: Target | None = None) -> di
         "seed_cost": costs.seed,
         "seed_madds": seed.madds,
         "seed_params": seed.params,
-        "argmax_cost": choice.free_cost,
+        "argmax_cost": choice.free_cost if wanted["chooser"] == "alphas" else None,
         "size_hw": list(problem.given_hw),
         "counted_hw": list(problem.counted_hw(derived.arch)),
         "disagreements": [asdict(row) for row in choice.disagreements],
