@@ -1,9 +1,9 @@
-"""CamVid: the fine-tuned seed, the seed given the whole run's compute, and the FNA++ network, under one schedule.
+"""CamVid: the FNA++ network beside its controls, under one schedule.
 
     python benchmarks/camvid_first.py DATA RUN
 
-DATA is the CamVid folder, RUN the run folder (the same command goes on with an interrupted one). The rows are those of
-first.py; the result is ``results/camvid_first.json``.
+DATA is the CamVid folder; the run lies in RUN/seed_0 (the same command goes on with an interrupted one). The rows are
+those of gain.py; the result is ``results/camvid_first.json``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from first import compare
+from gain import configure, measure
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 
 if __name__ == "__main__":
-    compare("camvid_first", RECIPE, *sys.argv[1:])
+    data, run = sys.argv[1:]
+    print(measure("camvid_first", configure(RECIPE, data), run))

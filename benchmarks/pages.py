@@ -21,6 +21,7 @@ PAGES = ("README.md", "docs/results.md")
 RESULTS = "benchmarks/results"
 MARKER = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
+MINUS = "\N{MINUS SIGN}"
 PRECISIONS = ("bfloat16", "float32")
 MEANINGS = {  # ratio: what it is, and the aim
     "weight_step_overhead": (
@@ -121,25 +122,45 @@ def seeds(result: Mapping[str, Any]) -> str:
 
 def spread(result: Mapping[str, Any]) -> str:
     """Compare networks over RNG seeds: mean and standard deviation of the score, means of the rest."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for row in result["rows"]:
-        rows.setdefault(row["row"], []).append(row)
+    rows = _by_title(result)
     first = result["rows"][0]
-    header = ("network", f"val {first['metric']}, {len(rows[first['row']])} RNG seeds", "params", "MAdds", "minutes")
+    header = ("network", f"val {first['metric']}, {_seeds(rows[first['row']])}", "params", "MAdds", "minutes")
+    return table(header, [(title, _score(runs), *_costs(runs)) for title, runs in rows.items()])
+
+
+def gain(result: Mapping[str, Any]) -> str:
+    """Compare a network (c) with its controls over RNG seeds, and say in words what that means."""
+    header = ("network", f"val {result['rows'][0]['metric']}", f"(c) {MINUS} it, points", "RNG seeds")
     lines = []
-    for title, runs in rows.items():
-        scores = [100 * run["score"] for run in runs]
-        means = {key: statistics.mean(run[key] for run in runs) for key in ("params", "madds", "minutes")}
-        lines.append(
-            (
-                title,
-                f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f} %",
-                f"{means['params'] / 1e6:.2f} M",
-                f"{means['madds'] / 1e9:.3f} G",
-                f"{means['minutes']:.1f}",
-            )
-        )
-    return table(header, lines)
+    for title, runs in _by_title(result).items():
+        mean, std = (result["ratios"].get(f"c_minus_{title[1]}_{what}") for what in ("mean", "std"))
+        difference = "" if mean is None else f"{100 * mean:+.1f}".replace("-", MINUS)
+        difference += "" if std is None else f" ± {100 * std:.1f}"
+        scale = statistics.mean(run["scale"] for run in runs)
+        lines.append((title, _score(runs), difference, str(len(runs)), f"{scale:g}", *_costs(runs)))
+    whole = table((*header, "input scale", "params", "MAdds", "minutes, search included"), lines)
+    return "\n".join([whole, "", *(f"- {sentence}" for sentence in result["words"])])
+
+
+def _by_title(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(result["rows"], key=lambda row: str(row["row"])):
+        rows.setdefault(row["row"], []).append(row)
+    return rows
+
+
+def _seeds(runs: Sequence[Any]) -> str:
+    return f"{len(runs)} RNG seeds" if len(runs) > 1 else "1 RNG seed"
+
+
+def _score(runs: Sequence[Mapping[str, Any]]) -> str:
+    scores = [100 * run["score"] for run in runs]
+    return f"{statistics.mean(scores):.1f}" + (f" ± {statistics.stdev(scores):.1f} %" if len(scores) > 1 else " %")
+
+
+def _costs(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    params, madds, minutes = (statistics.mean(run[key] for run in runs) for key in ("params", "madds", "minutes"))
+    return f"{params / 1e6:.2f} M", f"{madds / 1e9:.3f} G", f"{minutes:.1f}"
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -155,6 +176,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "resume": ratios,
     "depthwise": precisions,
 }
+GAIN = "gain_"  # how the names of results of gain.py begin: any number of tables
 
 
 def render(text: str, results: Path, root: str = "") -> str:
@@ -172,11 +194,10 @@ def render(text: str, results: Path, root: str = "") -> str:
         if not path.exists():
             return begin + end
         result = json.loads(path.read_text(encoding="utf-8"))
+        lay_out = gain if name.startswith(GAIN) else TABLES[name]
         source = f"[`{name}.json`]({root}{RESULTS}/{name}.json)"
         versions = f"torch {result['versions']['torch']}"
-        return (
-            f"{begin}\n{TABLES[name](result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"
-        )
+        return f"{begin}\n{lay_out(result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"
 
     return MARKER.sub(fill, text)
 

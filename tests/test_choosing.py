@@ -19,7 +19,7 @@ from fna.errors import FnaError
 from fna.nets.weights import Network
 from fna.searching.choosing import CHOOSERS, Choice, choose_by_alphas
 from fna.searching.found import Alphas, Candidate, Found, Pool
-from fna.searching.knapsack import GRID, best_path
+from fna.searching.knapsack import GRID, PathsBetween, best_path
 
 Case = tuple[CostTable, list[list[float]]]
 
@@ -177,3 +177,39 @@ def test_a_large_space_takes_seconds(noise: float, slope: float) -> None:
     derived = run(table, alphas, budget)
     assert time.process_time() - start < 4
     assert derived.cost <= budget
+
+
+# --- random architectures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.12, 0.2, 0.5, 0.9])
+def test_random_architectures_spend_the_budget_however_rare_they_are(share: float) -> None:
+    chance = random.Random(1)
+    table = [[0, *(chance.randint(1000, 2000) for _ in range(6))] for _ in range(20)]
+    costs, limit = Costs("MAdds", table, 50, 1), int(share * sum(map(max, table))) + 50
+    found = found_with(table, [[0.0] * 7] * 20)
+    chosen = [CHOOSERS["random"](found, costs, limit, rng_seed) for rng_seed in range(5)]
+    assert all(0.9 * limit <= choice.cost == costs.whole(choice.path) <= limit for choice in chosen)
+    assert len({choice.path for choice in chosen}) == 5
+    assert chosen[3].path == CHOOSERS["random"](found, costs, limit, 3).path
+
+
+def test_paths_between_two_costs_are_about_equally_likely() -> None:
+    chance = random.Random(0)
+    table = [[chance.randint(0, 8) for _ in range(3)] for _ in range(4)]
+    wanted = [path for path in itertools.product(range(3), repeat=4) if 10 <= path_cost(table, path) <= 14]
+    paths, counts = PathsBetween(table, 10, 14), dict.fromkeys(wanted, 0)
+    for _ in range(200 * len(wanted)):
+        path = paths.draw(chance.random)
+        assert path is not None
+        counts[path] += 1
+    assert min(counts.values()) > 140
+    assert max(counts.values()) < 270
+
+
+@pytest.mark.parametrize(("low", "high"), [(100, 200), (-9, -1)])
+def test_where_no_path_costs_that_none_is_drawn(low: int, high: int) -> None:
+    assert PathsBetween([[1, 2], [3]], low, high).draw(random.Random(0).random) is None
+    costs = Costs("MAdds", [[1, 2], [3]], 0, 1)
+    with pytest.raises(FnaError, match="no random architecture"):
+        CHOOSERS["random"](found_with([[1, 2], [3]], [[0.0, 0.0], [0.0]]), costs, high, 0)

@@ -20,7 +20,7 @@ ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml config.budgets training.distributed",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
-    "config",
+    "config arch.cutting",
     "cost",
     "data.stamps",
     "data.decoding data.cache",

@@ -29,7 +29,7 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", *STAGES, "predict", "count", "remap")
+TAKE_SETTINGS = ("run", "demo", *STAGES, "controls", "predict", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -43,6 +43,19 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")]
 RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
+Controls = Annotated[
+    bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
+]
+RngSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--rng-seeds",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Do all of it N times, search included, in DIR/seed_0, DIR/seed_1 ...  [default: once, in DIR]",
+    ),
+]
 
 
 @app.callback(
@@ -67,6 +80,7 @@ def fna(
 @app.command(
     epilog=example(
         "fna run recipes/camvid_deeplabv3.yaml --run runs/camvid --data.root data/camvid --search.budget 0.9",
+        "fna run recipes/camvid_deeplabv3.yaml --run runs/camvid3 --data.root data/camvid --controls --rng-seeds 3",
         "torchrun --nproc-per-node 2 -m -- fna run recipes/cityscapes_deeplabv3.yaml --run runs/city",
     )
 )
@@ -74,6 +88,8 @@ def run(
     ctx: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file of settings.")],
     folder: Annotated[Path, RunOption],
+    controls: Controls = False,
+    rng_seeds: RngSeeds = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -81,32 +97,67 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
 
 
 @app.command(epilog=example("fna demo --run runs/demo"))
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
+    controls: Controls = False,
+    rng_seeds: RngSeeds = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
-    _run(folder, None, [*DEMO, *ctx.obj], as_json, no_words)
+    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
 
 
-def _run(folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool) -> None:
+def _run(
+    folder: Path,
+    recipe: Path | None,
+    settings: Sequence[str],
+    controls: bool,
+    rng_seeds: int | None,
+    as_json: bool,
+    no_words: bool,
+) -> None:
     from fna.config import load_config
 
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs.opening import check_data
+    from fna.runs.opening import check_data, open_jobs
 
     with quiet(as_json or no_words):
-        data = check_data(folder, config, ("train", "val"))
+        jobs = open_jobs(folder, config, rng_seeds)
+        first = next(iter(jobs.values()))
+        data = check_data(*first, ("train", "val"))
         from fna.runs import pipeline
+        from fna.runs.controls import repeat, run_controls
 
-        metrics = pipeline.run(folder, config, data=data)
-        _show({**metrics, "report": str(folder / "report.html")}, as_json)
+        if rng_seeds:
+            result = repeat(folder, jobs, controls=controls, data=data)
+        else:
+            result = (run_controls if controls else pipeline.run)(folder, config, data=data)
+        _show({**result, "report": str(folder / "report.html")}, as_json)
+
+
+@app.command(epilog=example("fna controls runs/camvid", "fna controls runs/camvid3 --engine.workers 4"))
+def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_words: Quiet = False) -> None:
+    """Judge a run's network (c), or those of several RNG seeds, beside what costs less work; go on where it stopped.
+
+    (a) the seed under the same schedule, (b) for the run's total compute, (d) with the super network's weights, (e) a
+    random architecture of the same cost, (f) the seed cut by hand to the same cost and input scale.
+    """
+    from fna.runs.opening import check_data, reopen_jobs
+
+    with quiet(as_json or no_words):
+        jobs = reopen_jobs(folder, ctx.obj)
+        first = next(iter(jobs.values()))
+        data = check_data(*first, ("train", "val"))
+        from fna.runs.controls import repeat, run_controls
+
+        result = run_controls(*first, data=data) if first[0] == folder else repeat(folder, jobs, data=data)
+        _show({**result, "report": str(folder / "report.html")}, as_json)
 
 
 def _add_stage(name: str, text: str, settings: str) -> None:
@@ -216,8 +267,21 @@ add_commands(app)  # count and remap
 def _show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(result)
+    elif "differences" in result:
+        _show_controls(result)
     else:
         show_result(result)
+
+
+def _show_controls(compared: Mapping[str, Any]) -> None:
+    """Print the table of controls, and what it says."""
+    from fna.reporting.controls import sentences
+    from fna.reporting.controls import table as controls_table
+
+    made = controls_table(compared)
+    show_table(table([dict(zip(made.head, row, strict=True)) for row in made.rows]))
+    if first_rank():
+        print("\n".join([*sentences(compared), f"report: {compared['report']}"]))
 
 
 # --- the entry point --------------------------------------------------------------------------------------------------

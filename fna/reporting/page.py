@@ -18,8 +18,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fna.errors import FnaError
-from fna.reporting import headline, results, searched, targets
+from fna.reporting import controls, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
+from fna.runs.folder import seed_folders
 
 PACKAGES = ("fna", "torch", "torchvision", "timm")
 DATED = (  # names or patterns
@@ -52,7 +53,7 @@ def write_report(
     versions: Mapping[str, str] | None = None,
     machine: str | None = None,
 ) -> str:
-    """Return the report of a run as one HTML page that refers to no other file.
+    """Return the report of a run, or of runs of several RNG seeds, as one HTML page that refers to no other file.
 
     A file that is missing or unreadable costs its section only, which then says which command makes it.
 
@@ -76,7 +77,8 @@ def write_report(
     ]
     caption = "Versions and machine are those this page was written with, dates those of the files."
     about = Table(caption, ("", ""), rows, words=2)
-    sections = [(section.title, *_fill(section, folder)) for section in SECTIONS]
+    shown = SECTIONS_OF_SEVERAL if seed_folders(folder) else SECTIONS
+    sections = [(section.title, *_fill(section, folder)) for section in shown]
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
     environment = Environment(
         loader=PackageLoader("fna.reporting"),
@@ -124,9 +126,11 @@ def _dated(folder: Path) -> list[Path]:
 
 
 def _title(folder: Path) -> str:
+    runs = seed_folders(folder)
     with suppress(FnaError):
-        if (config := read_config(folder)) is not None:
-            return f"{config.seed.name} → {config.task.model} on {config.data.format}"
+        if (config := read_config(next(iter(runs.values()), folder))) is not None:
+            title = f"{config.seed.name} → {config.task.model} on {config.data.format}"
+            return f"{title}, {len(runs)} RNG seeds" if runs else title
     return folder.resolve().name
 
 
@@ -136,6 +140,7 @@ def _date(seconds: float) -> str:
 
 SECTIONS = (
     Section("Result", ("metrics.json",), "evaluate", headline.result),
+    Section("Controls", ("metrics.json", "controls.json"), "controls", controls.controls),
     Section("Architecture", ("seed.json", "targets/*.json"), "derive", targets.architecture),
     Section("Search", ("search.csv",), "search", searched.search),
     Section("Evidence", ("entropy.csv or found.json",), "search", searched.evidence),
@@ -146,3 +151,4 @@ SECTIONS = (
     Section("Remapping", ("remap.json",), "expand", searched.remapping),
     Section("Configuration", ("config.yaml",), "run", searched.configuration),
 )
+SECTIONS_OF_SEVERAL = (Section("Controls", ("seed_*/metrics.json",), "controls", controls.several),)  # RNG seeds

@@ -1,4 +1,4 @@
-"""The rows of a run's table of scores: their order, their titles, and which of them the search is charged to.
+"""The rows of a run's tables of scores: their order, their titles, and which of them the search is charged to.
 
 No torch and no matplotlib at import.
 """
@@ -10,6 +10,16 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow
+RANDOM, CUT = "control_random", "control_cut"  # targets that controls make, and their adaptations
+CONTROLS = {  # the rows of the table of controls, by the name of the adaptation
+    "baseline": "(a) fine-tuned seed",
+    "seed_long": "(b) fine-tuned seed, the run's total compute",
+    "adapted": "(c) FNA++ network",
+    "seed_super": "(d) seed's architecture, super network's weights",
+    RANDOM: "(e) random architecture of the same cost, super network's weights",
+    CUT: "(f) seed cut by hand to the same cost and input scale",
+}
+
 
 T = TypeVar("T")
 
@@ -23,14 +33,14 @@ def charged_minutes(row: Mapping[str, Any], search_minutes: float | None) -> flo
     """Return the minutes of the search that a network needs beside its own: all or none.
 
     All, if its weights are the super network's or its architecture is a target of the run; none, if its architecture is
-    the seed's or a file's (a path, or a name with an ending) and its weights are not searched either.
+    the seed's, cut by hand or a file's (a path, or a name with an ending) and its weights are not searched either.
 
     Args:
         row: a row of metrics.json: `arch` and `init` as the settings of the adaptation name them.
         search_minutes: what the search took; None: there was none.
     """
     arch = PurePath(row["arch"])
-    given = row["arch"] == "seed" or arch.suffix != "" or arch.name != row["arch"]
+    given = row["arch"] in ("seed", CUT) or arch.suffix != "" or arch.name != row["arch"]
     return search_minutes or 0.0 if row["init"] == "super" or not given else 0.0
 
 

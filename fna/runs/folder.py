@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 FORMAT = 2  # of the manifest and the folder's layout
 WROTE = {1: "0.1"}  # versions of fna that wrote other formats
+SEED_FOLDER = re.compile(r"seed_(\d{1,9})")  # the run of an RNG seed, among several
 NAMED = {  # stages that are done under several names: what such a name stands for, and the option that gives it
     "derive": ("target", "--derive.name"),
     "adapt": ("adaptation", "--adapt.name"),
@@ -235,6 +237,19 @@ class Folder:
         files.write_json(self.path / MANIFEST, {"made_by": "fna", "format": FORMAT, "stages": stages})
 
 
+def seed_folders(folder: Path, number: int | None = None) -> dict[int, Path]:
+    """Return the run folders of several RNG seeds below a folder.
+
+    Args:
+        folder: where they are.
+        number: how many there are to be: 0, 1 ...; None: those that are there.
+    """
+    if number is not None:
+        return {k: folder / f"seed_{k}" for k in range(number)}
+    found = {int(match[1]): path for path in folder.glob("seed_*") if (match := SEED_FOLDER.fullmatch(path.name))}
+    return {k: found[k] for k in sorted(found) if (found[k] / MANIFEST).exists()}
+
+
 def _take_lock(path: Path) -> FileLock:
     """Lock `path`; the system frees it when this process ends, however it ends.
 
@@ -287,6 +302,9 @@ def _check_ours(path: Path, *, or_empty: bool = False) -> dict[str, Any]:
             stages = manifest.get("stages")
             if isinstance(stages, dict) and all(_is_entry(entry) for entry in stages.values()):
                 return manifest
+    elif seeds := seed_folders(path):
+        one = next(iter(seeds.values()))
+        raise FnaError(f"{path} holds the runs of {len(seeds)} RNG seeds; give one of them, e.g. {one}, or --rng-seeds")
     elif or_empty and all(entry.name == LOCK or TEMPORARY.fullmatch(entry.name) for entry in path.iterdir()):
         return {}
     raise FnaError(f"{path} is no run folder of fna (it has no {MANIFEST} of ours); give a new or empty one with --run")

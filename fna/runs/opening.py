@@ -10,7 +10,8 @@ from typing import Any
 from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
 from fna.data.index import open_splits
 from fna.errors import FnaError
-from fna.runs.folder import Folder
+from fna.files import TEMPORARY, os_errors
+from fna.runs.folder import MANIFEST, Folder, seed_folders
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = (
@@ -18,6 +19,8 @@ FREE = (
     *("data.root", "data.test", "data.cache_gb", "data.allow_change"),
     *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
 )
+Jobs = Mapping[int, tuple[Path, Config]]  # run folder and settings by RNG seed
+OVER_ALL = ("controls.json", "report.html")  # of several RNG seeds, beside their run folders
 NEEDS = {  # the splits a stage opens
     "expand": ("val", "train"),
     "search": ("train",),
@@ -64,6 +67,52 @@ def keep_config(folder: Folder, config: Config) -> None:
         )
     if changed:
         folder.write("config.yaml", text)
+
+
+def open_jobs(folder: Path, config: Config, rng_seeds: int | None) -> Jobs:
+    """Return where to do a run, or runs of several RNG seeds below a folder.
+
+    Args:
+        folder: of the run; of several the folder of their folders: missing, empty, or with such runs.
+        config: the settings.
+        rng_seeds: how many there are to be: 0, 1 ...; None: one run with the settings' own.
+
+    Raises:
+        FnaError: the folder is a run itself or holds something else, or the settings name an RNG seed.
+    """
+    if rng_seeds is None:
+        return {config.engine.rng_seed: (folder, config)}
+    if config.engine.rng_seed:
+        raise FnaError(
+            f"engine.rng_seed is {config.engine.rng_seed}, but --rng-seeds {rng_seeds} does 0 to {rng_seeds - 1}; "
+            "leave one of them out"
+        )
+    if (folder / MANIFEST).exists():
+        raise FnaError(
+            f"{folder} is the run of one RNG seed; --rng-seeds needs a folder for several: give another one, e.g. "
+            f"--run {folder}_seeds"
+        )
+    with os_errors("open", folder):
+        names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    known = (*OVER_ALL, *(path.name for path in seed_folders(folder).values()))
+    if foreign := [name for name in sorted(names) if name not in known and not TEMPORARY.fullmatch(name)]:
+        raise FnaError(f"{folder} is no folder of runs of fna: it has {foreign[0]}; give a new or empty one with --run")
+    engines = {k: config.engine.model_copy(update={"rng_seed": k}) for k in range(rng_seeds)}
+    paths = seed_folders(folder, rng_seeds)
+    return {k: (paths[k], config.model_copy(update={"engine": engine})) for k, engine in engines.items()}
+
+
+def reopen_jobs(folder: Path, overrides: Sequence[str]) -> Jobs:
+    """Return the run that a folder is, or the runs of several RNG seeds that it holds, with their own settings.
+
+    Raises:
+        FnaError: it is neither, or the overrides are wrong.
+    """
+    paths = seed_folders(folder)
+    if not paths:
+        config = settle_config(folder, None, overrides)
+        return {config.engine.rng_seed: (folder, config)}
+    return {k: (path, settle_config(path, None, overrides)) for k, path in paths.items()}
 
 
 def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, Any]:

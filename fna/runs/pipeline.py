@@ -23,18 +23,20 @@ from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
 from fna.reporting.page import write_report
+from fna.reporting.rows import CUT, RANDOM
 from fna.runs.opening import flatten
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, KEY, TWIN, WEIGHTS, describe, make_finished
 from fna.searching.alphas import check_names, search
 from fna.stages.adapt import adapt
-from fna.stages.derive import derive
+from fna.stages.derive import Derived, derive
 from fna.stages.evaluate import evaluate
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
 from fna.stages.predict import Finished, png
 from fna.tasks.problem import Problem
 
 BASELINE = "baseline"
+PLAIN_SEED = {"arch": "seed", "init": "seed", "head_width": None, "scale": None}  # settings of adapt
 PREDICTIONS = 6  # pictures in the report
 
 
@@ -80,28 +82,47 @@ def run_search(run: Run) -> dict[str, Any]:
 
 def run_derive(run: Run) -> dict[str, Any]:
     """Derive the target that ``derive.name`` names, within ``derive.budget``."""
-    name = run.config.derive.name
-    wanted = run.config.derive.budget if run.config.derive.budget is not None else run.config.search.budget
-    record = {"budget": wanted, "chooser": run.config.derive.chooser or run.config.search.chooser}
-    if run.finished(f"derive:{name}"):
-        info = run.folder.info(f"derive:{name}")
-        before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted))
-        chooser = info["wanted"]["chooser"]
-        if before != now or chooser != record["chooser"]:
-            raise FnaError(
-                f"target '{name}' of {run.path} was derived with the budget {before} by '{chooser}', now it is {now} "
-                f"by '{record['chooser']}'; give the new one a name of its own, e.g. --derive.name {name}_2"
-            )
-        say(f"derive: '{name}' is there already")
-        return info
-    derived = derive(run.found(), run.problem, wanted)
+    own, search = run.config.derive, run.config.search
+    budget = own.budget if own.budget is not None else search.budget
+    wanted = {"budget": budget, "chooser": own.chooser or search.chooser}
+    kept = kept_target(run, own.name, wanted)
+    return kept or keep_target(run, own.name, wanted, derive(run.found(), run.problem, budget))
+
+
+def kept_target(run: Run, name: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a target that is there already costs.
+
+    Args:
+        run: the run.
+        name: of the target.
+        wanted: ``budget`` and ``chooser`` that it must have been derived with.
+
+    Raises:
+        FnaError: it was derived otherwise.
+    """
+    if not run.finished(f"derive:{name}"):
+        return None
+    info = run.folder.info(f"derive:{name}")
+    before, now = (None if b is None else parse_budget(b) for b in (info["wanted"]["budget"], wanted["budget"]))
+    chooser = info["wanted"]["chooser"]
+    if before != now or chooser != wanted["chooser"]:
+        raise FnaError(
+            f"target '{name}' of {run.path} was derived with the budget {before} by '{chooser}', now it is {now} "
+            f"by '{wanted['chooser']}'; give the new one a name of its own, e.g. --derive.name {name}_2"
+        )
+    say(f"derive: '{name}' is there already")
+    return info
+
+
+def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived) -> dict[str, Any]:
+    """Write a target that was derived as `wanted`; return what it costs."""
     choice, costs, problem = derived.choice, derived.costs, run.problem.at(derived)
     assert choice is not None
     assert costs is not None
     assert derived.cost is not None
     seed = run.problem.cost(run.seed.arch)
     info = {
-        "wanted": record,
+        "wanted": wanted,
         "cost": choice.cost,
         "unit": costs.unit,
         "madds": derived.cost.madds,
@@ -110,7 +131,7 @@ def run_derive(run: Run) -> dict[str, Any]:
         "seed_cost": costs.seed,
         "seed_madds": seed.madds,
         "seed_params": seed.params,
-        "argmax_cost": choice.free_cost,
+        "argmax_cost": choice.free_cost if wanted["chooser"] == "alphas" else None,
         "size_hw": list(problem.given_hw),
         "counted_hw": list(problem.counted_hw(derived.arch)),
         "disagreements": [asdict(row) for row in choice.disagreements],
@@ -125,8 +146,7 @@ def run_adapt(run: Run) -> dict[str, Any]:
     """Fine-tune the network that ``adapt.arch`` and ``adapt.init`` name, and before the first the baseline."""
     config = run.config.adapt
     if run.config.baseline and config.folder == ADAPTED:
-        plain = {"name": BASELINE, "arch": "seed", "init": "seed", "head_width": None, "scale": None}
-        adapt_one(run, config.model_copy(update=plain))
+        adapt_one(run, config.model_copy(update={"name": BASELINE, **PLAIN_SEED}))
     return adapt_one(run, config)
 
 
@@ -297,6 +317,9 @@ def title(name: str, arch: str, init: str) -> str:
         ("derived", "super"): "FNA++ network",
         ("derived", "seed"): "FNA network",
         ("seed", "seed"): "fine-tuned seed",
+        (RANDOM, "super"): "random architecture of the same cost",
+        (CUT, "super"): "seed cut by hand, weights: super",
+        (CUT, "seed"): "seed cut by hand, weights: seed",
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")

@@ -13,9 +13,10 @@ from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.rng import generator
 from fna.searching.found import Alphas, Found, Pool
-from fna.searching.knapsack import best_path, softmax
+from fna.searching.knapsack import PathsBetween, best_path, softmax
 
 TRIES = 10_000  # random paths drawn until one is within the budget
+PLAIN_TRIES = 1_000  # of these, drawn from the whole space; where such paths are rare the others are drawn among them
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,28 @@ def argmax_path(alphas: Sequence[Sequence[float]], costs: Costs) -> LayerPath:
 def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
     """Take a random path that spends 90 to 100 % of the budget: a control (FNA++ section 5.5).
 
+    All such paths are about equally likely, however few of all paths they are.
+
     Raises:
         FnaError: none was met.
     """
     arch, draw = found.network.arch, generator(rng_seed, "random architecture")
-    for _ in range(TRIES):
-        path = tuple(int(torch.randint(len(c), (), generator=draw)) for _, c in arch.layers())
+    paths = None if limit is None else PathsBetween(costs.table, int(0.9 * limit) - costs.other, limit - costs.other)
+
+    def chance() -> float:
+        return float(torch.rand((), generator=draw, dtype=torch.float64))
+
+    for turn in range(TRIES):
+        path: LayerPath | None = tuple(int(torch.randint(len(c), (), generator=draw)) for _, c in arch.layers())
+        if paths and turn >= PLAIN_TRIES:
+            path = paths.draw(chance)
+        if path is None:
+            break
         cost = costs.whole(path)
         if limit is None or 0.9 * limit <= cost <= limit:
             return Choice(path, Target(arch.path_arch(path)), cost, path, cost)
     raise FnaError(
-        f"none of {TRIES} random architectures spends 90 to 100 % of the budget; choose another --derive.budget"
+        "no random architecture that was drawn spends 90 to 100 % of the budget; choose another --derive.budget"
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fna.arch import Arch
+from fna.arch.target import Target
 from fna.config.budgets import Budget, parse_budget
 from fna.cost.costs import Costs
 from fna.cost.madds import Cost
@@ -35,7 +36,14 @@ class Derived(Network[Arch]):
     cost: Cost | None = None
 
 
-def derive(found: Found, problem: Problem, budget: Budget | str | float | None = None) -> Derived:
+def derive(
+    found: Found,
+    problem: Problem,
+    budget: Budget | str | float | None = None,
+    *,
+    chooser: str | None = None,
+    like: Target | None = None,
+) -> Derived:
     """Choose the best architecture within a budget and collect its weights (FNA++ section 3.2.3).
 
     Args:
@@ -43,6 +51,8 @@ def derive(found: Found, problem: Problem, budget: Budget | str | float | None =
         problem: what the network is for.
         budget: such as ``"0.9x"``, ``"2.4 GMAdds"``, ``"3 Mparams"``; None: ``derive.budget`` of the settings, and if
             that is null ``search.budget``.
+        chooser: a name of `CHOOSERS`; None: ``derive.chooser`` of the settings, and if that is null the search's.
+        like: a target whose head width and input scale this one is counted with and gets; None: the chooser's.
 
     Raises:
         FnaError: no architecture of the space is within the budget.
@@ -51,10 +61,15 @@ def derive(found: Found, problem: Problem, budget: Budget | str | float | None =
     if budget is None:
         budget = config.derive.budget if config.derive.budget is not None else config.search.budget
     budget = parse_budget(budget) if isinstance(budget, str | int | float) else budget
-    costs = problem.costs(found.network.arch, budget.cost if budget else "madds")
+    unit = budget.cost if budget else "madds"
+    costs = problem.costs(found.network.arch, unit)
+    if like:
+        costs = replace(problem.at(like).costs(found.network.arch, unit), seed=costs.seed)
     limit = costs.limit(budget, "the budget") if budget else None
-    choose = pick(CHOOSERS, config.derive.chooser or found.chooser, "chooser")
+    choose = pick(CHOOSERS, chooser or config.derive.chooser or found.chooser, "chooser")
     choice = choose(found, costs, limit, config.engine.rng_seed)
+    if like:
+        choice = replace(choice, target=replace(choice.target, head_width=like.head_width, scale=like.scale))
     network = remap_network(found.network, choice.target, problem)
     cost = problem.at(network).cost(network.arch)
     return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=cost)
