@@ -219,7 +219,7 @@ def test_collapse_to_skips_is_said() -> None:
     costs = [torch.tensor([3.0, 6.0, 0.0][: len(c)]) for _, c in arch.layers()]
 
     def alphas(skips: int) -> Vectors:
-        return [leaf(0.0, 1.0), *[leaf(0.0, 0.0, 1.0)] * skips, *[leaf(1.0, 0.0, 0.0)] * (10 - skips)]
+        return [leaf(0.0, 9.0), *[leaf(0.0, 0.0, 9.0)] * skips, *[leaf(9.0, 0.0, 0.0)] * (10 - skips)]
 
     assert collapse(arch, alphas(9), costs, None) == []
     (warning,) = collapse(arch, alphas(10), costs, None)
@@ -233,9 +233,20 @@ def test_a_missed_budget_is_said(ratio: float, warned: bool) -> None:
     costs = [torch.tensor([300.0, 600.0, 0.0][: len(c)]) for _, c in arch.layers()]
     alphas = [torch.zeros(len(cost)) for cost in costs]
     budget = round(expected_cost(alphas, costs).item() / ratio)
-    warnings = collapse(arch, alphas, costs, budget)
+    warnings = [text for text in collapse(arch, alphas, costs, budget) if "budget:" in text]
     assert bool(warnings) == warned
     assert all(f"{ratio:.2f} x the budget" in text and "search.budget_weight" in text for text in warnings)
+
+
+def test_alphas_that_never_moved_are_called_undecided() -> None:
+    arch = skippable_space(4)
+    costs = [torch.tensor([3.0, 6.0, 0.0][: len(c)]) for _, c in arch.layers()]
+    decided = [leaf(*[9.0, 0.0, 0.0][: len(c)]) for _, c in arch.layers()]
+    even = [leaf(*[0.01, 0.0, 0.0][: len(c)]) for _, c in arch.layers()]
+    assert collapse(arch, decided, costs, None) == []
+    (warning,) = collapse(arch, even, costs, None)
+    assert "undecided: in 5 of 5 layers" in warning
+    assert collapse(arch, [*decided[:3], *even[3:]], costs, None) == [], "most are decided"
 
 
 # --- a search in miniature --------------------------------------------------------------------------------------------

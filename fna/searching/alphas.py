@@ -39,6 +39,7 @@ from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, glo
 
 MEASURED = ("measured",)  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
+UNDECIDED = 0.98  # relative entropy of a layer whose alphas are as good as equal
 TINY = 1e-12  # loss below which its relative change means nothing
 
 
@@ -321,7 +322,7 @@ def check_names(config: SearchConfig) -> None:
 
 
 def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: float | None) -> list[str]:
-    """Return warnings about alphas that ran away to skips or away from the budget."""
+    """Return warnings about alphas that ran away to skips or from the budget, or never left where they were born."""
     warnings = []
     winners = [candidates[int(a.argmax())] for a, (_, candidates) in zip(alphas, arch.layers(), strict=True)]
     skippable = [
@@ -333,6 +334,13 @@ def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: 
         warnings.append(
             f"the search collapsed: {skipped} of {len(skippable)} layers prefer to be skipped. "
             f"Train weights longer first (search.alpha_start), lower search.alpha.lr, or use {remedy}."
+        )
+    undecided = sum(entropy(alphas)[i] > UNDECIDED for i in arch.searchable)
+    if undecided > 0.5 * len(arch.searchable):
+        warnings.append(
+            f"undecided: in {undecided} of {len(arch.searchable)} layers the alphas are as good as equal (entropy above "
+            f"{UNDECIDED:g} of its maximum): what is chosen there is chance. Train longer, raise search.alpha.lr, or "
+            "score candidates: search.chooser measured, search.sampler anchored."
         )
     if budget:
         ratio = float(expected_cost(alphas, costs).detach()) / budget
