@@ -68,6 +68,16 @@ def test_search_equals_that_of_one_process(one: dict[str, Any], two: list[dict[s
     assert max(abs(a) for row in one["alphas"] for a in row) > 0.02  # they moved
 
 
+def test_processes_share_the_scoring_of_candidates(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    close(two[0]["measured"], one["measured"], 1e-8)
+    close(two[0]["measured"], two[1]["measured"], 0)
+    assert two[0]["pool"] == two[1]["pool"]
+    assert len(one["pool"]) == 9
+    for ours, theirs in zip(two[0]["pool"], one["pool"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert {**ours, "loss": 0} == {**theirs, "loss": 0}
+
+
 def test_adaptation_and_metrics_equal_those_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     close(two[0]["adapted"], one["adapted"], 1e-8)
     for process in two:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +17,22 @@ from hypothesis import strategies as st
 from tiny import Job, opened, search_tiny, tiny_config, write_images
 from tiny_detection import detection_config, write_squares
 from tiny_pose import pose_config, write_figures
+from torch import nn
 
 import fna
+from fna.arch import LayerPath
 from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.cost.costs import Costs
 from fna.errors import FnaError
+from fna.files import read_json
 from fna.nets.supernet import path_network
 from fna.rng import generator
 from fna.searching.found import Found, Pool
 from fna.searching.sampling import Step, near, sample_anchored, tilted
+from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
+from fna.tasks.heads import DeepLabV3Head
 
 MEASURED = (
     *(
@@ -124,6 +131,50 @@ def test_scoring_leaves_the_super_network_as_it_was(job: Job, found: Found, tmp_
     model.load_state_dict(dict(found.network.state))
     network = path_network(model, found.network.arch.seed_path())
     assert set(map(id, network.parameters())) < set(map(id, model.parameters()))
+
+
+def test_an_interrupted_choice_goes_on_and_finds_the_same(
+    job: Job, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[Candidacy] = []
+    own = Scorer._losses
+
+    def losses(self: Scorer, path: LayerPath, form: Form) -> list[float]:
+        if len(scored) == 9:
+            raise KeyboardInterrupt
+        scored.append((path, form))
+        return own(self, path, form)
+
+    monkeypatch.setattr("fna.searching.scoring.SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "_losses", losses)
+        with pytest.raises(KeyboardInterrupt):
+            search_tiny(job, tmp_path)
+    kept = read_json(tmp_path / "search" / "scores.json")["losses"]
+    assert len(kept) == 9
+    with noted_batches() as forwards:
+        again = search_tiny(job, tmp_path)
+    assert again.evidence == found.evidence
+    assert all(torch.equal(value, again.network.state[name]) for name, value in found.network.state.items())
+    with noted_batches() as all_forwards:
+        search_tiny(job, tmp_path / "whole")
+    assert len(forwards) < len(all_forwards)
+
+
+@contextmanager
+def noted_batches() -> Iterator[list[int]]:
+    """Collect the sizes of the batches that heads read meanwhile."""
+    batches: list[int] = []
+
+    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(module, DeepLabV3Head):
+            batches.append(len(arguments[0][0]))
+
+    hook = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield batches
+    finally:
+        hook.remove()
 
 
 def test_input_scales_that_are_all_beyond_the_budget_are_refused(tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     with tiny.opened(configure(seconds, "engine.sync_bn=false", "adapt.epochs=1")) as job:
         adapted = adapt_tiny(job, folder / "own norms")
         results |= {"own norms adapted": adapted.network.state, "own norms scores": adapted.scores}
+    with tiny.opened(configure(seconds, "search.epochs=2", *MEASURED), double=True) as job:
+        found = search_tiny(job, folder / "measured")
+        results |= {"measured": found.network.state, "pool": found.to_json()["candidates"]}
     with tiny.opened(configure(seconds, "search.epochs=3", "adapt.epochs=1")) as job:
         search_tiny(job, folder / "float32")
         adapt_tiny(job, folder / "float32")
@@ -138,6 +141,10 @@ class Training(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
+MEASURED = (
+    *("search.sampler=anchored", "search.chooser=measured", "search.candidates=9", "search.held_out=0.3"),
+    *("space.input_scales=[1, 1.5]", "space.head_channels=[0.5, 1]", "space.expansions=[2, 3]"),
+)
 SHORT = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0", "data.crop=[32, 32]")
 ONCE = "adapt.epochs=1"
 JOBS = {

@@ -338,7 +338,7 @@ def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: 
     undecided = sum(entropy(alphas)[i] > UNDECIDED for i in arch.searchable)
     if undecided > 0.5 * len(arch.searchable):
         warnings.append(
-            f"undecided: in {undecided} of {len(arch.searchable)} layers the alphas are as good as equal (entropy above "
+            f"undecided: in {undecided} of {len(arch.searchable)} layers the alphas are as good as equal (entropy over "
             f"{UNDECIDED:g} of its maximum): what is chosen there is chance. Train longer, raise search.alpha.lr, or "
             "score candidates: search.chooser measured, search.sampler anchored."
         )

@@ -125,7 +125,7 @@ class Scorer:
         if scale not in self.batches:
             loop, config = self.loop, self.loop.config
             alone = replace(loop.compute, world=distributed.World())
-            size = min(config.batch_size, *map(len, loop.parts))
+            size = min(config.batch_size * loop.compute.world.size, *map(len, loop.parts))
 
             def made(part: int, purpose: str, number: int) -> list[tuple[Any, Tensor]]:
                 one = train_batches(
