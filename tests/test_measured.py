@@ -122,6 +122,25 @@ def test_the_best_within_the_budget_is_derived(job: Job, found: Found) -> None:
         assert fna.count(target, job.problem).madds == best.cost
 
 
+def test_smaller_budgets_get_candidates_of_their_own(job: Job, tmp_path: Path) -> None:
+    dumped = job.config.model_dump(mode="json", by_alias=True)
+    wanted = {**dumped, "search": {**dumped["search"], "smaller_budgets": ["0.9x"], "candidates": 8}}
+    smaller = replace(job, problem=replace(job.problem, config=fna.Config.model_validate(wanted)))
+    found = search_tiny(smaller, tmp_path / "run")
+    assert isinstance(found.evidence, Pool)
+    seed = job.problem.cost(job.seed.arch).madds
+    spent = [c.cost / seed for c in found.evidence.candidates]
+    assert sum(0.81 <= share <= 0.9 for share in spent) >= 4
+    assert sum(0.9 < share <= 1.0 for share in spent) >= 4
+    half = fna.derive(found, smaller.problem, "0.9x")
+    assert 0.81 <= fna.count(half, smaller.problem).madds / seed <= 0.9
+    for budgets, said in ((["1.5x"], "is not below search.budget"), (["0.9x params"], "counts another thing")):
+        wanted["search"]["smaller_budgets"] = budgets
+        other = replace(job, problem=replace(job.problem, config=fna.Config.model_validate(wanted)))
+        with pytest.raises(FnaError, match=said):
+            search_tiny(other, tmp_path / "refused")
+
+
 def test_scoring_leaves_the_super_network_as_it_was(job: Job, found: Found, tmp_path: Path) -> None:
     """Recalibration of candidates would change the statistics it shares; the same search finds the same once more."""
     again = search_tiny(job, tmp_path)

@@ -148,6 +148,9 @@ class SearchConfig(Section):
         "the whole network's: 0.9x (the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams, 30 ms; a number below 10 is "
         "x, one from 1e4 on MAdds; null: use lambda",
     )
+    smaller_budgets: Several[BudgetText] = note(
+        (), "measured: others, below `budget`, that targets will be derived at; paths are drawn and scored there, too"
+    )
     budget_rate: FromZero = note(0.05, "step size of the budget's multiplier")
     budget_weight: FromZero = note(2.0, "quadratic pull of the expected cost to the budget")
     lambda_: Annotated[FromZero, Field(alias="lambda")] = note(0.0, "fixed weight of lg cost (article, Eq. 8)")

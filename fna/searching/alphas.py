@@ -15,7 +15,7 @@ from fna.arch import SuperArch
 from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.config.budgets import parse_budget
-from fna.cost.costs import COSTS, Costs
+from fna.cost.costs import COSTS, Costs, find_measure
 from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
@@ -105,11 +105,13 @@ class SearchLoop:
         compute: Compute,
         costs: Costs,
         limit: int | None,
+        smaller: Sequence[int] = (),
     ) -> None:
         self.problem, self.data, self.compute = problem, data, compute
         self.config, self.arch, self.costs = problem.config.search, network.arch, costs
         self.learns_alphas = self.config.chooser not in MEASURED
         self.limit = limit
+        self.limits = (limit, *smaller)  # that targets will be derived at
         self.forms = Forms.of(problem, costs, COST_OF[costs.unit], network.arch, limit, self.learns_alphas)
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
@@ -156,7 +158,7 @@ class SearchLoop:
         self.network.train()
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        self.weight_batches = self._batches(0, "weights", step, self.total_steps, lambda s: self.form_of(s)[0].scale)
+        self.weight_batches = self._batches(0, "weights", step, self.total_steps, lambda s: self.drawn_for(s)[0].scale)
         first, last = (self._alpha_steps_before(s) for s in (step, self.total_steps))
         self.alpha_batches = self._batches(1, "alphas", first, last)
 
@@ -166,12 +168,13 @@ class SearchLoop:
         size, indices = self.config.batch_size, self.parts[part]
         return train_batches(self.problem, self.data, indices, size, purpose, self.compute, (first, last), scales)
 
-    def form_of(self, step: int) -> tuple[Form, bool]:
-        """Return the form of a weight step, and whether it is an anchor: the seed itself, in the seed's form."""
+    def drawn_for(self, step: int) -> tuple[Form, Step]:
+        """Return the form of a weight step and what its path is drawn for; an anchor runs the seed in its own form."""
         draw = generator(self.compute.rng_seed, "form", step)
-        if self.config.sampler == "anchored" and float(torch.rand((), generator=draw)) < self.config.anchor:
-            return SEEDS, True
-        return self.forms.draw(draw), False
+        anchor = self.config.sampler == "anchored" and float(torch.rand((), generator=draw)) < self.config.anchor
+        limit = self.limits[int(torch.randint(len(self.limits), (), generator=draw))]
+        form = SEEDS if anchor else self.forms.draw(limit, draw)
+        return form, Step(self.arch, self.forms.costs[form], limit, self.config, anchor)
 
     def _alpha_steps_before(self, step: int) -> int:
         return -(-max(step - self.alpha_start, 0) // self.config.cycle)
@@ -180,9 +183,7 @@ class SearchLoop:
         """Take a weight step and, once the alphas move, every ``cycle``-th time an alpha step."""
         active = step >= self.alpha_start
         draw = generator(self.compute.rng_seed, "path", step)
-        form, anchor = self.form_of(step)
-        costs = self.forms.costs[form]
-        drawn_for = Step(self.arch, costs, self.limit, self.config, anchor)
+        form, drawn_for = self.drawn_for(step)
         path = SAMPLERS[self.config.sampler](drawn_for, self.alphas if active else None, draw)
         batch, images = next(self.weight_batches)
         self._as(form)
@@ -197,7 +198,7 @@ class SearchLoop:
             "task_loss": weights["loss"],
             "alpha_loss": alpha_loss,
             "expected_cost": expected + self.costs.other,
-            "sampled_cost": float(costs.whole(path)),
+            "sampled_cost": float(drawn_for.costs.whole(path)),
             "multiplier": self.holder.multiplier if self.holder and active else None,
             "lr": weights["lr"],
         }
@@ -297,7 +298,7 @@ def search(
     budget = None if config.budget is None else parse_budget(config.budget)
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
-    loop = SearchLoop(network, problem, data, compute, costs, limit)
+    loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=not loop.learns_alphas)
     held = None if limit is None else {"text": str(budget), "cost": limit}
     if not loop.learns_alphas:
@@ -312,6 +313,26 @@ def search(
     evidence = Alphas([a.detach().tolist() for a in loop.alphas])
     trained = Network(network.arch, cpu_state(loop.model))
     return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+
+
+def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:
+    """Return what ``search.smaller_budgets`` allow, in the unit of the budget itself.
+
+    Raises:
+        FnaError: there is no budget, one is not below it or counts something else, or no network is within one.
+    """
+    limits = []
+    for given in problem.config.search.smaller_budgets:
+        budget = parse_budget(given)
+        cost = COSTS[COST_OF[costs.unit]]
+        if limit is None or problem.config.search.chooser not in MEASURED:
+            raise FnaError("search.smaller_budgets need a search.budget and the chooser measured")
+        if find_measure(budget.cost).unit != cost.unit:
+            raise FnaError(f"search.smaller_budgets: {budget} counts another thing than search.budget ({costs.unit})")
+        limits.append(costs.limit(budget, "search.smaller_budgets"))
+        if limits[-1] >= limit:
+            raise FnaError(f"search.smaller_budgets: {budget} is not below search.budget; swap them")
+    return limits
 
 
 def check_names(config: SearchConfig) -> None:

@@ -64,11 +64,16 @@ class Forms:
             raise FnaError("space.input_scales: no network is within the budget at any of them; add 1 or a smaller one")
         return cls(choices, table)
 
-    def draw(self, generator: torch.Generator) -> Form:
-        """Draw a scale, each as often as the others, then a head width that is to be had there."""
-        scales = list(dict.fromkeys(form.scale for form in self.choices))
+    def within(self, limit: int | None) -> tuple[Form, ...]:
+        """Return the forms in which some network costs no more than a limit."""
+        return tuple(form for form in self.choices if limit is None or _least(self.costs[form]) <= limit)
+
+    def draw(self, limit: int | None, generator: torch.Generator) -> Form:
+        """Draw a scale, each as often as the others, then a head width that is to be had there within a limit."""
+        choices = self.within(limit)
+        scales = list(dict.fromkeys(form.scale for form in choices))
         scale = scales[int(torch.randint(len(scales), (), generator=generator))]
-        there = [form for form in self.choices if form.scale == scale]
+        there = [form for form in choices if form.scale == scale]
         return there[int(torch.randint(len(there), (), generator=generator))]
 
 

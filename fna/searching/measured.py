@@ -54,25 +54,30 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
     """
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
     seed, singles = seed_of(loop), list(_single_changes(loop))
-    total = 1 + len(singles) + loop.config.candidates
+    total = 1 + len(singles) + loop.config.candidates * len(loop.limits)
     with bar(total, "candidates") as progress:
         scorer = Scorer(loop, file, lambda loss: progress.advance(1, loss=loss))
         alone = [((*seed[0][:layer], choice, *seed[0][layer + 1 :]), SEEDS) for layer, choice in singles]
         scorer.score([seed, *alone])
         base = scorer.loss(*seed)
         harms = {at: scorer.loss(*one) - base for at, one in zip(singles, alone, strict=True)}
-        pool = _Pool(loop, scorer, _additive(loop, harms))
-        pool.add([seed])
-        while len(pool.members) < loop.config.candidates:
-            proposed = pool.propose()
-            if not proposed:
-                break
-            scorer.score(proposed)
-            pool.add(proposed)
+        harm, pools = _additive(loop, harms), []
+        for limit in loop.limits:
+            pools.append(_Pool(loop, scorer, harm, loop.costs.seed if limit is None else limit))
+            _fill(pools[-1], seed)
     with torch.no_grad():
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
-    return Pool(tuple(pool.members.values())), _doubts(pool, scorer, seed), scorer.minutes
+    members = {one: candidate for pool in pools for one, candidate in pool.members.items()}
+    return Pool(tuple(members.values())), _doubts(pools[0], scorer, seed), scorer.minutes
+
+
+def _fill(pool: _Pool, seed: Candidacy) -> None:
+    """Propose and score until there are as many candidates as the settings say, or nothing new is found."""
+    pool.add([seed])
+    while len(pool.members) < pool.loop.config.candidates and (proposed := pool.propose()):
+        pool.scorer.score(proposed)
+        pool.add(proposed)
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -100,18 +105,14 @@ def _additive(loop: SearchLoop, harms: Mapping[tuple[int, int], float]) -> list[
     return estimate
 
 
-def limit_of(loop: SearchLoop) -> int:
-    """Return the most that a candidate may cost; without a budget what the seed does."""
-    return loop.costs.seed if loop.limit is None else loop.limit
-
-
 @dataclass
 class _Pool:
-    """The candidates so far, and what they suggest to try next."""
+    """The candidates for a budget so far, and what they suggest to try next."""
 
     loop: SearchLoop
     scorer: Scorer
     harm: Sequence[Sequence[float]]  # additive estimate
+    limit: int  # the most that a candidate may cost
     members: dict[Candidacy, Candidate] = field(default_factory=dict)
     rounds: int = 0
 
@@ -120,6 +121,11 @@ class _Pool:
         for path, form in scored:
             loss = self.scorer.loss(path, form)
             self.members[path, form] = Candidate(path, self.cost(path, form), loss, None, *form)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms in which some network is within the limit."""
+        return self.loop.forms.within(self.limit)
 
     def cost(self, path: LayerPath, form: Form) -> int:
         """Return what a whole network costs."""
@@ -137,31 +143,30 @@ class _Pool:
 
     def _new(self, proposals: Iterator[Candidacy]) -> Iterator[Candidacy]:
         """Yield the proposals that are within the budget and not yet in the pool, each once."""
-        seen, limit = set(self.members), limit_of(self.loop)
+        seen = set(self.members)
         for one in proposals:
-            if one not in seen and self.cost(*one) <= limit:
+            if one not in seen and self.cost(*one) <= self.limit:
                 seen.add(one)
                 yield one
 
     def _first_generation(self) -> Iterator[Candidacy]:
         """Yield what the additive estimate holds for best in each form, for some shares of the budget."""
         for share in SHARES:
-            for form in self.loop.forms.choices:
+            for form in self.forms:
                 costs = self.loop.forms.costs[form]
-                room = int(share * limit_of(self.loop)) - costs.other
+                room = int(share * self.limit) - costs.other
                 if room >= sum(map(min, costs.table)):
                     yield best_path(costs.table, [[-h for h in row] for row in self.harm], room), form
 
     def best(self, number: int) -> list[Candidate]:
         """Return the best within the budget, of equal ones the cheaper."""
-        limit = limit_of(self.loop)
-        within = [c for c in self.members.values() if c.cost <= limit]
+        within = [c for c in self.members.values() if c.cost <= self.limit]
         return sorted(within, key=lambda c: (c.loss, c.cost, c.path, c.scale, c.head_width))[:number]
 
     def _children(self) -> Iterator[Candidacy]:
         """Yield networks near the best ones that spend the budget."""
         draw = generator(self.loop.compute.rng_seed, "children", self.rounds)
-        parents, limit, forms = self.best(PARENTS), limit_of(self.loop), self.loop.forms.choices
+        parents, forms = self.best(PARENTS), self.forms
 
         def integer(stop: int) -> int:
             return int(torch.randint(stop, (), generator=draw))
@@ -179,13 +184,13 @@ class _Pool:
             form = (other if crossed and chance() < 0.5 else one).form
             if chance() < 0.2 or form not in forms:
                 form = forms[integer(len(forms))]
-            if SPENT * limit <= self.cost(tuple(path), form):
+            if SPENT * self.limit <= self.cost(tuple(path), form):
                 yield tuple(path), form
 
     def _neighbours(self) -> Iterator[Candidacy]:
         """Yield the best network with one layer or its form changed, what is held for the least harm first."""
         (best,) = self.best(1)
-        changes: list[tuple[float, Candidacy]] = [(0.0, (best.path, form)) for form in self.loop.forms.choices]
+        changes: list[tuple[float, Candidacy]] = [(0.0, (best.path, form)) for form in self.forms]
         for layer, row in enumerate(self.harm):
             own = best.path[layer]
             for choice in range(len(row)):
