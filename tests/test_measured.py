@@ -28,7 +28,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.nets.supernet import path_network
 from fna.rng import generator
-from fna.searching.found import Found, Pool
+from fna.searching.found import Candidate, Found, Pool, choose
 from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
@@ -118,8 +118,30 @@ def test_the_best_within_the_budget_is_derived(job: Job, found: Found) -> None:
         limit = float(budget[:-1]) * job.problem.cost(job.seed.arch).madds
         within = [c for c in found.evidence.candidates if c.cost <= limit]
         best = min(within, key=lambda c: (c.loss, c.cost))
+        if best.score is not None:
+            best = max((c for c in within if c.score is not None), key=lambda c: (c.score, -c.loss))
         assert (target.arch, target.scale) == (found.network.arch.path_arch(best.path), best.scale)
         assert fna.count(target, job.problem).madds == best.cost
+
+
+def test_finalists_are_scored_by_the_metric_and_it_decides(job: Job, found: Found) -> None:
+    assert isinstance(found.evidence, Pool)
+    pool = found.evidence.candidates
+    finalists = [c for c in pool if c.score is not None]
+    assert pool[0] in finalists, "the seed"
+    assert {c.scale for c in finalists} == {1.0, 1.25}
+    assert len(finalists) < len(pool)
+    by_loss = sorted(pool, key=lambda c: c.loss)
+    assert all(c.score is not None for c in by_loss[:4])
+    one, other, dear, left = (
+        Candidate((k,), cost, loss, score)
+        for k, (cost, loss, score) in enumerate([(9, 0.5, 0.3), (9, 0.6, 0.4), (20, 0.1, 0.9), (5, 0.7, None)])
+    )
+    assert choose([one, other, dear, left], 10) == other
+    assert choose([one, other, dear, left], None) == dear
+    assert choose([replace(one, cost=11), replace(other, cost=11), left], 10) == left, "no finals there"
+    assert choose([replace(left, loss=0.2), one, other], 10) == replace(left, loss=0.2), "finals at another limit"
+    assert choose([one], 3) is None
 
 
 def test_smaller_budgets_get_candidates_of_their_own(job: Job, tmp_path: Path) -> None:

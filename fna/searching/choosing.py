@@ -12,7 +12,7 @@ from fna.arch.target import Target
 from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.rng import generator
-from fna.searching.found import Alphas, Found, Pool
+from fna.searching.found import Alphas, Found, Pool, choose
 from fna.searching.knapsack import PathsBetween, best_path, softmax
 
 TRIES = 10_000  # random paths drawn until one is within the budget
@@ -128,20 +128,22 @@ def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) 
 
 
 def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
-    """Take the candidate of the least held-out loss within the budget.
+    """Take the best candidate within the budget on held-out images: by the task's metric, where there were finals.
 
     Raises:
         FnaError: the evidence are no scored candidates, or none of them is within the budget.
     """
     if not isinstance(found.evidence, Pool):
         raise FnaError("chooser 'measured' needs a search that scored candidates; --derive.chooser alphas")
-    ranked = sorted(found.evidence.candidates, key=lambda c: (c.loss, c.cost))
+    candidates = found.evidence.candidates
     if found.unit != costs.unit:
         raise FnaError(f"the candidates were scored by {found.unit}; give --derive.budget in {found.unit}, e.g. 0.9x")
-    within = [c for c in ranked if limit is None or c.cost <= limit]
-    if not within:
-        raise FnaError(f"none of the {len(ranked)} scored candidates is within the budget; raise --derive.budget")
-    chosen, free = within[0], ranked[0]
+    chosen, free = choose(candidates, limit), choose(candidates, None)
+    if chosen is None or free is None:
+        raise FnaError(
+            f"none of the {len(candidates)} scored candidates is within the budget; raise --derive.budget, "
+            "or search with search.smaller_budgets"
+        )
     target = Target(found.network.arch.path_arch(chosen.path), chosen.head_width, chosen.scale)
     return Choice(chosen.path, target, chosen.cost, free.path, free.cost)
 

@@ -37,7 +37,7 @@ class Candidate:
         path: the candidate of every layer.
         cost: of the whole network.
         loss: there, with shared weights; less is better.
-        score: the task's, if known.
+        score: the task's metric there, of finalists; more is better.
         head_width: channels of its head, x those of the settings.
         scale: side of its input, x that of the settings.
     """
@@ -57,7 +57,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scored candidates, of which the least loss wins."""
+    """Scored candidates; see `choose`."""
 
     candidates: tuple[Candidate, ...]
 
@@ -65,6 +65,25 @@ class Pool:
         """Return the candidates, the best first."""
         rows = [{**vars(c), "path": list(c.path)} for c in sorted(self.candidates, key=lambda c: (c.loss, c.cost))]
         return {"evidence": "candidates", "candidates": rows}
+
+
+def choose(candidates: Sequence[Candidate], limit: int | None) -> Candidate | None:
+    """Return the best candidate within a limit, None if there is none.
+
+    The metric decides among those that have one, if the least loss is among them; else there were no finals at this
+    limit, and the loss decides. Ties go to the cheaper.
+    """
+    within = [c for c in candidates if limit is None or c.cost <= limit]
+    if not within:
+        return None
+    least = min(within, key=_by_loss)
+    if least.score is None:
+        return least
+    return min((c for c in within if c.score is not None), key=lambda c: (-(c.score or 0.0), *_by_loss(c)))
+
+
+def _by_loss(candidate: Candidate) -> tuple[Any, ...]:
+    return candidate.loss, candidate.cost, candidate.path, candidate.scale, candidate.head_width
 
 
 Evidence = Alphas | Pool

@@ -6,13 +6,17 @@ alone: an additive estimate of what savings cost in loss, of which a knapsack ma
 the best. The seed is always in the pool. Every score is a function of the super network and the candidate, every
 proposal one of the random seed and the scores of the rounds before it: neither an interruption nor the number of
 processes changes what is found.
+
+Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
+is scored by: rare classes and small things hardly show in it. So the best by loss, some of each input scale, are scored
+by the task's metric on whole images, and that decides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +28,7 @@ from fna.arch.target import Form
 from fna.progress import bar
 from fna.rng import generator
 from fna.searching.forms import SEEDS
-from fna.searching.found import Candidate, Pool
+from fna.searching.found import Candidate, Pool, choose
 from fna.searching.knapsack import best_path
 from fna.searching.scoring import Candidacy, Scorer, seed_of
 
@@ -38,6 +42,8 @@ TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
 SHARES = (1.0, 0.95)  # of the budget, that the knapsack's first generation spends
 LOCAL = 0.2  # of the candidates are neighbours of the best
+FINALISTS = 2  # of each input scale, and twice as many of all, are scored by the task's metric
+CLEAR = 0.01  # a difference of metrics that is no noise
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
 
 
@@ -54,9 +60,9 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
     """
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
     seed, singles = seed_of(loop), list(_single_changes(loop))
-    total = 1 + len(singles) + loop.config.candidates * len(loop.limits)
+    total = 1 + len(singles) + (loop.config.candidates + FINALISTS * len(loop.forms.choices)) * len(loop.limits)
     with bar(total, "candidates") as progress:
-        scorer = Scorer(loop, file, lambda loss: progress.advance(1, loss=loss))
+        scorer = Scorer(loop, file, lambda **number: progress.advance(1, **number))
         alone = [((*seed[0][:layer], choice, *seed[0][layer + 1 :]), SEEDS) for layer, choice in singles]
         scorer.score([seed, *alone])
         base = scorer.loss(*seed)
@@ -65,6 +71,7 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
         for limit in loop.limits:
             pools.append(_Pool(loop, scorer, harm, loop.costs.seed if limit is None else limit))
             _fill(pools[-1], seed)
+            pools[-1].finish(seed)
     with torch.no_grad():
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
@@ -130,6 +137,16 @@ class _Pool:
     def cost(self, path: LayerPath, form: Form) -> int:
         """Return what a whole network costs."""
         return self.loop.forms.costs[form].whole(path)
+
+    def finish(self, seed: Candidacy) -> None:
+        """Score the seed and the best by loss by the task's metric, too; of each input scale some."""
+        ranked = self.best(len(self.members))
+        scales = dict.fromkeys(c.scale for c in ranked)
+        finalists = [c for scale in scales for c in [c for c in ranked if c.scale == scale][:FINALISTS]]
+        chosen = dict.fromkeys([seed, *((c.path, c.form) for c in [*ranked[: 2 * FINALISTS], *finalists])])
+        self.scorer.measure(list(chosen))
+        for one in chosen:
+            self.members[one] = replace(self.members[one], score=self.scorer.metrics[one])
 
     def propose(self) -> list[Candidacy]:
         """Return the next networks to score, none where nothing new is found."""
@@ -201,15 +218,17 @@ class _Pool:
 
 def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     """Return a warning where nothing within the budget beats the seed, or where it may be luck."""
-    best = pool.best(1)
-    if not best or (best[0].path, best[0].form) == seed:
+    best = choose(list(pool.members.values()), pool.limit)
+    if best is None or (best.path, best.form) == seed:
         return ("nothing that was scored within the budget beats the seed on held-out training images",)
-    pairs = zip(scorer.losses[seed], scorer.losses[best[0].path, best[0].form], strict=True)
+    gained = (best.score or 0.0) - scorer.metrics[seed]
+    pairs = zip(scorer.losses[seed], scorer.losses[best.path, best.form], strict=True)
     gains = torch.tensor([a - b for a, b in pairs], dtype=torch.float64)
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
-    if float(gains.mean()) < DOUBT * error:
+    if float(gains.mean()) < DOUBT * error and gained < CLEAR:
         return (
-            f"undecided: the best candidate's held-out loss is {float(gains.mean()):.4f} below the seed's, with a "
-            f"standard error of {error:.4f}; hold out more images or train longer",
+            f"undecided: the best candidate's held-out {pool.loop.problem.task.metric} is {100 * gained:+.1f} beside "
+            f"the seed's, its loss {float(gains.mean()):.4f} below, standard error {error:.4f}; hold out more images "
+            "or train longer",
         )
     return ()

@@ -1,4 +1,4 @@
-"""Scores of candidates: their loss with the super network's weights on training images that it has not seen."""
+"""Scores of candidates with the super network's weights on training images that it has not seen: loss, and metric."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from fna.nets.network import Model
 from fna.nets.slim import slices
 from fna.nets.supernet import path_network
 from fna.searching.forms import SEEDS
+from fna.stages.evaluate import evaluate
+from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import train_batches
 from fna.training.engine import recalibrate
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
 
 Candidacy = tuple[LayerPath, Form]  # a network to score
+HELD = 1000  # images at most that a network is scored on
 SAVE_SECONDS = 10.0  # between writes of the scores so far
 
 
@@ -37,23 +40,25 @@ class Scorer:
     Args:
         loop: the search that trained it.
         file: where scores are kept, so that an interrupted choice goes on; None: nowhere.
-        told: called with the loss of each scored network.
+        told: called after each scored network with its loss, or its metric.
     """
 
     loop: SearchLoop
     file: Path | None = None
-    told: Callable[[float], None] = lambda loss: None
+    told: Callable[..., None] = lambda **number: None
     losses: dict[Candidacy, list[float]] = field(default_factory=dict)  # a network's, by batch
+    metrics: dict[Candidacy, float] = field(default_factory=dict)
     batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
     heads: dict[float, nn.Module] = field(default_factory=dict)
     saved: float = 0.0
 
     def __post_init__(self) -> None:
         self.kept: dict[str, list[float]] = {}
+        self.kept_metrics: dict[str, float] = {}
         self.began = time.monotonic()
         if self.file is not None and self.file.exists():
             record = read_json(self.file)
-            self.kept = record["losses"]
+            self.kept, self.kept_metrics = record["losses"], record["metrics"]
             self.began -= 60 * record["minutes"]
 
     @property
@@ -76,8 +81,24 @@ class Scorer:
                 own = [self._losses(*turn[world.rank])] if world.rank < len(turn) else []
                 for one, values in zip(turn, distributed.gather(own), strict=True):
                     self.losses[one] = values
-                    self.told(self.loss(*one))
+                    self.told(loss=self.loss(*one))
                 self._save()
+        self._save(now=True)
+
+    def measure(self, wanted: Sequence[Candidacy]) -> None:
+        """Score networks by the task's metric on whole images, as `evaluate` does; all processes together."""
+        loop = self.loop
+        name, images = loop.problem.task.metric, loop.parts[1][:HELD]
+        for path, form in wanted:
+            if _key(path, form) in self.kept_metrics:
+                self.metrics[path, form] = self.kept_metrics[_key(path, form)]
+            elif (path, form) not in self.metrics:
+                with distributed.apart(loop.model):
+                    network, problem = self._network(path, form)
+                scores = evaluate(network, problem, loop.data, loop.compute, images, label="score a finalist")
+                self.metrics[path, form] = float(scores[name])
+                self._save()
+            self.told(**{name: self.metrics[path, form]})
         self._save(now=True)
 
     def _save(self, now: bool = False) -> None:
@@ -85,28 +106,30 @@ class Scorer:
             return
         if now or time.monotonic() - self.saved > SAVE_SECONDS:
             losses = {**self.kept, **{_key(*one): values for one, values in self.losses.items()}}
-            write_json(self.file, {"minutes": self.minutes, "losses": losses})
+            metrics = {**self.kept_metrics, **{_key(*one): value for one, value in self.metrics.items()}}
+            write_json(self.file, {"minutes": self.minutes, "losses": losses, "metrics": metrics})
             self.saved = time.monotonic()
 
     def _losses(self, path: LayerPath, form: Form) -> list[float]:
         """Return the loss of a network on each of the held-out batches."""
         if _key(path, form) in self.kept:
             return self.kept[_key(path, form)]
-        loop = self.loop
-        warm, held = self._batches(form.scale)
-        problem = loop.problem.at(form)
-        network = path_network(loop.model, path)
+        network, problem = self._network(path, form)
+        losses = []
+        for batch, images in self._batches(form.scale)[1]:
+            with torch.no_grad(), self.loop.compute.autocast():
+                loss_sum, weight = problem.loss(network(images), batch)
+            losses.append(float(loss_sum) / max(float(weight), 1.0))
+        return losses
+
+    def _network(self, path: LayerPath, form: Form) -> tuple[Model, Problem]:
+        """Return a network with shared weights and statistics of its own, in eval mode, and its problem."""
+        problem, (warm, _) = self.loop.problem.at(form), self._batches(form.scale)
+        network = path_network(self.loop.model, path)
         network.head = self._head(form)
         problem.tune(network.head)
-        losses = []
-        with torch.no_grad():
-            recalibrate(network, iter(warm), len(warm), loop.compute)
-            network.eval()
-            for batch, images in held:
-                with loop.compute.autocast():
-                    loss_sum, weight = problem.loss(network(images), batch)
-                losses.append(float(loss_sum) / max(float(weight), 1.0))
-        return losses
+        recalibrate(network, iter(warm), len(warm), self.loop.compute)
+        return network.eval(), problem
 
     def _head(self, form: Form) -> nn.Module:
         """Return a head of its own of some width, with the weights of the super network's."""
@@ -133,8 +156,9 @@ class Scorer:
                 )
                 return list(one)
 
+            held = max(1, min(len(loop.parts[1]), HELD) // size)
             warm = made(0, "recalibrate", config.recalibrate)
-            self.batches[scale] = [images for _, images in warm], made(1, "held out", len(loop.parts[1]) // size)
+            self.batches[scale] = [images for _, images in warm], made(1, "held out", held)
         return self.batches[scale]
 
 
