@@ -455,7 +455,7 @@ def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path)
     page = report(tmp_path)
     text = Reader(page).text
     assert "1 0.3600 34.000 1 1 2 0.3700 33.000 1 1 3 derived 0.3750 23.900 1 1 4 0.3800" in text
-    assert "The best of 16 candidates." in text
+    assert "The best of 16 candidates by loss." in text
     assert page.count('<td class="word">10</td>') == 1
     assert '<td class="word">11</td>' not in page
     assert "found.json cannot be used" not in text

@@ -77,14 +77,18 @@ def _add_candidates(part: Part, found: Mapping[str, Any], targets: Mapping[str, 
             str(rank),
             name,
             f"{row['loss']:.4f}",
+            "" if row.get("score") is None else f"{100 * row['score']:.1f}",
             f"{row['cost'] / unit.per:.{unit.digits}f}",
             f"{row['head_width']:g}",
             f"{row['scale']:g}",
         )
         for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
     ]
-    head = ("rank", "target", "held-out loss", f"cost ({unit.word})", "head width", "input scale")
-    caption = f"The best of {len(candidates)} candidates. Look at how far the losses of the first ones lie apart."
+    head = ("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})", "head width", "input scale")
+    caption = (
+        f"The best of {len(candidates)} candidates by loss. The first of them, and the best of every input size, were "
+        "scored by the task's metric, too, and that decided. Look at how far the first ones lie apart."
+    )
     part.tables.append(Table(caption, head, rows[:BEST], words=2))
 
 

@@ -1,11 +1,11 @@
 """Measured choice: whole networks are scored with the super network's weights on training images it has not seen.
 
-First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path
-alone: an additive estimate of what savings cost in loss, of which a knapsack makes the first generation in each form
-(head width, input scale). Then evolution: children of the best, by mutation and crossover. At last the neighbours of
-the best. The seed is always in the pool. Every score is a function of the super network and the candidate, every
-proposal one of the random seed and the scores of the rounds before it: neither an interruption nor the number of
-processes changes what is found.
+First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path alone: an additive
+estimate of what savings cost in loss, of which a knapsack makes the first generation in each form (head width, input
+scale); beside them the seed cut by hand to that form. Then evolution: children of the best, by mutation and crossover.
+At last the neighbours of the best. The seed is always in the pool. Every score is a function of the super network and
+the candidate, every proposal one of the random seed and the scores of the rounds before it: neither an interruption nor
+the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
 is scored by: rare classes and small things hardly show in it. So the best by loss, some of each input scale, are scored
@@ -17,14 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from fna.arch import LayerPath
+from fna.arch import Arch, LayerPath, SuperArch
+from fna.arch.cutting import cut_by_hand
 from fna.arch.target import Form
+from fna.cost.costs import Costs
+from fna.errors import FnaError
 from fna.progress import bar
 from fna.rng import generator
 from fna.searching.forms import SEEDS
@@ -40,7 +44,6 @@ PARENTS = 12  # of the best that have children
 SPENT = 0.9  # a child spends at least this share of the budget
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
-SHARES = (1.0, 0.95)  # of the budget, that the knapsack's first generation spends
 LOCAL = 0.2  # of the candidates are neighbours of the best
 FINALISTS = 2  # of each input scale, and twice as many of all, are scored by the task's metric
 CLEAR = 0.01  # a difference of metrics that is no noise
@@ -112,6 +115,24 @@ def _additive(loop: SearchLoop, harms: Mapping[tuple[int, int], float]) -> list[
     return estimate
 
 
+def hand_cuts(loop: SearchLoop, limit: int) -> Iterator[Candidacy]:
+    """Yield the seed, cut to a limit in each form as somebody without a search would; see `cut_by_hand`."""
+    space, problem = loop.arch, loop.problem
+    for form in loop.forms.within(limit):
+        count = partial(_whole, loop.forms.costs[form], space)
+        try:
+            arch = cut_by_hand(space.seed, space, limit, count, problem.prepared(space.seed).taps)
+        except FnaError:  # what is left of a layer is no candidate
+            continue
+        if arch is not None:
+            yield space.path_of(arch), form
+
+
+def _whole(costs: Costs, space: SuperArch, arch: Arch) -> int:
+    """Return what the whole network costs on an architecture of the space."""
+    return costs.whole(space.path_of(arch))
+
+
 @dataclass
 class _Pool:
     """The candidates for a budget so far, and what they suggest to try next."""
@@ -167,13 +188,11 @@ class _Pool:
                 yield one
 
     def _first_generation(self) -> Iterator[Candidacy]:
-        """Yield what the additive estimate holds for best in each form, for some shares of the budget."""
-        for share in SHARES:
-            for form in self.forms:
-                costs = self.loop.forms.costs[form]
-                room = int(share * self.limit) - costs.other
-                if room >= sum(map(min, costs.table)):
-                    yield best_path(costs.table, [[-h for h in row] for row in self.harm], room), form
+        """Yield what the additive estimate holds for best in each form, then the seed cut by hand to each."""
+        for form in self.forms:
+            costs = self.loop.forms.costs[form]
+            yield best_path(costs.table, [[-h for h in row] for row in self.harm], self.limit - costs.other), form
+        yield from hand_cuts(self.loop, self.limit)
 
     def best(self, number: int) -> list[Candidate]:
         """Return the best within the budget, of equal ones the cheaper."""
