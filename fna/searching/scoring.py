@@ -88,18 +88,23 @@ class Scorer:
     def measure(self, wanted: Sequence[Candidacy]) -> None:
         """Score networks by the task's metric on whole images, as `evaluate` does; all processes together."""
         loop = self.loop
-        name, images = loop.problem.task.metric, loop.parts[1][:HELD]
+        name = loop.problem.task.metric
         for path, form in wanted:
             if _key(path, form) in self.kept_metrics:
                 self.metrics[path, form] = self.kept_metrics[_key(path, form)]
             elif (path, form) not in self.metrics:
                 with distributed.apart(loop.model):
                     network, problem = self._network(path, form)
-                scores = evaluate(network, problem, loop.data, loop.compute, images, label="score a finalist")
-                self.metrics[path, form] = float(scores[name])
+                self.metrics[path, form] = self.held_metric(network, problem)
                 self._save()
             self.told(**{name: self.metrics[path, form]})
         self._save(now=True)
+
+    def held_metric(self, network: nn.Module, problem: Problem) -> float:
+        """Return the task's metric of any network on the held-out images."""
+        loop = self.loop
+        scores = evaluate(network, problem, loop.data, loop.compute, loop.parts[1][:HELD], label="score a finalist")
+        return float(scores[problem.task.metric])
 
     def _save(self, now: bool = False) -> None:
         if self.file is None or not self.loop.compute.world.writes:
@@ -115,8 +120,12 @@ class Scorer:
         if _key(path, form) in self.kept:
             return self.kept[_key(path, form)]
         network, problem = self._network(path, form)
+        return self.held_losses(network, problem, form.scale)
+
+    def held_losses(self, network: nn.Module, problem: Problem, scale: float) -> list[float]:
+        """Return the loss of any network, in eval mode, on each of the held-out batches of an input scale."""
         losses = []
-        for batch, images in self._batches(form.scale)[1]:
+        for batch, images in self._batches(scale)[1]:
             with torch.no_grad(), self.loop.compute.autocast():
                 loss_sum, weight = problem.loss(network(images), batch)
             losses.append(float(loss_sum) / max(float(weight), 1.0))
@@ -126,12 +135,12 @@ class Scorer:
         """Return a network with shared weights and statistics of its own, in eval mode, and its problem."""
         problem, (warm, _) = self.loop.problem.at(form), self._batches(form.scale)
         network = path_network(self.loop.model, path)
-        network.head = self._head(form)
+        network.head = self.head(form)
         problem.tune(network.head)
         recalibrate(network, iter(warm), len(warm), self.loop.compute)
         return network.eval(), problem
 
-    def _head(self, form: Form) -> nn.Module:
+    def head(self, form: Form) -> nn.Module:
         """Return a head of its own of some width, with the weights of the super network's."""
         if form.head_width not in self.heads:
             loop, arch = self.loop, self.loop.arch.seed
