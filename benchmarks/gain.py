@@ -22,6 +22,7 @@ from typing import Any
 import record
 
 from fna.config import Config, load_config
+from fna.errors import FnaError
 from fna.reporting.controls import compare, sentences
 from fna.reporting.parts import read_optional
 from fna.runs.controls import repeat
@@ -86,9 +87,12 @@ def main() -> None:
     parser.add_argument("--only", type=int, action="append", metavar="K")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_intermixed_args()
-    config = configure(given.recipe, given.data, given.settings)
     only = [] if given.write else given.only
-    print(measure(f"gain_{given.name}", config, given.run, given.rng_seeds, only))
+    try:
+        config = configure(given.recipe, given.data, given.settings)
+        print(measure(f"gain_{given.name}", config, given.run, given.rng_seeds, only))
+    except FnaError as error:
+        parser.exit(2, f"gain.py: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def fake_run(folder: Path) -> Path:
         write(folder, f"{name}/network.json", {"format": 1, "task": "segmentation", "miou": curve[-1]})
     data = {"train": 367, "val": 101, "skipped": ["0001.png: truncated"], "changed": []}
     write(folder, "metrics.json", metrics_json(data))
+    write(folder, "controls.json", {"left_out": {"control_cut": "there is nothing to cut"}})
     write_pictures(folder / "predictions", np.random.default_rng(0))
     return folder
 
@@ -478,7 +479,12 @@ def test_an_empty_folder_gives_only_hints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "hints"),
-    [(["metrics.json"], 3), (["targets/derived.json"], 1), (["config.yaml", "search.csv", "found.json"], 2)],
+    [
+        (["metrics.json"], 4),
+        (["controls.json"], 1),
+        (["targets/derived.json"], 1),
+        (["config.yaml", "search.csv", "found.json"], 2),
+    ],
 )
 def test_missing_files_cost_their_own_sections(run: Path, tmp_path: Path, names: list[str], hints: int) -> None:
     copy = shutil.copytree(run, tmp_path / "run")

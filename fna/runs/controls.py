@@ -80,7 +80,12 @@ def repeat(
 
     Returns:
         The comparison over all of them; see `reporting.controls.compare`.
+
+    Raises:
+        FnaError: one of `only` is no job.
     """
+    if foreign := set(only or ()) - set(jobs):
+        raise FnaError(f"RNG seed {min(foreign)} is none of this job's: {', '.join(map(str, jobs))}")
     for rng_seed in jobs if only is None else only:
         path, config = jobs[rng_seed]
         say(f"RNG seed {rng_seed}: {path}")
