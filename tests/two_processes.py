@@ -113,6 +113,11 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     with tiny.opened(configure(seconds, "engine.sync_bn=false", "adapt.epochs=1")) as job:
         adapted = adapt_tiny(job, folder / "own norms")
         results |= {"own norms adapted": adapted.network.state, "own norms scores": adapted.scores}
+    kept = ("adapt.ema=0.9", "adapt.keep=best", "evaluate.every=1", "adapt.epochs=3", "adapt.optimizer.name=adamw")
+    for name, more in (("best", ()), ("own norms best", ("engine.sync_bn=false",))):
+        with tiny.opened(configure(seconds, *kept, *more), double=True) as job:
+            adapted = adapt_tiny(job, folder / name)
+            results |= {f"{name} adapted": adapted.network.state, f"{name} scores": adapted.scores}
     with tiny.opened(configure(seconds, "search.epochs=3", "adapt.epochs=1")) as job:
         search_tiny(job, folder / "float32")
         adapt_tiny(job, folder / "float32")

@@ -149,7 +149,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
     costs = {"params": cost.params, "madds": cost.madds}
-    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, metric: tuned.scores[metric]}
+    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})
     run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about)
@@ -158,10 +158,11 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
 
 
 def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    old = {**AdaptConfig().model_dump(mode="json"), **old}  # a setting that was not there yet has its default
     for key in new:
-        if new[key] != old.get(key):
+        if new[key] != old[key]:
             raise FnaError(
-                f"'{new['name']}' of {path} was adapted with adapt.{key} = {old.get(key)}, now it is {new[key]}; "
+                f"'{new['name']}' of {path} was adapted with adapt.{key} = {old[key]}, now it is {new[key]}; "
                 "give the new one a name of its own, e.g. --adapt.name control"
             )
 
@@ -280,10 +281,11 @@ def _draw(
 def _row(
     name: str, record: Mapping[str, Any], scores: Mapping[str, Any], seconds: float, rng_seed: int
 ) -> dict[str, Any]:
-    config = record["adapt"]
+    config = {**AdaptConfig().model_dump(mode="json"), **record["adapt"]}
     return {
         "title": title(name, config["arch"], config["init"]),
-        **{key: config[key] for key in ("arch", "init", "epochs")},
+        **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
+        "epoch": record.get("epoch", config["epochs"]),
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         **scores,
         "seconds_per_image": seconds,
