@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fna.cost.shares import moved
 from fna.cost.units import with_unit
 from fna.progress import first_rank, say
 from fna.reporting.rows import epochs_text, is_chosen, minutes_text, optimistic, seed_first
@@ -88,9 +89,18 @@ def show_result(result: Mapping[str, Any]) -> None:
     warnings = optimistic(result["rows"], "RUN") if "rows" in result and result["split"] == "val" else []
     for warning in [*result.get("warnings", ()), *warnings]:
         say(f"warning: {warning}")
+    if (compute := _compute(result)) and first_rank():
+        print(f"compute: {compute}")
     for key, value in result.items():
         if first_rank() and isinstance(value, str | int | float) and key not in ("metric", "split"):
             print(f"{key}: {_plain(key, value, result.get('unit'))}")
+
+
+def _compute(result: Mapping[str, Any]) -> str:
+    """Say where the compute of a target, or of a run's FNA++ network, went against the seed; empty if none is there."""
+    network = result["rows"].get("adapted", {}) if "rows" in result else result
+    before, after = result.get("seed_madds_parts"), network.get("madds_parts")
+    return moved(before, after) if before and after else ""
 
 
 def _plain(key: str, value: str | float, unit: str | None) -> str:

@@ -110,6 +110,8 @@ def run_derive(run: Run) -> dict[str, Any]:
         "seed_cost": costs.seed,
         "seed_madds": seed.madds,
         "seed_params": seed.params,
+        "madds_parts": problem.parts(derived.arch),
+        "seed_madds_parts": run.problem.parts(run.seed_arch),
         "argmax_cost": choice.free_cost,
         "size_hw": list(problem.given_hw),
         "counted_hw": list(problem.counted_hw(derived.arch)),
@@ -148,7 +150,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
-    costs = {"params": cost.params, "madds": cost.madds}
+    costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
     about = {**costs, "adapt": wanted, "minutes": tuned.minutes, "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})
@@ -244,6 +246,7 @@ def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[s
         "rows": rows,
         "metric": run.problem.task.metric,
         "titles": dict(run.problem.task.titles),
+        "seed_madds_parts": run.problem.parts(run.seed_arch),
         "search_minutes": searched.get("minutes"),
         "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
         "colors": run.problem.labels.to_json()["colors"],
@@ -286,6 +289,7 @@ def _row(
         "title": title(name, config["arch"], config["init"]),
         **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
         "epoch": record.get("epoch", config["epochs"]),
+        "madds_parts": record.get("madds_parts", {}),
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         **scores,
         "seconds_per_image": seconds,
