@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fna.arch import Arch, Block, Stem, levels, with_output_stride
 from fna.arch.net_config import from_net_config
 from fna.arch.spaces import SEGMENTATION_LAYERS, task_space
+from fna.arch.target import Target
 from fna.cli.counting import Plan, count_network, count_space, make_plan, named_space
-from fna.config import make_config
+from fna.config import MODELS, make_config
 from fna.cost.madds import (
     RULES,
     Cost,
@@ -33,8 +34,10 @@ from fna.cost.madds import (
 )
 from fna.errors import FnaError
 from fna.nets.network import Backbone, Classifier
-from fna.seeds import collect
+from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, collect, load_seed
 from fna.tasks import load_task
+from fna.tasks.labels import Labels
+from fna.tasks.problem import Problem
 
 SHARED = Path(os.environ.get("FNA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -96,6 +99,21 @@ def test_rows_cover_every_layer_and_sum_to_the_whole(shared: Path) -> None:
     assert all(row.cost == Cost(0, 0) for row in rows if row.label == "skip")
     assert rows[0].out_hw == (112, 112)
     assert rows[-1].out_hw == (7, 7)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("seed", ["efficientnet_lite0", "resnet18"])
+def test_parts_sum_to_the_whole_of_every_task(model: str, seed: str) -> None:
+    config = make_config({"task": {"model": model}, "data": {"eval_size": [96, 160]}})
+    arch = load_seed(seed, weights=None).arch
+    labels = Labels(("a", "b", "c"), ((0, 0, 0),) * 3)
+    problem = Problem(config, load_task(config.task.name), labels, (96, 160), IMAGENET_MEAN, IMAGENET_STD)
+    for network in (Target(arch), Target(arch, 0.5, 1.25)):
+        own = problem.at(network)
+        parts = own.parts(arch)
+        assert list(parts) == ["stem", *(f"stage {s}" for s in range(len(arch.stages))), "head"]
+        assert sum(parts.values()) == own.cost(arch).madds
+        assert parts["head"] == own.cost(arch).madds - backbone_cost(own.prepared(arch), own.counted_hw(arch)).madds > 0
 
 
 def test_classifier_is_the_well_known_mobilenet_v2() -> None:

@@ -90,6 +90,15 @@ def test_frozen_norms_equal_those_of_one_process(one: dict[str, Any], two: list[
     close(two[0]["frozen adapted"], one["frozen adapted"], 1e-8)
 
 
+def test_the_average_and_the_best_epoch_equal_those_of_one_process(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    close(two[0]["best adapted"], one["best adapted"], 1e-7)
+    assert two[0]["best scores"] == two[1]["best scores"] == one["best scores"]
+    for name in ("best", "own norms best"):
+        close(two[0][f"{name} adapted"], two[1][f"{name} adapted"], 0)
+
+
 def test_processes_stay_in_step(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     assert two[0]["paths"] == two[1]["paths"] == one["paths"]
     assert len(set(one["paths"])) > 5

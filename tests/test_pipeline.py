@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from PIL import Image
 
 from fna.arch import Arch, SuperArch
 from fna.arch.net_config import to_net_config
+from fna.cli import main
 from fna.config import Config, load_config
 from fna.cost.madds import cost_table
+from fna.cost.shares import moved
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
@@ -68,6 +71,22 @@ def test_the_target_keeps_the_budget(finished: tuple[Path, dict[str, Any]]) -> N
         costs = run.problem.costs(space)
         assert costs.table == cost_table(run.problem.prepared(space), (64, 96))
         assert costs.whole(target["path"]) == target["madds"]
+
+
+def test_the_split_of_the_compute_is_kept_and_said(
+    finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, metrics = finished
+    target = read_json(path / "targets" / "derived.json")
+    assert sum(target["madds_parts"].values()) == target["madds"]
+    assert sum(target["seed_madds_parts"].values()) == target["seed_madds"]
+    assert metrics["seed_madds_parts"] == metrics["rows"]["baseline"]["madds_parts"] == target["seed_madds_parts"]
+    assert metrics["rows"]["adapted"]["madds_parts"] == target["madds_parts"]
+    said = f"compute: {moved(target['seed_madds_parts'], target['madds_parts'])}\n"
+    assert re.search(r"compute: .*\d+ % -> \d+ %.*; \S+ -> \S+ GMAdds in all", said)
+    for command in (["derive", str(path)], ["evaluate", str(path)]):
+        assert main(command) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_running_again_redoes_nothing(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -31,6 +31,7 @@ from fna.reporting import figures
 from fna.reporting.page import SECTIONS, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
 from fna.reporting.rows import charged_minutes
+from fna.reporting.shares import draw_shares
 
 MOBILENET_V2 = "|".join(
     f"[[{i}, {o}], {['k3_e1' if o == 16 else 'k3_e6'] * n}, {s}]"
@@ -403,6 +404,32 @@ def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) ->
     page = report(copy)
     assert "Of 5 targets the first 4 are drawn." in page
     assert '<td class="word">y</td>' in page
+
+
+def test_the_split_of_the_compute_is_shown_side_by_side(run: Path, tmp_path: Path) -> None:
+    copy_files(run, tmp_path, "seed.json")
+    parts = {"stem": 10**9, "stage 0": 3 * 10**9, "stage 1": 10**9, "head": 5 * 10**9}
+    told = {"seed_madds_parts": parts, "madds_parts": {**parts, "stage 0": 0, "head": 6 * 10**9}}
+    wide = {"head_width": 1.2, "scale": 1.25}
+    write(tmp_path, "targets/derived.json", read(run, "targets/derived.json") | told | wide)
+    write(tmp_path, "targets/older.json", read(run, "targets/derived.json"))  # of a version that did not count parts
+    page = report(tmp_path)
+    text = Reader(page).text
+    assert f"part seed (G) share derived · head 1.2{TIMES} · input 1.25{TIMES} (G) share stem 1.0000 10 %" in text
+    assert "stage 0 3.0000 30 % 0.0000 0 %" in text
+    assert "head 5.0000 50 % 6.0000 75 %" in text
+    assert "whole network 10.0000 8.0000" in text
+    assert page.count("<svg") == 2
+
+
+def test_the_bars_of_the_split_add_up() -> None:
+    networks = {"seed": {"stem": 10**9, "stage 0": 3 * 10**9, "head": 10**9}, "half": {"stage 0": 10**9, "head": 10**9}}
+    axes = draw_shares(networks).axes[0]
+    ends = [
+        max(bar.get_x() + bar.get_width() for bar in axes.patches if round(bar.get_y() + 0.33) == y) for y in (0, 1)
+    ]
+    assert ends == pytest.approx([5, 2])
+    assert [text.get_text() for text in axes.texts] == ["20", "60", "20", "50", "50"]
 
 
 def test_the_padded_size_is_said(run: Path, tmp_path: Path) -> None:

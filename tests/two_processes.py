@@ -116,6 +116,11 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     with tiny.opened(configure(seconds, "search.epochs=2", *MEASURED), double=True) as job:
         found = search_tiny(job, folder / "measured")
         results |= {"measured": found.network.state, "pool": found.to_json()["candidates"]}
+    kept = ("adapt.ema=0.9", "adapt.keep=best", "evaluate.every=1", "adapt.epochs=3", "adapt.optimizer.name=adamw")
+    for name, more in (("best", ()), ("own norms best", ("engine.sync_bn=false",))):
+        with tiny.opened(configure(seconds, *kept, *more), double=True) as job:
+            adapted = adapt_tiny(job, folder / name)
+            results |= {f"{name} adapted": adapted.network.state, f"{name} scores": adapted.scores}
     with tiny.opened(configure(seconds, "search.epochs=3", "adapt.epochs=1")) as job:
         search_tiny(job, folder / "float32")
         adapt_tiny(job, folder / "float32")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fna.arch import A, Arch, SuperArch, spaces, with_output_stride
 from fna.cost.madds import (
-    Cost,
     CostRow,
     CostTable,
     SizeHW,
     SpaceCost,
     backbone_rows,
     cost_table,
-    model_cost,
+    model_rows,
     path_cost,
     space_cost,
     total_cost,
@@ -168,18 +167,16 @@ def named_space(seed: Arch, space: str, plan: Plan) -> SuperArch:
 def count_network(arch: Arch, plan: Plan) -> list[CostRow]:
     """Count the backbone layer by layer, and the head, if there is one, as the last row."""
     strided = plan.prepare(arch)
-    rows = backbone_rows(strided, plan.size_hw)
     if plan.model == BARE:
-        return rows
+        return backbone_rows(strided, plan.size_hw)
     import torch
 
     from fna.tasks import load_task
 
     with torch.device("meta"):
         head = load_task(plan.config.task.name).head(strided, plan.classes, plan.config.task)
-    backbone, whole = total_cost(rows), model_cost(strided, head, plan.size_hw, plan.rule)
-    rest = Cost(whole.params - backbone.params, whole.madds - backbone.madds)
-    return [*rows, CostRow("head", plan.model, rest, plan.size_hw)]
+    *rows, last = model_rows(strided, head, plan.size_hw, plan.rule)
+    return [*rows, replace(last, label=plan.model)]
 
 
 def count_space(space: SuperArch, plan: Plan) -> SpaceCount:

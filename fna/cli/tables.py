@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fna.cost.shares import moved
 from fna.cost.units import with_unit
 from fna.progress import first_rank, say
-from fna.reporting.rows import minutes_text, seed_first
+from fna.reporting.rows import epochs_text, is_chosen, minutes_text, optimistic, seed_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +26,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     """
     metric, rows = metrics["metric"], seed_first(metrics["rows"])
     factors = {"head_width": "head width", "scale": "input scale"}
+    chosen = any(map(is_chosen, rows.values()))
     varied = {key: head for key, head in factors.items() if any(row[key] != 1 for row in rows.values())}
     return table(
         [
@@ -34,6 +36,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
                 f"{metrics['split']} {metrics['titles'][metric]}": f"{100 * row[metric]:.2f} %",
+                **({"epoch": epochs_text(row)} if chosen else {}),
                 "minutes": minutes_text(row, metrics["search_minutes"]),
             }
             for row in rows.values()
@@ -83,11 +86,21 @@ def show_result(result: Mapping[str, Any]) -> None:
     """Print what a stage returned: the table if it scored networks, and all plain values, costs in its `unit`."""
     if "rows" in result:
         show_table(results_table(result))
-    for warning in result.get("warnings", ()):
+    warnings = optimistic(result["rows"], "RUN") if "rows" in result and result["split"] == "val" else []
+    for warning in [*result.get("warnings", ()), *warnings]:
         say(f"warning: {warning}")
+    if (compute := _compute(result)) and first_rank():
+        print(f"compute: {compute}")
     for key, value in result.items():
         if first_rank() and isinstance(value, str | int | float) and key not in ("metric", "split"):
             print(f"{key}: {_plain(key, value, result.get('unit'))}")
+
+
+def _compute(result: Mapping[str, Any]) -> str:
+    """Say where the compute of a target, or of a run's FNA++ network, went against the seed; empty if none is there."""
+    network = result["rows"].get("adapted", {}) if "rows" in result else result
+    before, after = result.get("seed_madds_parts"), network.get("madds_parts")
+    return moved(before, after) if before and after else ""
 
 
 def _plain(key: str, value: str | float, unit: str | None) -> str:

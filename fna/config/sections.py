@@ -192,6 +192,10 @@ class AdaptConfig(Section):
     batch_size: Positive = 8
     recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
     bn: Literal["open", "frozen"] = "open"
+    ema: BelowOne | None = note(None, "decay of a running average of the weights, which is scored and kept; null: none")
+    keep: Literal["last", "best"] = note(
+        "last", "the epoch whose weights are kept; best: on val, whose score is optimistic then"
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
 
     @property

@@ -231,7 +231,12 @@ def module_cost(module: nn.Module, *inputs: Any, rule: str = "paper") -> Cost:
 
 
 def model_cost(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper") -> Cost:
-    """Count a task's network: the backbone from its specs, the head on the meta device.
+    """Count a task's network; see `model_rows`."""
+    return total_cost(model_rows(arch, head, size_hw, rule))
+
+
+def model_rows(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper") -> list[CostRow]:
+    """Count a task's network layer by layer, from its specs; the head, counted on the meta device, is the last row.
 
     Args:
         arch: the backbone, at the output stride it runs with.
@@ -250,4 +255,4 @@ def model_cost(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper"
         before = out_hw[f"{s}.{len(stage) - 1}"]
         if s in last:
             features.append(torch.empty(1, stage[-1].out_channels, *before, device="meta"))
-    return total_cost(rows) + module_cost(head, features, size_hw, rule=rule)
+    return [*rows, CostRow("head", type(head).__name__, module_cost(head, features, size_hw, rule=rule), size_hw)]

@@ -15,7 +15,7 @@ from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, signed, unusable
-from fna.reporting.rows import charged_minutes, minutes_text, seed_first
+from fna.reporting.rows import charged_minutes, epochs_text, minutes_text, optimistic, seed_first
 from fna.reporting.targets import Derived, counted_at, read_targets
 
 Column = tuple[str, list[str]]  # head, cells
@@ -58,11 +58,12 @@ def result(folder: Path) -> Part:
         part.tiles = _tiles(adapted, base, seed_madds, metrics)
     if target := targets.get(adapted["arch"]) if adapted else next(iter(targets.values()), None):
         part.tiles.append(_budget_tile(target))
+    part.warnings += optimistic(rows, shlex.quote(str(folder)))
     part.warnings += dict.fromkeys(text for split in splits for text in split.warnings)
     part.notes += dict.fromkeys(
         [" ".join([COUNTING, *counted_at(targets)]), *(note for split in splits for note in split.notes)]
     )
-    part.notes += _unscored(folder, rows)
+    part.notes += [*_averaged(rows), *_unscored(folder, rows)]
     return part
 
 
@@ -199,10 +200,17 @@ def _effort(rows: Mapping[str, Any], search_minutes: float | None) -> list[Colum
     listed = list(rows.values())
     return [
         ("minutes", [minutes_text(row, search_minutes) for row in listed]),
-        ("epochs", [str(row["epochs"]) for row in listed]),
+        ("epochs", [epochs_text(row) for row in listed]),
         ("ms/image", [f"{1000 * row['seconds_per_image']:.0f}" for row in listed]),
         ("RNG seed", [str(row["rng_seed"]) for row in listed]),
     ]
+
+
+def _averaged(rows: Mapping[str, Any]) -> list[str]:
+    """Name the networks whose weights are averages."""
+    decays = {row["title"]: row["ema"] for row in rows.values() if row.get("ema")}
+    said = ", ".join(f"{title} ({decay:g})" for title, decay in decays.items())
+    return [f"Weights that are running averages, with their decay (adapt.ema): {said}."] if said else []
 
 
 def _percent(value: float | None) -> str:

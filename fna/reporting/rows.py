@@ -44,6 +44,35 @@ def charged_minutes(row: Mapping[str, Any], search_minutes: float | None) -> flo
     return search_minutes or 0.0 if row["init"] == "super" or not given else 0.0
 
 
+def epochs_text(row: Mapping[str, Any]) -> str:
+    """Write the epochs of a row, and which of them was kept where that was chosen.
+
+    >>> epochs_text({"epochs": 20}), epochs_text({"epochs": 20, "keep": "best", "epoch": 7})
+    ('20', '7 of 20')
+    """
+    return f"{row['epoch']} of {row['epochs']}" if is_chosen(row) else str(row["epochs"])
+
+
+def is_chosen(row: Mapping[str, Any]) -> bool:
+    """Tell whether a network is the best of its epochs on the validation split."""
+    return row.get("keep") == "best"
+
+
+def optimistic(rows: Mapping[str, Mapping[str, Any]], folder: str) -> list[str]:
+    """Say which validation scores were also what a network was chosen by, in at most one sentence.
+
+    Args:
+        rows: of metrics.json.
+        folder: of the run, as it is typed.
+    """
+    if not (chosen := [name for name, row in seed_first(rows).items() if is_chosen(row)]):
+        return []
+    return [
+        f"validation scores are optimistic for {', '.join(chosen)}: the epoch that is kept was chosen by them "
+        f"(adapt.keep: best); for scores on images that chose nothing, type: fna evaluate {folder} --split test"
+    ]
+
+
 def minutes_text(row: Mapping[str, Any], search_minutes: float | None) -> str:
     """Write the minutes of a row, those of the search before its own.
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fna.arch import Arch, with_output_stride
+from fna.cost.shares import Parts
 from fna.cost.units import with_unit
 from fna.files import read_json
 from fna.reporting import figures
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, unusable
+from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all
 FIRST = "derived"  # the target that a run derives by itself
@@ -41,6 +43,8 @@ class Derived:
         size_hw: height, width in pixels of the images that costs are counted for.
         counted_hw: the size they are padded to.
         disagreements: layers where the budget overrules the argmax.
+        madds_parts: `madds` of stem, stages and head; empty in files that do not say.
+        seed_madds_parts: the same of the seed.
     """
 
     arch: Arch
@@ -58,6 +62,8 @@ class Derived:
     size_hw: Sequence[int]
     counted_hw: Sequence[int]
     disagreements: Sequence[Mapping[str, Any]]
+    madds_parts: Parts
+    seed_madds_parts: Parts
 
 
 def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
@@ -65,7 +71,7 @@ def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
     found = {}
     for path in sorted(folder.glob("targets/*.json"), key=lambda path: (path.stem != FIRST, path.name)):
         try:
-            data = read_json(path)
+            data = {"madds_parts": {}, "seed_madds_parts": {}} | read_json(path)
             known = {field.name: data[field.name] for field in fields(Derived)}
             found[path.stem] = Derived(**{**known, "arch": Arch.from_json(data["arch"])})
         except DAMAGES as error:
@@ -113,16 +119,30 @@ def architecture(folder: Path) -> Part:
     part.draw(figures.draw_archs(titles), caption)
     if targets:
         part.tables.append(_table(targets, Arch.from_json(seed_json["arch"])))
+        _add_shares(part, shown)
     for name, target in shown.items():
         _add_disagreements(part, name, target)
     return part
 
 
+def _add_shares(part: Part, targets: Mapping[str, Derived]) -> None:
+    """Compare where seed and targets spend their MAdds; nothing to say where the files do not tell."""
+    told = {name: target for name, target in targets.items() if target.madds_parts and target.seed_madds_parts}
+    if told:
+        networks = {"seed": next(iter(told.values())).seed_madds_parts}
+        networks |= {" · ".join([name, *_factors(target)]): target.madds_parts for name, target in told.items()}
+        part.draw(draw_shares(networks), "MAdds by part: a bar is a network, the numbers are shares of it in %.")
+        part.tables.append(shares_table(networks))
+
+
 def _title(name: str, target: Derived, arch: Arch) -> str:
-    title = [name, _depth(arch), with_unit(target.cost, target.unit)]
-    title += [f"head {target.head_width:g}{TIMES}"] * (target.head_width != 1)
-    title += [f"input {target.scale:g}{TIMES}"] * (target.scale != 1)
-    return " · ".join(title)
+    return " · ".join([name, _depth(arch), with_unit(target.cost, target.unit), *_factors(target)])
+
+
+def _factors(target: Derived) -> list[str]:
+    """Name a target's head width and input scale, where they are not the seed's."""
+    head, size = target.head_width, target.scale
+    return [f"head {head:g}{TIMES}"] * (head != 1) + [f"input {size:g}{TIMES}"] * (size != 1)
 
 
 def _table(targets: Mapping[str, Derived], seed: Arch) -> Table:

@@ -131,6 +131,8 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         "seed_cost": costs.seed,
         "seed_madds": seed.madds,
         "seed_params": seed.params,
+        "madds_parts": problem.parts(derived.arch),
+        "seed_madds_parts": run.problem.parts(run.seed_arch),
         "argmax_cost": choice.free_cost if wanted["chooser"] == "alphas" else None,
         "size_hw": list(problem.given_hw),
         "counted_hw": list(problem.counted_hw(derived.arch)),
@@ -168,8 +170,8 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
-    costs = {"params": cost.params, "madds": cost.madds}
-    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, metric: tuned.scores[metric]}
+    costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
+    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})
     run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about)
@@ -178,10 +180,11 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
 
 
 def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    old = {**AdaptConfig().model_dump(mode="json"), **old}  # a setting that was not there yet has its default
     for key in new:
-        if new[key] != old.get(key):
+        if new[key] != old[key]:
             raise FnaError(
-                f"'{new['name']}' of {path} was adapted with adapt.{key} = {old.get(key)}, now it is {new[key]}; "
+                f"'{new['name']}' of {path} was adapted with adapt.{key} = {old[key]}, now it is {new[key]}; "
                 "give the new one a name of its own, e.g. --adapt.name control"
             )
 
@@ -263,6 +266,7 @@ def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[s
         "rows": rows,
         "metric": run.problem.task.metric,
         "titles": dict(run.problem.task.titles),
+        "seed_madds_parts": run.problem.parts(run.seed_arch),
         "search_minutes": searched.get("minutes"),
         "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
         "colors": run.problem.labels.to_json()["colors"],
@@ -300,10 +304,12 @@ def _draw(
 def _row(
     name: str, record: Mapping[str, Any], scores: Mapping[str, Any], seconds: float, rng_seed: int
 ) -> dict[str, Any]:
-    config = record["adapt"]
+    config = {**AdaptConfig().model_dump(mode="json"), **record["adapt"]}
     return {
         "title": title(name, config["arch"], config["init"]),
-        **{key: config[key] for key in ("arch", "init", "epochs")},
+        **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
+        "epoch": record.get("epoch", config["epochs"]),
+        "madds_parts": record.get("madds_parts", {}),
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         **scores,
         "seconds_per_image": seconds,

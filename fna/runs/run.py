@@ -88,6 +88,11 @@ class Run:
         mean, std = (tuple(about.pop(key)) for key in ("mean", "std"))
         return Seed(arch=Arch.from_json(about.pop("arch")), state=state, mean=mean, std=std, **about)
 
+    @property
+    def seed_arch(self) -> Arch:
+        """The seed's architecture, once it is expanded; its weights are not read."""
+        return Arch.from_json(self.read_json("seed.json", "expand")["arch"])
+
     def data(self, *splits: str) -> list[Any]:
         """Open splits, of ``train``, ``val`` and ``test``; those that are open already are not opened again.
 

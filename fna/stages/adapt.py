@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fna.arch import Arch
 from fna.config import AdaptConfig
 from fna.data.splits import Splits
-from fna.nets.weights import Network, cpu_state, load_weights
+from fna.nets.weights import Network, State, cpu_state, load_weights
+from fna.progress import say
 from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
+from fna.training.averaging import make_average
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute
@@ -21,11 +25,12 @@ from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, r
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A fine-tuned network, its scores on the validation split after the last epoch, and the minutes it took."""
+    """A fine-tuned network, its scores on the validation split, the minutes training took, the epoch that was kept."""
 
     network: Network[Arch]
     scores: dict[str, Any]
     minutes: float
+    epoch: int
 
 
 class AdaptLoop:
@@ -46,7 +51,10 @@ class AdaptLoop:
             data.train, self.indices, config.batch_size, "adapt", compute
         ).steps_per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
+        self.average = make_average(self.model, config.ema)
         self.scores: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}  # epoch, score and state of the best epoch, if that is to be kept
+        self.best_scores: dict[str, Any] = {}
         self.weight_step = WeightStep(
             self.network,
             make_optimizer(self.model, config.optimizer),
@@ -78,7 +86,10 @@ class AdaptLoop:
     def step(self, step: int) -> Mapping[str, float | None]:
         """Take one iteration."""
         batch, images = next(self.batches)
-        return self.weight_step(step, batch, images)
+        row = self.weight_step(step, batch, images)
+        if self.average:
+            self.average.update(self.model, step + 1)
+        return row
 
     def end_epoch(self, epoch: int) -> Mapping[str, Any]:
         """Score the network every ``evaluate.every`` epochs and after the last."""
@@ -87,16 +98,36 @@ class AdaptLoop:
         self.scores = self.evaluate()
         self._train()
         metric = self.problem.task.metric
+        score = float(self.scores[metric])
+        if self.config.keep == "best" and (not self.best or score > self.best["score"]):
+            self.best = {"epoch": epoch, "score": score, "state": cpu_state(self.shown)}
+            self.best_scores = self.scores
         return {metric: self.scores[metric]}
+
+    @property
+    def shown(self) -> nn.Module:
+        """What is scored and saved: the average of the weights, if there is one."""
+        return self.average.module if self.average else self.model
 
     def evaluate(self) -> dict[str, Any]:
         """Score the network as it is."""
-        return evaluate(self.model, self.problem, self.data.val, self.compute, label=f"score {self.config.folder}")
+        return evaluate(self.shown, self.problem, self.data.val, self.compute, label=f"score {self.config.folder}")
+
+    def kept(self) -> tuple[State, dict[str, Any], int]:
+        """Return weights, scores and epoch of what is kept of a training that is over."""
+        if not self.best:
+            return cpu_state(self.shown), self.scores or self.evaluate(), self.config.epochs
+        if not self.best_scores:  # found before an interruption
+            load_weights(self.shown, self.best["state"], f"the best epoch of '{self.config.folder}'")
+            self.best_scores = self.evaluate()
+        return self.best["state"], self.best_scores, self.best["epoch"]
 
     def state(self) -> dict[str, Any]:
-        """Return weights and momenta."""
+        """Return weights, momenta, the average and the best epoch so far."""
         return {
             "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average else {},
+            "best": self.best,
             "optimizer": self.weight_step.optimizer.state_dict(),
             "scaler": self.weight_step.scaler.state_dict(),
         }
@@ -104,6 +135,10 @@ class AdaptLoop:
     def load(self, state: dict[str, Any]) -> None:
         """Restore `state`."""
         load_weights(self.model, state["model"], f"the checkpoint of '{self.config.folder}'")
+        if self.average:
+            average = state.get("average", {})
+            load_weights(self.average.module, average, f"the average in the checkpoint of '{self.config.folder}'")
+        self.best = state.get("best", {})
         self.weight_step.optimizer.load_state_dict(state["optimizer"])
         self.weight_step.scaler.load_state_dict(state["scaler"])
 
@@ -135,5 +170,7 @@ def adapt(
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
     minutes = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
-    tuned = Network(network.arch, cpu_state(loop.model), network.head_width, network.scale)
-    return Tuned(tuned, loop.scores or loop.evaluate(), minutes)
+    state, scores, epoch = loop.kept()
+    if config.keep == "best":
+        say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
+    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, minutes, epoch)

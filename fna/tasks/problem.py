@@ -13,7 +13,8 @@ from fna.arch import Arch, SuperArch, padded
 from fna.config import Config, make_config
 from fna.config.scaling import at_scale, times
 from fna.cost.costs import Costs, find_measure
-from fna.cost.madds import Cost, model_cost, path_cost
+from fna.cost.madds import Cost, model_cost, model_rows, path_cost
+from fna.cost.shares import part_madds
 from fna.errors import FnaError
 from fna.nets.network import Backbone, Model
 from fna.nets.supernet import SuperBackbone
@@ -119,6 +120,10 @@ class Problem:
     def cost(self, arch: Arch) -> Cost:
         """Count the task's network on `arch`: parameters, and MAdds of what runs (paper rule)."""
         return model_cost(self.prepared(arch), self.meta_head(arch), self.counted_hw(arch))
+
+    def parts(self, arch: Arch) -> dict[str, int]:
+        """Split the MAdds that `cost` counts into those of the stem, each stage and the head."""
+        return part_madds(model_rows(self.prepared(arch), self.meta_head(arch), self.counted_hw(arch)))
 
     def costs(self, space: SuperArch, cost: str = "madds") -> Costs:
         """Count the networks of a space.
