@@ -169,12 +169,30 @@ class Run:
         """Return the names under which a stage is finished: adaptations, targets."""
         return [name.removeprefix(f"{stage}:") for name in self.folder.stages() if name.startswith(f"{stage}:")]
 
-    def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
-        """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""
+    def begin(self, stage: str) -> None:
+        """Say that a stage is under way, so that what was recorded of its files, logs too, holds no more."""
+        if self.writes:
+            self.folder.forget(stage)
+
+    def write(
+        self,
+        stage: str,
+        files: Mapping[str, Any],
+        info: Mapping[str, Any] | None = None,
+        logs: Sequence[Path] = (),
+    ) -> None:
+        """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0.
+
+        Args:
+            stage: its name.
+            files: content by name.
+            info: what else the record shall say, JSON-ready.
+            logs: what the stage has written already, on its way.
+        """
         if self.writes:
             for name, content in files.items():
                 self.folder.write(name, content)
-            self.folder.commit(stage, list(files), info)
+            self.folder.commit(stage, list(files), info, [log.relative_to(self.path).as_posix() for log in logs])
         distributed.barrier()
 
     def checkpoints(self, phase: str) -> Checkpoints:

@@ -19,7 +19,7 @@ from fna.progress import bar, say
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute
-from fna.training.sinks import Log
+from fna.training.sinks import Log, check_log
 
 Batch = dict[str, Any]
 PLAN = {  # what of a phase must not change between its checkpoints
@@ -245,6 +245,9 @@ def fit(
         spent = state["spent"]
         _same_world(label, state["processes"], compute.world.size)
         _same_plan(label, state["plan"], plan)
+        for log, recorded in zip(logs or (), state.get("logs", ()), strict=False):
+            if recorded:
+                check_log(log, recorded, start)
         loop.load(state["loop"])
         say(f"{label}: going on at iteration {start} of {loop.total_steps}")
     began = time.monotonic() - spent
@@ -267,7 +270,9 @@ def fit(
             asked = bool(every) and done % every == 0
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
                 spent, processes = time.monotonic() - began, compute.world.size
-                checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes, "plan": plan})
+                about = {"spent": spent, "processes": processes, "plan": plan}
+                logged = [log.fingerprint() for log in (steps_log, epochs_log)]
+                checkpoints.save(done, {"loop": loop.state(), **about, "logs": logged})
                 saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
     return (time.monotonic() - began) / 60
