@@ -19,6 +19,7 @@ from fna.config.sections import (
     note,
 )
 
+Label = Annotated[int, Field(ge=0, le=255)]  # in an 8-bit mask
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -54,7 +55,8 @@ class DataConfig(Section):
 class SegmentationDataConfig(DataConfig):
     """Images with a label per pixel."""
 
-    ignore_label: Annotated[int, Field(ge=0, le=255)] | None = note(None, "label of no class; null: the format's own")
+    labels: Several[Label] | None = note(None, "label value of each class (format 'folder'); null: 0, 1, 2, ...")
+    ignore_label: Label | None = note(None, "label of no class; null: the format's own")
     eval_scale: AboveZero = note(1.0, "images are scored at this multiple of eval_size, or of their own size")
 
     @property

@@ -22,11 +22,13 @@ from fna.config import TASKS, DataConfig
 from fna.data.listing import data_root, overlap
 from fna.data.stamps import compare, describe
 from fna.errors import FnaError, pick
-from fna.files import decode_json, read_bytes, write_text
+from fna.files import decode_json, read_bytes, read_json, write_text
 from fna.progress import say
 
 FORMAT = 1
-DECISIVE = ("format", "train", "val", "image_folder", "classes", "ignore_label", "on_error")  # what an index depends on
+DECISIVE = (  # what an index depends on
+    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "on_error"),
+)
 ANEW = "put the intact file back, or delete it, and the data are checked anew"
 REMARKS = 6  # on a split's data that the terminal shows
 
@@ -92,6 +94,23 @@ def index_file(folder: Path, split: str) -> Path:
     if safe != split:  # a path, or a list of videos: others may come to the same
         safe += f"-{hashlib.sha256(split.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return folder / f"{safe}.json"
+
+
+def image_ids(folder: Path) -> dict[str, Any]:
+    """Return the numbers that the data sets with an index in `folder` know their images by, by file name.
+
+    A name that stands for images of several numbers is left out.
+    """
+    found: dict[str, set[Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        with _damage_told(path):
+            index = read_json(path)
+            names = [image["name"] for image in index.get("images", ())]
+            rows = [(row["name"], row["image_id"]) for row in index.get("records", ()) if "image_id" in row]
+            rows += [(names[person["image"]], person["image_id"]) for person in index.get("people", ())]
+        for name, number in rows:
+            found.setdefault(Path(name).name, set()).add(number)
+    return {name: numbers.pop() for name, numbers in found.items() if len(numbers) == 1}
 
 
 def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | None, write: bool) -> Any:

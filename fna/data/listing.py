@@ -36,6 +36,7 @@ class Listing:
         labels: label value in a mask -> class id or `IGNORE`; other values are mistakes.
         read: position -> RGB image (height, width, 3) and label mask (height, width) as stored; `Pairs` of files.
         sources: what was read to make the list.
+        complete: whether every class must have a pixel somewhere.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Listing:
     labels: Mapping[int, int]
     read: Callable[[int], Arrays]
     sources: Sources = field(default_factory=Sources)
+    complete: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from fna.arch import Arch
 from fna.arch.target import Target
 from fna.config import make_config, merge
+from fna.data.index import image_ids
 from fna.data.pose.person_boxes import read_boxes
 from fna.errors import FnaError, nearest
 from fna.files import decode_json, decode_state, read_metadata
@@ -110,7 +111,8 @@ def predict_folder(
     found = read_boxes(Path(boxes), paths) if boxes else None
     with computing(make_config(merge({}, engine)).engine) as compute:
         compute.place(model)
-        return write_predictions(model, compute, paths, Path(out), found)
+        data = find_network(Path(network).expanduser()).parent.parent / "data"  # of a run; elsewhere there is none
+        return write_predictions(model, compute, paths, Path(out), found, image_ids(data))
 
 
 def find_network(path: Path) -> Path:

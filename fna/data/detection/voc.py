@@ -8,7 +8,8 @@ The classes are ``data.classes``; without it VOC's 20 if the train split (``data
 names in the train split, sorted. So all splits agree, whichever is opened. With ``data.classes``, objects of other
 names are left alone; without, they are of an unknown class.
 
-A ``<size>`` of 0 says nothing. A document type declaration, which no VOC file has, is refused, and entities with it.
+Elements may be written in any case, and in a namespace. A ``<size>`` of 0 says nothing. A document type declaration,
+which no VOC file has, is refused, and entities with it.
 """
 
 from __future__ import annotations
@@ -113,10 +114,25 @@ def _finder(folder: Path) -> Callable[[str], Path]:
 
 
 class _Tree(ElementTree.TreeBuilder):
-    """Builds a tree of elements, and refuses what could expand or load something."""
+    """Builds a tree of elements by their plain names, and refuses what could expand or load something."""
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        return super().start(_plain_tag(tag), attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        return super().end(_plain_tag(tag))
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         raise FnaError("it has a document type declaration, which annotations do not need; delete it")
+
+
+def _plain_tag(tag: str) -> str:
+    """Return an element's name without its namespace, in small letters.
+
+    >>> _plain_tag("{http://example.org/voc}Object")
+    'object'
+    """
+    return tag.rpartition("}")[2].lower()
 
 
 def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
@@ -134,6 +150,8 @@ def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
         tree: ElementTree.Element = parser.close()
     except (ElementTree.ParseError, FnaError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         return Flaw(BAD_FILE, path.name, short(str(error)))
+    if tree.tag != "annotation":
+        return Flaw(BAD_FILE, path.name, f"it holds <{short(tree.tag)}>; expected <annotation>")
     return tree
 
 
