@@ -179,8 +179,9 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
         target = Target(run.seed.arch)
     elif name in targets or name == run.config.derive.name:
         target = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
-    elif Path(name).is_file():
-        own = load_arch(name)  # net_config text says nothing of activation, padding and the like: they are the seed's
+    elif Path(name).expanduser().is_file():
+        # net_config text says nothing of activation, padding and the like: they are the seed's
+        own = load_arch(Path(name).expanduser())
         target = Target(replace(run.seed.arch, stem=own.stem, stages=own.stages))
     else:
         known = ["seed", *targets]

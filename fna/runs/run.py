@@ -56,7 +56,7 @@ class Run:
         Raises:
             FnaError: the folder is foreign, in use or unwritable, or was made with another configuration.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         config = settle_config(path, config, overrides)
         with computing(config.engine) as compute:
             folder, error = None, None
