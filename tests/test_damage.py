@@ -202,3 +202,28 @@ def test_what_another_program_writes_is_read(tmp_path: Path, finished: Path) -> 
     save_file(state, tmp_path / "network.safetensors")
     shutil.copy(finished / "adapted" / "network.json", tmp_path)
     assert load(tmp_path).record == json.loads((tmp_path / "network.json").read_text())
+
+
+def test_another_machine_is_recorded_compared_and_said(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    path, step = tmp_path / "run", WeightStep.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightStep, "__call__", lambda s, n, *a: dies() if n == 5 else step(s, n, *a))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(path, config)
+    (first,) = read_manifest(path)["made_with"]
+    assert first["stage"] == "search"
+    assert first["machine"].keys() == {"device", "precision", "threads", "processes", "torch"}
+    said = "'search' went on with threads 2 (before: 1): weights are not bit for bit those of a run without the change"
+    metrics = pipeline.run(path, config, ["engine.threads=2"])
+    assert said in metrics["warnings"]
+    assert said in capsys.readouterr().err
+    assert "threads 2 (before: 1)" in (path / "report.html").read_text()
+    with Run.open(path, config) as run:
+        change = run.folder.note_machine("adapt:b", {**first["machine"], "threads": "2", "torch": "3.0"})
+        assert change.startswith(f"'adapt:b' went on with torch 3.0 (before: {first['machine']['torch']}): ")
+        assert not run.folder.note_machine("adapt:b", {**first["machine"], "threads": "2", "torch": "3.0"})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
@@ -145,6 +146,34 @@ class Folder:
 
     def damages(self) -> list[str]:
         """Return what is wrong with the files of the run that are there, a line each."""
+    def note_machine(self, stage: str, machine: Mapping[str, str]) -> str:
+        """Record what a stage is computed with, if it is something else than before; return the sentence that says so.
+
+        Args:
+            stage: that begins, or goes on.
+            machine: what its weights depend on: device, threads, version of torch ...
+        """
+        manifest = read_manifest(self.path)
+        known = manifest["made_with"]
+        if not known or known[-1]["machine"] != machine:
+            known.append({"stage": stage, "machine": dict(machine)})
+            write_manifest(self.path, manifest)
+            return (self.made_with() or [""])[-1] if len(known) > 1 else ""
+        return ""
+
+    def made_with(self) -> list[str]:
+        """Return a sentence for each time that the run went on with something else than before."""
+        known = read_manifest(self.path)["made_with"]
+        sentences = []
+        for before, now in pairwise(known):
+            old, new = before["machine"], now["machine"]
+            changes = [f"{key} {new.get(key)} (before: {old.get(key)})" for key in new if new.get(key) != old.get(key)]
+            sentences.append(
+                f"'{now['stage']}' went on with {', '.join(changes)}: weights are not bit for bit those of a run "
+                "without the change"
+            )
+        return sentences
+
         return damages(self.path)
 
     @property

@@ -247,7 +247,7 @@ def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[s
         "metric": run.problem.task.metric,
         "titles": dict(run.problem.task.titles),
         "search_minutes": searched.get("minutes"),
-        "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
+        "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", []), *run.folder.made_with()],
         "colors": run.problem.labels.to_json()["colors"],
         "data": {
             **{name: len(part) for name, part in opened.items()},
@@ -312,7 +312,7 @@ def run_report(run: Run) -> dict[str, Any]:
     Raises:
         FnaError: once it is written, files of the run are not as they were left; their sections say so instead.
     """
-    run.begin("report")
+    run.begin("report", computes=False)
     wrong = run.folder.damages() if run.writes else []
     run.write("report", {"report.html": write_report(run.path)} if run.writes else {})
     if wrong:

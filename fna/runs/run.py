@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fna.arch import Arch, SuperArch
@@ -16,6 +17,7 @@ from fna.data.index import open_splits, recall
 from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
+from fna.progress import say
 from fna.runs.folder import Folder
 from fna.runs.opening import keep_config, settle_config
 from fna.searching.found import Found
@@ -169,10 +171,19 @@ class Run:
         """Return the names under which a stage is finished: adaptations, targets."""
         return [name.removeprefix(f"{stage}:") for name in self.folder.stages() if name.startswith(f"{stage}:")]
 
-    def begin(self, stage: str) -> None:
-        """Say that a stage is under way, so that what was recorded of its files, logs too, holds no more."""
+    def begin(self, stage: str, *, computes: bool = True) -> None:
+        """Say that a stage is under way, so that what was recorded of its files, logs too, holds no more.
+
+        Args:
+            stage: its name.
+            computes: whether its weights depend on device, precision, threads and version of torch; if these are others
+                than before in the run, that is said, here and with the scores.
+        """
         if self.writes:
             self.folder.forget(stage)
+            change = self.folder.note_machine(stage, describe(self.compute)) if computes else ""
+            if change:
+                say(change)
 
     def write(
         self,
@@ -203,6 +214,18 @@ class Run:
         """Remove the checkpoints of a finished phase."""
         if self.writes:
             self.checkpoints(phase).clear()
+
+
+def describe(compute: Compute) -> dict[str, str]:
+    """Return what weights depend on beside settings, data and seed."""
+    cuda = compute.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(compute.device) if cuda else str(compute.device),
+        "precision": str(compute.dtype or torch.float32).removeprefix("torch."),
+        "threads": "any" if cuda else str(torch.get_num_threads()),
+        "processes": str(compute.world.size),
+        "torch": torch.__version__,
+    }
 
 
 def seed_json(seed: Seed) -> dict[str, Any]:
