@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPORARY = re.compile(r".+\.\d+\.tmp")  # what `write_bytes` calls a file on its way: NAME.PROCESS.tmp
+SEAL = "fna.sha256"  # in the header of safetensors files: of all else in them
+LARGEST_TEXT = 2 * 10**9  # bytes; COCO's largest json has half a gigabyte
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -62,27 +65,59 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON without NaN or infinity; see `write_bytes`."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """Return `data` as `write_json` writes it."""
+    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as a safetensors file, contiguous and on the CPU, with text in its header; see `write_bytes`."""
+    """Write tensors as a safetensors file, contiguous and on the CPU, with text in its header; see `write_bytes`.
+
+    Its header has a digest of all else in the file, which `read_state` compares.
+    """
     import torch
     from safetensors.torch import save
 
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
-    write_bytes(path, save(copies, dict(metadata) if metadata else None))
+    digest = _own_digest(save(copies, dict(metadata or {})))
+    write_bytes(path, save(copies, {**(metadata or {}), SEAL: digest}))
 
 
 def read_bytes(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        FnaError: the file is missing or unreadable.
+        FnaError: the file is missing or unreadable, or is something that may never end: a pipe, a device.
     """
     with os_errors("read", path):
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise FnaError(f"cannot read {path}: it is a pipe or a device, not a file")
         return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark; see `read_bytes`.
+
+    Raises:
+        OSError: the file is missing or unreadable, so that the caller may say what was expected.
+        ValueError: it is no UTF-8, or its name holds a NUL.
+        FnaError: it is a pipe or a device, or larger than any text a person writes.
+    """
+    size, mode = (info := path.stat()).st_size, info.st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FnaError(f"cannot read {path}: it is a pipe or a device, not a file")
+    if size > LARGEST_TEXT:
+        raise FnaError(f"cannot read {path}: it has {size / 1e9:.1f} GB, more than {LARGEST_TEXT / 1e9:g} are refused")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file for `open`, but not through a link in its last part."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_json(path: Path) -> Any:
@@ -203,8 +238,17 @@ def parse_state(path: Path, data: bytes, expected: str) -> Any:
 
     try:
         if data[8:9] == b"{":
-            return load(data)
+            state = load(data)
+            sealed = _header(data).get("__metadata__", {}).get(SEAL)
+            if sealed is not None and sealed != _own_digest(data):
+                raise FnaError(
+                    f"{path} is damaged: its content has not the SHA-256 it was written with; put the intact file back "
+                    f"(a program that changed it on purpose must drop '{SEAL}' from its metadata)"
+                )
+            return state
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except FnaError:
+        raise
     except Exception as error:  # what a damaged or hostile file can raise is not a closed list
         # torch's own message would advise to switch the restriction off.
         what = (
@@ -213,6 +257,21 @@ def parse_state(path: Path, data: bytes, expected: str) -> Any:
             else "is cut short or damaged"
         )
         raise FnaError(f"cannot read {path}: it {what} ({type(error).__name__}); {expected}") from error
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Return the header of a safetensors file's content."""
+    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header
+
+
+def _own_digest(data: bytes) -> str:
+    """Return the SHA-256 of what a safetensors file's content says, but for the digest in it."""
+    header = _header(data)
+    header["__metadata__"] = {key: text for key, text in header.get("__metadata__", {}).items() if key != SEAL}
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(memoryview(data)[8 + int.from_bytes(data[:8], "little") :])
+    return digest.hexdigest()
 
 
 def _sync_folder(path: Path) -> None:

@@ -274,6 +274,40 @@ def test_after_a_fallback_the_damaged_one_is_replaced(tmp_path: Path) -> None:
     assert checkpoints.load_latest()[0] == 25  # type: ignore[index]
 
 
+def test_a_checkpoint_that_is_not_finite_is_neither_saved_nor_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_at(1))
+    for bad in ({"alphas": [torch.zeros(3), torch.tensor([0.0, torch.nan])]}, {"alphas": [0, [1.0, float("inf")]]}):
+        with pytest.raises(FnaError, match=r"the state after iteration 2 has NaN or infinity in alphas\.1"):
+            checkpoints.save(2, bad)
+        assert checkpoints.steps() == [1]
+    with monkeypatch.context() as patch:  # as versions without the check did
+        patch.setattr("fna.training.checkpoints.first_not_finite", lambda state: "")
+        checkpoints.save(2, bad)
+    with pytest.warns(UserWarning, match=r"step-000002\.pt holds NaN or infinity in alphas\.1\.1; going back"):
+        assert checkpoints.load_latest()[0] == 1  # type: ignore[index]
+
+
+def test_a_checkpoint_of_another_format_is_refused_with_its_number(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_at(1))
+    record = tmp_path / "step-000001.json"
+    assert files.read_json(record)["format"] == 1
+    plain = {key: value for key, value in files.read_json(record).items() if key != "format"}
+    files.write_json(record, plain)  # as 0.1 wrote it
+    assert checkpoints.load_latest() is not None
+    files.write_json(record, {**plain, "format": 2})
+    with (
+        pytest.warns(UserWarning, match="format 2"),
+        pytest.raises(
+            FnaError, match=r"step-000001\.pt is of format 2, this fna reads format 1: use the version that wrote it"
+        ),
+    ):
+        checkpoints.load_latest()
+
+
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     Checkpoints(tmp_path).save(1, state_at(1))
     (tmp_path / "step-000001.pt").unlink()

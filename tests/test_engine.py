@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -263,6 +263,10 @@ def test_a_bad_number_in_adaptation_keeps_the_last_checkpoint(images: Path, tmp_
     assert step == 4
     assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values() if t.is_floating_point())
     assert [int(row["step"]) for row in read_log(tmp_path / "adapt.csv")] == [0, 1, 2, 3, 4]
+    kept = torch.load(tmp_path / "adapt" / "failed-000005.pt", weights_only=True)
+    assert kept["batch"]["image"].shape == (4, 3, 64, 64)
+    assert len(kept["batch"]["names"]) == 4
+    assert kept["state"].keys() == state["loop"].keys()
 
 
 @pytest.mark.parametrize(
@@ -434,3 +438,43 @@ def test_images_are_normalised_as_the_seed_expects() -> None:
     x = replace(CPU, channels_last=True).images(pixels, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert x[:, :, 0, 0].tolist() == [[-1.0, -0.25, 0.0], [1.0, 0.75, 0.5]]
+
+
+class Diverging(Counting):
+    """A loop whose state, which its loss does not see, is bad from an iteration on; it has two checkpoints before."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def state(self) -> dict[str, Any]:
+        bad = len(self.seen) >= self.bad
+        return {**super().state(), "norm": {"running_mean": torch.tensor([0.0, math.nan if bad else 1.0])}}
+
+
+@pytest.mark.parametrize("bad", [5, 7])  # in the middle, and after the last iteration
+def test_a_state_that_is_not_finite_is_not_saved_and_named(tmp_path: Path, bad: int) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    message = rf"after iteration {bad} of 7 there is NaN or infinity in norm\.running_mean.*failed-00000{bad}\.pt"
+    with pytest.raises(FnaError, match=message):
+        fit(Diverging(bad), checkpoints, None, "count", often(1), CPU)
+    assert checkpoints.steps() == [bad - 2, bad - 1]
+    latest = checkpoints.load_latest()
+    assert latest is not None
+    assert latest[0] == bad - 1
+
+
+def test_a_bad_last_iteration_without_checkpoints_is_named_too() -> None:
+    with pytest.raises(FnaError, match=r"after iteration 7 of 7 there is NaN or infinity in norm\.running_mean"):
+        fit(Diverging(7), None, None, "count", EngineConfig(), CPU)
+
+
+@pytest.mark.parametrize("spoil", [lambda s: s.pop("plan"), lambda s: s.update(loop=[]), lambda s: s["loop"].clear()])
+def test_a_checkpoint_of_another_structure_is_our_error(tmp_path: Path, spoil: Callable[[Any], Any]) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    fit(Counting(), checkpoints, None, "count", often(1), CPU)
+    step, state = checkpoints.load_latest() or (0, {})
+    spoil(state)
+    checkpoints.save(step, state)
+    with pytest.raises(FnaError, match=r"is of another structure than this version of fna saves"):
+        fit(Counting(), checkpoints, None, "count", often(1), CPU)

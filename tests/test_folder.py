@@ -91,10 +91,11 @@ def test_only_what_is_read_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(hashlib, "sha256", counting)
         assert folder.finished("derive")
         assert folder.info("derive") == {}
-        assert hashed == []
+        sizes = [(tmp_path / name).stat().st_size for name in ("target.json", "target.safetensors")]
+        assert not {*sizes, 100_000}.intersection(hashed)
         assert folder.read_json("derive", "target.json") == {"a": 1}
         assert torch.equal(folder.read_state("derive", "target.safetensors")["w"], state["w"])
-    assert hashed == [(tmp_path / name).stat().st_size for name in ("target.json", "target.safetensors")]
+    assert [size for size in hashed if size in {*sizes, 100_000}] == sizes
 
 
 def test_stages_of_several_names_keep_their_files_in_folders(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_refused_places(tmp_path: Path) -> None:
 )
 def test_a_manifest_that_is_not_ours(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(FnaError, match=r"no run folder of fna|no valid JSON"):
+    with pytest.raises(FnaError, match=r"no run folder of fna|no valid JSON|manifest\.json is damaged"):
         Folder.open(tmp_path)
 
 

@@ -19,6 +19,7 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml config.budgets training.distributed",
+    "runs.manifest",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
     "config arch.cutting",
     "cost",
@@ -105,6 +106,7 @@ def test_no_torch_at_import() -> None:
         "data.pose",
         "data.pose.person_boxes",
         "runs.folder",
+        "runs.manifest",
         "arch.spaces",
         "cost.madds",
         "cost.units",

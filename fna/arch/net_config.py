@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fna.arch import Arch, Block, Stem
 from fna.errors import FnaError
+from fna.runs.manifest import read_vouched
 
 # What reading text as Python's literals, and numbers from them, can raise.
 MISREAD = (ArithmeticError, AttributeError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError)
@@ -63,12 +64,12 @@ def load_arch(path: str | Path) -> Arch:
     """Read an architecture from a file: an Arch as JSON, also inside a run's target, or the authors' net_config text.
 
     Raises:
-        FnaError: the file is missing or holds neither.
+        FnaError: the file is missing or holds neither, or is a run's and not as the run left it.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_vouched(path).decode()
+    except UnicodeDecodeError as error:
         raise FnaError(f"cannot read the architecture file {path}: {error}") from error
     try:
         data = json.loads(text)

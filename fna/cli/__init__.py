@@ -325,7 +325,7 @@ def _refuse(message: str) -> int:
 
 
 def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate settings, which can stand anywhere, from the other arguments.
+    """Separate settings, which can stand anywhere, from the other arguments; a path's ``~`` is the home folder.
 
     >>> split_settings(["run", "--search.epochs", "5", "recipe.yaml", "--data.root=x"])
     (['run', 'recipe.yaml'], ['search.epochs=5', 'data.root=x'])
@@ -335,10 +335,15 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in words:
         key, sign, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not ("." in key or key in UNDOTTED):
-            rest.append(word)
+            rest.append(f"--{key}={_at_home(value)}" if word.startswith("--") and sign else _at_home(word))
             continue
         value = value if sign else next(words, "--")
         if not sign and value.startswith("--"):
             raise FnaError(f"--{key} has no value; write --{key} VALUE (--{key}=VALUE if it begins with --)")
-        settings.append(f"{key}={value}")
+        settings.append(f"{key}={_at_home(value)}")
     return rest, settings
+
+
+def _at_home(word: str) -> str:
+    """Return a word whose beginning ``~/`` is the home folder: shells leave that of ``--run=~/x`` alone."""
+    return os.path.expanduser(word) if word.startswith("~/") else word

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fna.arch import Arch, SuperArch
 from fna.errors import FnaError
 from fna.files import read_state, write_json, write_state, write_text
+from fna.runs.manifest import read_vouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +79,11 @@ def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch
 
 def _read_space(path: Path) -> SuperArch | None:
     """Read a super network's JSON; None if the file holds something else."""
+    if not os.path.isfile(path):
+        return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(read_vouched(path))
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not {"seed", "stages"} <= set(data):
         return None

@@ -19,6 +19,7 @@ from fna.config.sections import (
     note,
 )
 
+Label = Annotated[int, Field(ge=0, le=255)]  # in an 8-bit mask
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -47,6 +48,7 @@ class DataConfig(Section):
         "fail", "a bad record stops the run, is mended where possible, or is left out; all are counted"
     )
     allow_change: bool = note(False, "go on although the data are not those the run began with; the report says so")
+    allow_outside: bool = note(False, "read what lists and annotations name outside the data's folder, too")
     cache_gb: FromZero = note(4.0, "keep decoded images in memory up to this size")
     images: Positive = note(96, "images per split (format 'synthetic')")
 
@@ -54,7 +56,8 @@ class DataConfig(Section):
 class SegmentationDataConfig(DataConfig):
     """Images with a label per pixel."""
 
-    ignore_label: Annotated[int, Field(ge=0, le=255)] | None = note(None, "label of no class; null: the format's own")
+    labels: Several[Label] | None = note(None, "label value of each class (format 'folder'); null: 0, 1, 2, ...")
+    ignore_label: Label | None = note(None, "label of no class; null: the format's own")
     eval_scale: AboveZero = note(1.0, "images are scored at this multiple of eval_size, or of their own size")
 
     @property

@@ -92,6 +92,18 @@ def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np
     return labels.astype(np.int32)
 
 
+def mask_palette(path: Path) -> list[tuple[int, int, int]] | None:
+    """Return the colours that a mask's file gives to its indices; None: it has none, or cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            colors = image.getpalette("RGB") if image.mode == "P" else None
+    except Exception:  # a broken file may raise anything; whoever decodes it will say so
+        return None
+    if colors is None:
+        return None
+    return list(zip(colors[::3], colors[1::3], colors[2::3], strict=True))
+
+
 def _decode(path: Path, content: bytes) -> tuple[Image.Image, int]:
     """Return the decoded, upright image and by how much Pillow stretched its grey values."""
     try:

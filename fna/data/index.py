@@ -22,11 +22,14 @@ from fna.config import TASKS, DataConfig
 from fna.data.listing import data_root, overlap
 from fna.data.stamps import compare, describe
 from fna.errors import FnaError, pick
-from fna.files import read_json, write_text
+from fna.files import decode_json, read_bytes, read_json, write_text
 from fna.progress import say
 
 FORMAT = 1
-DECISIVE = ("format", "train", "val", "image_folder", "classes", "ignore_label", "on_error")  # what an index depends on
+DECISIVE = (  # what an index depends on
+    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "on_error"),
+)
+ANEW = "put the intact file back, or delete it, and the data are checked anew"
 REMARKS = 6  # on a split's data that the terminal shows
 
 
@@ -93,6 +96,23 @@ def index_file(folder: Path, split: str) -> Path:
     return folder / f"{safe}.json"
 
 
+def image_ids(folder: Path) -> dict[str, Any]:
+    """Return the numbers that the data sets with an index in `folder` know their images by, by file name.
+
+    A name that stands for images of several numbers is left out.
+    """
+    found: dict[str, set[Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        with _damage_told(path):
+            index = read_json(path)
+            names = [image["name"] for image in index.get("images", ())]
+            rows = [(row["name"], row["image_id"]) for row in index.get("records", ()) if "image_id" in row]
+            rows += [(names[person["image"]], person["image_id"]) for person in index.get("people", ())]
+        for name, number in rows:
+            found.setdefault(Path(name).name, set()).add(number)
+    return {name: numbers.pop() for name, numbers in found.items() if len(numbers) == 1}
+
+
 def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | None, write: bool) -> Any:
     """Open a split by its index, or anew."""
     reader = package.FORMATS.get(config.format)
@@ -136,7 +156,12 @@ def _read(path: Path, config: DataConfig, split: str) -> dict[str, Any] | None:
     """Return an index; None where there is none that was made with these settings."""
     if not path.exists():
         return None
-    index, made_with = read_json(path), {"format": FORMAT, "settings": _settings(config, split)}
+    content = read_bytes(path)
+    index, made_with = decode_json(path, content), {"format": FORMAT, "settings": _settings(config, split)}
+    if isinstance(index, dict) and "sha256" in index:
+        first, _, rest = content.partition(b",\n")
+        if first != _seal(rest).encode():
+            raise FnaError(f"{path} is damaged (it has not the SHA-256 it was written with); {ANEW}")
     return index if isinstance(index, dict) and made_with.items() <= index.items() else None
 
 
@@ -154,11 +179,14 @@ def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise FnaError(f"{path} is damaged ({error!r}); delete it, and the data are checked anew") from error
+        raise FnaError(f"{path} is damaged ({error!r}); {ANEW}") from error
 
 
 def _write(path: Path, index: Mapping[str, Any]) -> None:
-    """Write an index as JSON, a line a record, so that it is small and can be read by people, too."""
+    """Write an index as JSON, a line a record, so that it is small and can be read by people, too.
+
+    The first line has a digest of all others.
+    """
     parts = []
     for key, value in index.items():
         text = json.dumps(value, allow_nan=False)
@@ -167,7 +195,13 @@ def _write(path: Path, index: Mapping[str, Any]) -> None:
         elif isinstance(value, dict) and value:
             text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}"
         parts.append(f"{json.dumps(key)}: {text}")
-    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
+    rest = ",\n".join(parts) + "\n}\n"
+    write_text(path, f"{_seal(rest.encode())},\n{rest}")
+
+
+def _seal(rest: bytes) -> str:
+    """Return how an index begins whose other lines are `rest`."""
+    return f'{{\n"sha256": "{hashlib.sha256(rest).hexdigest()}"'
 
 
 # --- remarks ----------------------------------------------------------------------------------------------------------

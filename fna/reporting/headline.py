@@ -13,8 +13,7 @@ from typing import Any
 from fna.config import Config, make_config
 from fna.cost.units import with_unit
 from fna.errors import FnaError
-from fna.files import read_json
-from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, signed, unusable
+from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, signed, unusable
 from fna.reporting.rows import charged_minutes, epochs_text, minutes_text, optimistic, seed_first
 from fna.reporting.targets import Derived, counted_at, read_targets
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from fna.config import Config, load_config
 from fna.errors import FnaError
-from fna.files import read_json
+from fna.files import decode_json
 from fna.reporting import figures
-from fna.training.sinks import read_log
+from fna.runs.manifest import read_vouched
+from fna.training.sinks import parse_log
 
 DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 NARROW = 6  # inches: two figures below this width stand beside each other
@@ -71,11 +72,11 @@ class Part:
 
     def read_columns(self, folder: Path, name: str) -> dict[str, figures.Series]:
         """Read a log as columns of numbers, NaN where a cell is empty; note what a kill has torn."""
-        path = folder / name
-        rows = read_log(path)
+        text = read_vouched(folder / name).decode(errors="replace")
+        rows = parse_log(text)
         if not rows:
             raise FnaError(f"{name} has no whole row yet")
-        lines = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+        lines = sum(bool(line.strip()) for line in text.splitlines())
         if torn := lines - 1 - len(rows):
             self.notes.append(f"{torn} torn line{'s' * (torn > 1)} of {name} left out (a write cut short).")
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
@@ -84,11 +85,19 @@ class Part:
 def read_config(folder: Path) -> Config | None:
     """Read the run's configuration, if it is there."""
     path = folder / "config.yaml"
-    return load_config(path) if path.exists() else None
+    if not path.exists():
+        return None
+    read_vouched(path)
+    return load_config(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run, if it is as the run left it."""
+    return decode_json(path, read_vouched(path))
 
 
 def read_optional(path: Path) -> Any:
-    """Read a JSON file, or return None where there is none."""
+    """Read a JSON file of a run, or return None where there is none."""
     return read_json(path) if path.exists() else None
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fna.files import read_json
 from fna.reporting import figures
-from fna.reporting.parts import DASH, Part, Table, read_optional, signed
+from fna.reporting.parts import DASH, Part, Table, read_json, read_optional, signed
 from fna.reporting.rows import TITLES, seed_first
+from fna.runs.manifest import read_vouched
 
 CONFUSED = 30  # classes of a confusion; of more, those with the most mistakes
 PICTURE_SIZE = 640  # longest side of an embedded prediction, in pixels
@@ -134,7 +134,7 @@ def _embed(path: Path, colors: Mapping[str, Sequence[int]]) -> str:
     if not path.exists():
         return ""
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(read_vouched(path))) as image:
         small = image.convert("RGB")
     seen = small.getcolors(len(colors) + 1)  # None: more than these
     mask = seen is not None and {color for _, color in seen} <= {VOID, *map(tuple, colors.values())}

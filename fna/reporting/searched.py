@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fna.cost.units import shown_in
-from fna.files import read_json
 from fna.reporting import figures
-from fna.reporting.parts import Part, Table, read_optional
+from fna.reporting.parts import Part, Table, read_json, read_optional
 from fna.reporting.targets import Derived, read_targets
+from fna.runs.manifest import read_vouched
 
 BEST = 10  # candidates in the table
 UNKNOWN = "unit known at the end"  # of the costs in search.csv, while the search goes on
@@ -110,4 +110,4 @@ def remapping(folder: Path) -> Part:
 
 def configuration(folder: Path) -> Part:
     """Show the whole configuration."""
-    return Part(text=(folder / "config.yaml").read_text(encoding="utf-8"))
+    return Part(text=read_vouched(folder / "config.yaml").decode())

@@ -13,9 +13,8 @@ from typing import Any
 from fna.arch import Arch, with_output_stride
 from fna.cost.shares import Parts
 from fna.cost.units import with_unit
-from fna.files import read_json
 from fna.reporting import figures
-from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, unusable
+from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, unusable
 from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all

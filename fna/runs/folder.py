@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,16 +15,15 @@ from filelock import FileLock, Timeout
 
 from fna import files
 from fna.errors import FnaError, nearest
-from fna.files import TEMPORARY, fingerprint, os_errors, read_bytes, read_json, remove, temporaries
+from fna.files import TEMPORARY, fingerprint, os_errors, read_bytes, remove, temporaries
+from fna.runs.manifest import MANIFEST, damaged, damages, not_ours, read_checked, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "manifest.json"
 LOCK = ".lock"
-FORMAT = 2  # of the manifest and the folder's layout
-WROTE = {1: "0.1"}  # versions of fna that wrote other formats
 SEED_FOLDER = re.compile(r"seed_(\d{1,9})")  # the run of an RNG seed, among several
+NEW: Mapping[str, Any] = {"settings": None, "made_with": [], "kept": {}}  # what a manifest begins with
 NAMED = {  # stages that are done under several names: what such a name stands for, and the option that gives it
     "derive": ("target", "--derive.name"),
     "adapt": ("adaptation", "--adapt.name"),
@@ -64,13 +65,14 @@ class Folder:
             if not path.exists() and not (create and writer):
                 raise FnaError(f"there is no run folder {path}; start one with: fna run RECIPE --run {path}")
             if not writer:
-                _check_ours(path)
+                read_manifest(path)
                 return cls(path, None)
             path.mkdir(parents=True, exist_ok=True)
             _check_ours(path, or_empty=create)
             folder = cls(path, _take_lock(path))
         try:
             with os_errors("open", path):
+                _refuse_links(path)
                 remove(temporaries(path))
                 if not (path / MANIFEST).exists():
                     folder._write_stages({})
@@ -118,15 +120,88 @@ class Folder:
         """Write a safetensors file of the run; see `Folder.write_bytes`."""
         files.write_state(self._claim(name), state, metadata)
 
-    def commit(self, stage: str, files: Iterable[str], info: Mapping[str, Any] | None = None) -> None:
+    def keep(self, name: str, content: Any, *, settings: Mapping[str, Any] | None = None) -> None:
+        """Write a file that is no stage's result, and record how it is; killed in between, it may be as it was before.
+
+        Args:
+            name: of the file.
+            content: as for `write`.
+            settings: those of the run from now on, if it is they that change.
+        """
+        assert self._lock, f"{self.path} is open for reading only"
+        manifest = read_manifest(self.path)
+        if settings is not None:
+            manifest["settings"] = settings
+        data = content.encode() if isinstance(content, str) else files.json_bytes(content)
+        before = manifest["kept"].get(name, [])
+        manifest["kept"][name] = [*before, fingerprint(data)]
+        write_manifest(self.path, manifest)
+        files.write_bytes(self.path / name, data)
+        manifest["kept"][name] = [fingerprint(data)]
+        write_manifest(self.path, manifest)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file, verified if there is a record of how it is.
+
+        Raises:
+            FnaError: it is missing, or not as it was left.
+        """
+        return read_checked(self.path, name)
+
+    def note_machine(self, stage: str, machine: Mapping[str, str]) -> str:
+        """Record what a stage is computed with, if it is something else than before; return the sentence that says so.
+
+        Args:
+            stage: that begins, or goes on.
+            machine: what its weights depend on: device, threads, version of torch ...
+        """
+        manifest = read_manifest(self.path)
+        known = manifest["made_with"]
+        if not known or known[-1]["machine"] != machine:
+            known.append({"stage": stage, "machine": dict(machine)})
+            write_manifest(self.path, manifest)
+            return (self.made_with() or [""])[-1] if len(known) > 1 else ""
+        return ""
+
+    def made_with(self) -> list[str]:
+        """Return a sentence for each time that the run went on with something else than before."""
+        known = read_manifest(self.path)["made_with"]
+        sentences = []
+        for before, now in pairwise(known):
+            old, new = before["machine"], now["machine"]
+            changes = [f"{key} {new.get(key)} (before: {old.get(key)})" for key in new if new.get(key) != old.get(key)]
+            sentences.append(
+                f"'{now['stage']}' went on with {', '.join(changes)}: weights are not bit for bit those of a run "
+                "without the change"
+            )
+        return sentences
+
+    def damages(self) -> list[str]:
+        """Return what is wrong with the files of the run that are there, a line each."""
+        return damages(self.path)
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The run's settings as plain data; None where they have not been recorded."""
+        settings: dict[str, Any] | None = read_manifest(self.path)["settings"]
+        return settings
+
+    def commit(
+        self, stage: str, files: Iterable[str], info: Mapping[str, Any] | None = None, logs: Iterable[str] = ()
+    ) -> None:
         """Record that `stage` is finished and which files are its result.
 
         Args:
             stage: its name.
             files: names in the folder, already written.
             info: what else the record shall say, JSON-ready.
+            logs: names of what it wrote on its way, which may go missing without the stage being done again.
         """
-        entry = {"files": {name: fingerprint(read_bytes(self.path / name)) for name in files}, "info": info or {}}
+        entry = {
+            "files": {name: fingerprint(read_bytes(self.path / name)) for name in files},
+            "logs": {name: fingerprint(read_bytes(self.path / name)) for name in logs if (self.path / name).exists()},
+            "info": info or {},
+        }
         self._write_stages({**self._stages(), stage: entry})
 
     def forget(self, stage: str) -> None:
@@ -153,7 +228,7 @@ class Folder:
                     continue
             if self._stages().get(stage) != entry:  # a job beside this reader did the stage again in between
                 return self.finished(stage)
-            raise FnaError(_damaged(path, stage, "size"))
+            raise FnaError(damaged(path, stage, "size"))
         return True
 
     def need(self, stage: str) -> None:
@@ -180,7 +255,7 @@ class Folder:
             return data
         if self._stages().get(stage) != entry:  # a job beside this reader did the stage again in between
             return self.read_bytes(stage, name)
-        raise FnaError(_damaged(self.path / name, stage, "SHA-256"))
+        raise FnaError(damaged(self.path / name, stage, "SHA-256"))
 
     def read_json(self, stage: str, name: str) -> Any:
         """Read a JSON file that `stage` wrote; see `Folder.read_bytes`."""
@@ -229,12 +304,27 @@ class Folder:
         return self.path / name
 
     def _stages(self) -> dict[str, Any]:
-        stages: dict[str, Any] = _check_ours(self.path)["stages"]
+        stages: dict[str, Any] = read_manifest(self.path)["stages"]
         return stages
 
     def _write_stages(self, stages: Mapping[str, Any]) -> None:
         assert self._lock, "only the writer of a folder changes it"
-        files.write_json(self.path / MANIFEST, {"made_by": "fna", "format": FORMAT, "stages": stages})
+        known = read_manifest(self.path) if (self.path / MANIFEST).exists() else NEW
+        write_manifest(self.path, {**known, "stages": stages})
+
+
+def _refuse_links(path: Path) -> None:
+    """Refuse a run folder that would have fna write to places outside it, or wait for ever for something to read."""
+    for entry in path.rglob("*"):
+        mode = entry.lstat().st_mode
+        linked = stat.S_ISLNK(mode)
+        if linked and (entry.is_dir() or not entry.exists() or entry.suffix == ".csv"):
+            raise FnaError(
+                f"cannot open {path}: {entry} is a link, and fna writes to no place outside a run folder; put the file "
+                "or folder itself there (the run folder as a whole may be a link)"
+            )
+        if not (linked or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise FnaError(f"cannot open {path}: {entry} is neither a file nor a folder; remove it")
 
 
 def seed_folders(folder: Path, number: int | None = None) -> dict[int, Path]:
@@ -276,44 +366,12 @@ def _take_lock(path: Path) -> FileLock:
     return lock
 
 
-def _damaged(path: Path, stage: str, what: str) -> str:
-    return (
-        f"{path} is not as the stage '{stage}' left it (its {what} differs from {MANIFEST}): "
-        f"put the intact file back, or delete it and run the same command to do the stage again"
-    )
-
-
-def _check_ours(path: Path, *, or_empty: bool = False) -> dict[str, Any]:
-    """Return the manifest of a run folder, or refuse a folder that is none."""
+def _check_ours(path: Path, *, or_empty: bool = False) -> None:
+    """Refuse a folder that is no run folder, nor empty where that will do."""
     if (path / MANIFEST).exists():
-        manifest = read_json(path / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("made_by") == "fna":
-            number = manifest.get("format")
-            if number != FORMAT:
-                version = (
-                    f"fna {WROTE[number]}"
-                    if isinstance(number, int) and number in WROTE
-                    else "the version that wrote it"
-                )
-                raise FnaError(
-                    f"{path} was written in format {number}, this fna reads format {FORMAT}; "
-                    f"use {version}, or give another folder with --run"
-                )
-            stages = manifest.get("stages")
-            if isinstance(stages, dict) and all(_is_entry(entry) for entry in stages.values()):
-                return manifest
+        read_manifest(path)
     elif seeds := seed_folders(path):
         one = next(iter(seeds.values()))
         raise FnaError(f"{path} holds the runs of {len(seeds)} RNG seeds; give one of them, e.g. {one}, or --rng-seeds")
-    elif or_empty and all(entry.name == LOCK or TEMPORARY.fullmatch(entry.name) for entry in path.iterdir()):
-        return {}
-    raise FnaError(f"{path} is no run folder of fna (it has no {MANIFEST} of ours); give a new or empty one with --run")
-
-
-def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("files"), dict)
-        and all(isinstance(recorded, dict) for recorded in entry["files"].values())
-        and isinstance(entry.get("info"), dict)
-    )
+    elif not or_empty or not all(entry.name == LOCK or TEMPORARY.fullmatch(entry.name) for entry in path.iterdir()):
+        raise FnaError(not_ours(path))

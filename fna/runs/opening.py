@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fna.config import Config, dump_yaml, load_config, make_config, merge, parse_yaml
+from fna.config import Config, dump_yaml, load_config, make_config, merge
 from fna.data.index import open_splits
 from fna.errors import FnaError
 from fna.files import TEMPORARY, os_errors
-from fna.runs.folder import MANIFEST, Folder, seed_folders
+from fna.runs.folder import Folder, seed_folders
+from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = (
     *("adapt.", "derive.", "evaluate.", "baseline"),
-    *("data.root", "data.test", "data.cache_gb", "data.allow_change"),
+    *("data.root", "data.test", "data.cache_gb", "data.allow_change", "data.allow_outside"),
     *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
 )
 Jobs = Mapping[int, tuple[Path, Config]]  # run folder and settings by RNG seed
@@ -36,37 +37,54 @@ def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -
         FnaError: none are given and the folder has none, or they are wrong.
     """
     if config is None:
-        if not (path / "config.yaml").exists():
-            raise FnaError(f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {path}")
-        return load_config(path / "config.yaml", overrides)
+        file = path / "config.yaml"
+        settings = read_manifest(path)["settings"] if (path / MANIFEST).exists() else None
+        if settings is None:
+            if not file.exists():
+                raise FnaError(f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {path}")
+            return load_config(file, overrides)
+        if file.exists():
+            read_checked(path, file.name)
+        return make_config(merge(settings, overrides), str(file))
     if overrides:
         return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
     return config
 
 
 def keep_config(folder: Folder, config: Config) -> None:
-    """Write config.yaml, or refuse a change that finished stages do not allow.
+    """Write config.yaml and record the settings, or refuse a change that finished stages do not allow.
 
     Raises:
-        FnaError: naming the first change, and what to do.
+        FnaError: naming the first change, and what to do; or config.yaml is not as it was left.
     """
     path = folder.path / "config.yaml"
-    text = dump_yaml(config)
-    if not path.exists():
-        folder.write("config.yaml", text)
-        return
-    old, new = (flatten(parse_yaml(t, str(path))) for t in (path.read_text(encoding="utf-8"), text))
-    changed = [k for k in new if new[k] != old.get(k, new[k]) and not k.startswith(FREE)]
-    started = folder.finished("expand") or (folder.path / "checkpoints").exists()
-    if changed and started:
-        key = changed[0]
-        raise FnaError(
-            f"{folder.path} was started with {key} = {old[key]}, now it is {new[key]}"
-            f"{f' (and {len(changed) - 1} more changes)' if len(changed) > 1 else ''}; "
-            "give the same settings to go on, or another folder with --run"
-        )
-    if changed:
-        folder.write("config.yaml", text)
+    new = flatten(config.model_dump(mode="json", by_alias=True))
+    began = _began_with(folder)
+    if began is not None:
+        old = flatten(began.model_dump(mode="json", by_alias=True))
+        changed = [key for key in {**old, **new} if new.get(key) != old.get(key) and not key.startswith(FREE)]
+        started = folder.finished("expand") or (folder.path / "checkpoints").exists()
+        if changed and started:
+            key = changed[0]
+            raise FnaError(
+                f"{folder.path} was started with {key} = {old.get(key)}, now it is {new.get(key)}"
+                f"{f' (and {len(changed) - 1} more changes)' if len(changed) > 1 else ''}; "
+                "give the same settings to go on, or another folder with --run"
+            )
+        if not changed:
+            config = began  # what is free to differ may do so once, without a trace
+            if folder.settings is not None and path.exists() and folder.read(path.name).decode() == dump_yaml(config):
+                return
+    folder.keep(path.name, dump_yaml(config), settings=config.model_dump(mode="json", by_alias=True))
+
+
+def _began_with(folder: Folder) -> Config | None:
+    """Return the settings that a run has so far, those that its version of fna did not have at their defaults."""
+    path = folder.path / "config.yaml"
+    content = folder.read(path.name) if path.exists() else None
+    if folder.settings is not None:
+        return make_config(folder.settings, str(path))
+    return None if content is None else load_config(path)
 
 
 def open_jobs(folder: Path, config: Config, rng_seeds: int | None) -> Jobs:

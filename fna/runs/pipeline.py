@@ -18,7 +18,7 @@ from fna.config import AdaptConfig, Config
 from fna.config.budgets import parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
-from fna.files import read_json
+from fna.files import decode_json
 from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say
 from fna.remapping import summarise
@@ -73,9 +73,10 @@ def run_search(run: Run) -> dict[str, Any]:
     """Search the architecture of a run."""
     (train,) = run.data("train")
     logs = (run.path / "search.csv", run.path / "entropy.csv")
+    run.begin("search")
     found = search(run.expanded(), run.problem, train, run.compute, checkpoints=run.checkpoints("search"), logs=logs)
     info = {"minutes": found.minutes, "warnings": list(found.warnings), "epochs": run.config.search.epochs}
-    run.write("search", {"found.json": found.to_json(), "found.safetensors": found.network.state}, info)
+    run.write("search", {"found.json": found.to_json(), "found.safetensors": found.network.state}, info, logs)
     run.clear("search")
     return info
 
@@ -163,18 +164,19 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         say(f"{name}: finished already")
         return info
     if (run.path / record).exists():
-        _same_settings(read_json(run.path / record), wanted, run.path)
+        _same_settings(decode_json(run.path / record, run.folder.read(record)), wanted, run.path)
     elif run.compute.world.writes:
-        run.folder.write(record, wanted)
+        run.folder.keep(record, wanted)
     network = start_network(run, target_named(run, config), config.init)
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
+    run.begin(stage)
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
     costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
     about = {**costs, "adapt": wanted, "minutes": tuned.minutes, "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})
-    run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about)
+    run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about, logs)
     run.clear(name)
     return about
 
@@ -200,8 +202,9 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
         target = Target(run.seed.arch)
     elif name in targets or name == run.config.derive.name:
         target = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
-    elif Path(name).is_file():
-        own = load_arch(name)  # net_config text says nothing of activation, padding and the like: they are the seed's
+    elif Path(name).expanduser().is_file():
+        # net_config text says nothing of activation, padding and the like: they are the seed's
+        own = load_arch(Path(name).expanduser())
         target = Target(replace(run.seed.arch, stem=own.stem, stages=own.stages))
     else:
         known = ["seed", *targets]
@@ -268,7 +271,7 @@ def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[s
         "titles": dict(run.problem.task.titles),
         "seed_madds_parts": run.problem.parts(run.seed_arch),
         "search_minutes": searched.get("minutes"),
-        "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", [])],
+        "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", []), *run.folder.made_with()],
         "colors": run.problem.labels.to_json()["colors"],
         "data": {
             **{name: len(part) for name, part in opened.items()},
@@ -333,8 +336,16 @@ def title(name: str, arch: str, init: str) -> str:
 
 
 def run_report(run: Run) -> dict[str, Any]:
-    """Write report.html."""
-    run.write("report", {"report.html": write_report(run.path)} if run.compute.world.writes else {})
+    """Write report.html.
+
+    Raises:
+        FnaError: once it is written, files of the run are not as they were left; their sections say so instead.
+    """
+    run.begin("report", computes=False)
+    wrong = run.folder.damages() if run.writes else []
+    run.write("report", {"report.html": write_report(run.path)} if run.writes else {})
+    if wrong:
+        raise FnaError("\n".join([f"{run.path / 'report.html'} is written, without what is damaged:", *wrong]))
     return {"report": str(run.path / "report.html")}
 
 

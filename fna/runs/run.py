@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fna.arch import Arch, SuperArch
@@ -16,6 +17,7 @@ from fna.data.index import open_splits, recall
 from fna.data.splits import Splits
 from fna.errors import FnaError
 from fna.nets.weights import Network
+from fna.progress import say
 from fna.runs.folder import Folder
 from fna.runs.opening import keep_config, settle_config
 from fna.searching.found import Found
@@ -56,7 +58,7 @@ class Run:
         Raises:
             FnaError: the folder is foreign, in use or unwritable, or was made with another configuration.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         config = settle_config(path, config, overrides)
         with computing(config.engine) as compute:
             folder, error = None, None
@@ -174,12 +176,39 @@ class Run:
         """Return the names under which a stage is finished: adaptations, targets."""
         return [name.removeprefix(f"{stage}:") for name in self.folder.stages() if name.startswith(f"{stage}:")]
 
-    def write(self, stage: str, files: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
-        """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0."""
+    def begin(self, stage: str, *, computes: bool = True) -> None:
+        """Say that a stage is under way, so that what was recorded of its files, logs too, holds no more.
+
+        Args:
+            stage: its name.
+            computes: whether its weights depend on device, precision, threads and version of torch; if these are others
+                than before in the run, that is said, here and with the scores.
+        """
+        if self.writes:
+            self.folder.forget(stage)
+            change = self.folder.note_machine(stage, describe(self.compute)) if computes else ""
+            if change:
+                say(change)
+
+    def write(
+        self,
+        stage: str,
+        files: Mapping[str, Any],
+        info: Mapping[str, Any] | None = None,
+        logs: Sequence[Path] = (),
+    ) -> None:
+        """Write a stage's files (state dicts, JSON, text, bytes by type and ending) and mark it finished, on rank 0.
+
+        Args:
+            stage: its name.
+            files: content by name.
+            info: what else the record shall say, JSON-ready.
+            logs: what the stage has written already, on its way.
+        """
         if self.writes:
             for name, content in files.items():
                 self.folder.write(name, content)
-            self.folder.commit(stage, list(files), info)
+            self.folder.commit(stage, list(files), info, [log.relative_to(self.path).as_posix() for log in logs])
         distributed.barrier()
 
     def checkpoints(self, phase: str) -> Checkpoints:
@@ -190,6 +219,18 @@ class Run:
         """Remove the checkpoints of a finished phase."""
         if self.writes:
             self.checkpoints(phase).clear()
+
+
+def describe(compute: Compute) -> dict[str, str]:
+    """Return what weights depend on beside settings, data and seed."""
+    cuda = compute.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(compute.device) if cuda else str(compute.device),
+        "precision": str(compute.dtype or torch.float32).removeprefix("torch."),
+        "threads": "any" if cuda else str(torch.get_num_threads()),
+        "processes": str(compute.world.size),
+        "torch": torch.__version__,
+    }
 
 
 def seed_json(seed: Seed) -> dict[str, Any]:

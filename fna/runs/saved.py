@@ -10,11 +10,12 @@ from typing import Any
 from fna.arch import Arch
 from fna.arch.target import Target
 from fna.config import make_config, merge
+from fna.data.index import image_ids
 from fna.data.pose.person_boxes import read_boxes
 from fna.errors import FnaError, nearest
-from fna.files import read_json, read_metadata, read_state
+from fna.files import decode_json, decode_state, read_metadata
 from fna.nets.weights import Network, State, load_weights
-from fna.runs.folder import MANIFEST
+from fna.runs.manifest import MANIFEST, read_vouched
 from fna.stages.predict import Finished, find_images, write_predictions
 from fna.tasks.problem import Problem
 from fna.training.compute import computing, find_device
@@ -65,7 +66,8 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
                     "predict those of engine)"
                 )
         problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file)))
-    return make_finished(record, read_state(file), problem, str(file)).to(find_device(device))
+    state = decode_state(file, read_vouched(file))
+    return make_finished(record, state, problem, str(file)).to(find_device(device))
 
 
 def make_finished(record: Mapping[str, Any], state: State, problem: Problem, what: str) -> Finished:
@@ -109,7 +111,8 @@ def predict_folder(
     found = read_boxes(Path(boxes), paths) if boxes else None
     with computing(make_config(merge({}, engine)).engine) as compute:
         compute.place(model)
-        return write_predictions(model, compute, paths, Path(out), found)
+        data = find_network(Path(network).expanduser()).parent.parent / "data"  # of a run; elsewhere there is none
+        return write_predictions(model, compute, paths, Path(out), found, image_ids(data))
 
 
 def find_network(path: Path) -> Path:
@@ -141,7 +144,7 @@ def _record(file: Path) -> dict[str, Any]:
     text = read_metadata(file).get(KEY)
     twin = file.with_suffix(".json")
     try:
-        record: dict[str, Any] = json.loads(text) if text is not None else read_json(twin)
+        record: dict[str, Any] = json.loads(text) if text is not None else decode_json(twin, read_vouched(twin))
     except ValueError as error:
         raise FnaError(f"the description in {file} is damaged: {error}") from error
     return record

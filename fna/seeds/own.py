@@ -13,6 +13,7 @@ from fna.arch import Arch
 from fna.arch.net_config import load_arch
 from fna.errors import FnaError
 from fna.files import read_state
+from fna.runs.manifest import read_vouched
 from fna.seeds.converting import convert, with_top_of, without_prefix
 from fna.seeds.finding import PRETRAINED, existing
 from fna.seeds.variant import (
@@ -59,11 +60,11 @@ def read_own(path: Path) -> OwnSeed:
     relu6, batch norm epsilon 1e-3.
 
     Raises:
-        FnaError: the file holds none of these.
+        FnaError: the file holds none of these, cannot be read, or is a run's and not as the run left it.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # text, or no readable file: `load_arch` will say so
+        data = json.loads(read_vouched(path))
+    except (ValueError, RecursionError):  # text: `load_arch` will read it
         data = None
     record: Mapping[str, Any] = data if isinstance(data, dict) else {}
     try:

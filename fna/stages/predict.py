@@ -149,7 +149,12 @@ def find_images(folder: Path) -> list[Path]:
 
 @torch.no_grad()
 def write_predictions(
-    model: Finished, compute: Compute, paths: Sequence[Path], out: Path, boxes: PersonBoxes | None
+    model: Finished,
+    compute: Compute,
+    paths: Sequence[Path],
+    out: Path,
+    boxes: PersonBoxes | None,
+    image_ids: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a picture of each prediction to `out`, and results.json where the task has COCO results.
 
@@ -161,6 +166,7 @@ def write_predictions(
         paths: images.
         out: folder of the pictures, made if missing.
         boxes: where the persons are; None: an image is one record.
+        image_ids: what the data of the network's run know images by, by file name; those of `boxes` come first.
 
     Raises:
         FnaError: `out` holds the images themselves, or cannot be made; or, once all else is written, images cannot be
@@ -168,7 +174,8 @@ def write_predictions(
     """
     _make_folder(out, {path.parent for path in paths})
     task, labels = model.problem.task, model.problem.labels
-    image_ids, names = number_images(paths, boxes.image_ids if boxes else {}), name_pictures(paths)
+    known = {**(image_ids or {}), **(boxes.image_ids if boxes else {})}
+    numbers, names = number_images(paths, known), name_pictures(paths)
     results: list[dict[str, Any]] = []
     problems: list[str] = []
     with bar(len(paths), "predict") as progress:
@@ -180,7 +187,7 @@ def write_predictions(
             except FnaError as error:
                 problems.append(str(error))
             else:
-                picture_HW3, rows = _label(model, compute, image_HW3, records, image_ids[path])
+                picture_HW3, rows = _label(model, compute, image_HW3, records, numbers[path])
                 write_bytes(out / names[path], png(picture_HW3))
                 results += [{"file_name": path.name, **row} for row in rows]
             progress.advance()
@@ -229,12 +236,12 @@ def _label(
     return picture_HW3, results
 
 
-def number_images(paths: Sequence[Path], known: Mapping[str, int]) -> dict[Path, int]:
+def number_images(paths: Sequence[Path], known: Mapping[str, Any]) -> dict[Path, Any]:
     """Return a number per image: those known, else those the names hold, as COCO's do, or 1, 2, ... if these fail.
 
     Args:
         paths: the images.
-        known: numbers of some of them, by file name.
+        known: numbers of some of them, and of others, by file name; no image gets the number of another one.
 
     >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")], {}).values())
     [139, 285]
@@ -242,11 +249,13 @@ def number_images(paths: Sequence[Path], known: Mapping[str, int]) -> dict[Path,
     [1, 2]
     >>> list(number_images([Path("a.jpg"), Path("b.jpg"), Path("c.jpg")], {"b.jpg": 1}).values())
     [2, 1, 3]
+    >>> list(number_images([Path("1.jpg"), Path("2.jpg")], {"cat.jpg": 2}).values())
+    [1, 3]
     """
     others = [path for path in paths if path.name not in known]
-    numbers = {path.name: int(path.stem) for path in others if path.stem.isdecimal()}
+    numbers: dict[str, Any] = {path.name: int(path.stem) for path in others if path.stem.isdecimal()}
     taken = set(known.values())
-    if len(taken.union(numbers.values())) < len(known) + len(others):  # some have no number, or two have the same
+    if len(set(numbers.values()) - taken) < len(others):  # some have no number, or two have the same
         free = (number for number in itertools.count(1) if number not in taken)
         numbers = {path.name: next(free) for path in others}
     numbers |= known

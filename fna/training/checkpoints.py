@@ -7,9 +7,12 @@ notices a flipped byte.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from fna.errors import FnaError
 from fna.files import fingerprint, parse_state, read_bytes, read_json, remove, temporaries, write_bytes, write_json
 
 SCORES = "scores.json"  # of a search that scores candidates after its training
+FORMAT = 1  # of a checkpoint, in its record; the first ones had none
 
 
 class Checkpoints:
@@ -40,16 +44,20 @@ class Checkpoints:
             state: tensors, numbers, text, None, and lists, tuples and dicts of them.
 
         Raises:
-            FnaError: the disk is full, or the folder cannot be written; the checkpoints before are intact.
+            FnaError: the disk is full, or the folder cannot be written, or the state holds NaN or infinity; the
+                checkpoints before are intact.
         """
         import torch
 
         _assert_plain(state)
+        fault = first_not_finite(state)
+        if fault:
+            raise FnaError(f"the state after iteration {step} has NaN or infinity in {fault}: it is not saved")
         buffer = io.BytesIO()
         torch.save(state, buffer)
         path = self._path(step)
         write_bytes(path, buffer.getvalue())
-        write_json(path.with_suffix(".json"), {"step": step, **fingerprint(buffer.getvalue())})
+        write_json(path.with_suffix(".json"), {"step": step, "format": FORMAT, **fingerprint(buffer.getvalue())})
         kept = {self._path(s) for s in [s for s in self.steps() if s <= step][-self.keep :]}
         # Records go first: a file without one is no checkpoint.
         remove(record for record in self.path.glob("step-*.json") if record.with_suffix(".pt") not in kept)
@@ -64,14 +72,33 @@ class Checkpoints:
             FnaError: there are checkpoints, and all are damaged.
         """
         remove(temporaries(self.path))
-        steps = self.steps()
-        for step in reversed(steps):
+        first = ""
+        for step in reversed(self.steps()):
             try:
                 return step, self._load(step)
             except FnaError as error:
+                first = first or str(error)
                 warnings.warn(f"{error}; going back to the checkpoint before", stacklevel=2)
-        if steps:
-            raise FnaError(f"no checkpoint in {self.path} is intact; delete this folder to begin the phase again")
+        if first:
+            raise FnaError(
+                f"no checkpoint in {self.path} is intact: {first}; delete this folder to begin the phase again"
+            )
+        return None
+
+    def dump(self, step: int, what: dict[str, Any]) -> Path | None:
+        """Write what a failed iteration had at hand, for people to look at; None where even that fails.
+
+        Args:
+            step: the iteration.
+            what: as for `save`, but with anything in it; what is no tensor, number or text is left out.
+        """
+        import torch
+
+        buffer, path = io.BytesIO(), self.path / f"failed-{step:06d}.pt"
+        torch.save(_plain_only(what), buffer)
+        with suppress(FnaError):
+            write_bytes(path, buffer.getvalue())
+            return path
         return None
 
     def steps(self) -> list[int]:
@@ -82,7 +109,8 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints, so that the phase begins anew."""
         remove(self.path.glob("step-*.json"))
-        remove([*self.path.glob("step-*.pt"), *self.path.glob(SCORES), *temporaries(self.path)])
+        kept = (file for pattern in ("step-*.pt", "failed-*.pt", SCORES) for file in self.path.glob(pattern))
+        remove([*kept, *temporaries(self.path)])
 
     def _path(self, step: int) -> Path:
         return self.path / f"step-{step:06d}.pt"
@@ -90,11 +118,55 @@ class Checkpoints:
     def _load(self, step: int) -> dict[str, Any]:
         path = self._path(step)
         record = read_json(path.with_suffix(".json"))
+        number = record.pop("format", 1) if isinstance(record, dict) else None
+        if number != FORMAT:
+            raise FnaError(
+                f"{path} is of format {number!r}, this fna reads format {FORMAT}: use the version that wrote it"
+            )
         data = read_bytes(path)
         if record != {"step": step, **fingerprint(data)}:
             raise FnaError(f"{path} is damaged: its SHA-256 is not the recorded one")
         state: dict[str, Any] = parse_state(path, data, "expected a checkpoint of fna")
+        fault = first_not_finite(state)
+        if fault:
+            raise FnaError(f"{path} holds NaN or infinity in {fault}")
         return state
+
+
+def first_not_finite(state: Any) -> str:
+    """Return where in nested dicts and lists the first number or tensor is that is not finite; '' if all are.
+
+    >>> first_not_finite({"loop": {"alphas": [0.0, math.nan]}})
+    'loop.alphas.1'
+    """
+    return next(_not_finite(state, ""), "")
+
+
+def _not_finite(value: Any, where: str) -> Iterator[str]:
+    import torch
+
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in items:
+            yield from _not_finite(entry, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            yield where
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where
+
+
+def _plain_only(value: Any) -> Any:
+    """Return what the restricted reader will load of a value."""
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _plain_only(entry) for key, entry in value.items() if isinstance(key, str | int)}
+    if isinstance(value, list | tuple):
+        return [_plain_only(entry) for entry in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    return value if value is None or type(value) in (bool, int, float, str) else f"({type(value).__name__})"
 
 
 def _assert_plain(value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +18,13 @@ from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.progress import bar, say
 from fna.training import distributed
-from fna.training.checkpoints import Checkpoints
+from fna.training.checkpoints import Checkpoints, first_not_finite
 from fna.training.compute import Compute
-from fna.training.sinks import Log
+from fna.training.sinks import Log, check_log
 
 Batch = dict[str, Any]
+REMEDY = "lower the learning rate or set a gradient clip, and start a new run folder"
+MISFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # of a state of other structure
 PLAN = {  # what of a phase must not change between its checkpoints
     "records": "records to train on",
     "steps_per_epoch": "iterations an epoch",
@@ -170,17 +173,27 @@ def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Ten
     return loss_sum * (compute.world.size / count), float(sums[0] / count)
 
 
+class NotFiniteError(FnaError):
+    """A number went bad in an iteration, whose batch is kept to be looked at."""
+
+    def __init__(self, message: str, step: int, batch: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.step, self.batch = step, dict(batch)
+
+
 def check_finite(value: float, what: str, step: int, rate: float, batch: Batch) -> None:
     """Stop a run whose numbers went bad, naming step, learning rate and the batch's files.
 
     Raises:
-        FnaError: `value` is infinite or not a number.
+        NotFiniteError: `value` is infinite or not a number.
     """
     if not math.isfinite(value):
         files = ", ".join(distributed.gather(list(batch.get("names", [])))) or "unknown"
-        raise FnaError(
+        raise NotFiniteError(
             f"the {what} became {value} at iteration {step} (learning rate {rate:.3g}); files of the batch: {files}. "
-            "The last checkpoint is kept: lower the learning rate or set a gradient clip, and start a new run folder"
+            f"The last checkpoint is kept: {REMEDY}",
+            step,
+            batch,
         )
 
 
@@ -239,23 +252,15 @@ def fit(
     Raises:
         FnaError: the checkpoint is of another number of processes, records or iterations.
     """
-    start, spent = 0, 0.0
     plan = {key: int(getattr(loop, key)) for key in PLAN}
-    latest = checkpoints.load_latest() if checkpoints else None
-    if latest:
-        start, state = latest
-        spent = state["spent"]
-        _same_world(label, state["processes"], compute.world.size)
-        _same_plan(label, state["plan"], plan)
-        loop.load(state["loop"])
-        say(f"{label}: going on at iteration {start} of {loop.total_steps}")
+    start, spent = _go_on(loop, checkpoints, logs, label, plan, compute)
     began = time.monotonic() - spent
     saved, every = time.monotonic(), config.checkpoint_steps
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
     epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
     loop.start(start)
-    with bar(loop.total_steps, label, start) as progress:
+    with bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):
         for step in range(start, loop.total_steps):
             row = loop.step(step)
             steps_log.write({"step": step, "epoch": step // loop.steps_per_epoch + 1, **row})
@@ -269,10 +274,81 @@ def fit(
             asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
                 spent, processes = time.monotonic() - began, compute.world.size
-                checkpoints.save(done, {"loop": loop.state(), "spent": spent, "processes": processes, "plan": plan})
+                about = {"spent": spent, "processes": processes, "plan": plan}
+                logged = [log.fingerprint() for log in (steps_log, epochs_log)]
+                _check_state(loop, done)
+                checkpoints.save(done, {"loop": loop.state(), **about, "logs": logged})
                 saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
+        _check_state(loop, loop.total_steps)
     return (time.monotonic() - began) / 60
+
+
+def _go_on(
+    loop: Loop,
+    checkpoints: Checkpoints | None,
+    logs: tuple[Path, Path] | None,
+    label: str,
+    plan: Mapping[str, int],
+    compute: Compute,
+) -> tuple[int, float]:
+    """Bring a loop to its last checkpoint, if it has one; return the iteration to go on at, and the seconds spent."""
+    latest = checkpoints.load_latest() if checkpoints else None
+    if not latest:
+        return 0, 0.0
+    start, state = latest
+    assert checkpoints is not None
+    with _of_this_structure(checkpoints, start):
+        spent, processes, began = (
+            float(state["spent"]),
+            int(state["processes"]),
+            {k: int(state["plan"][k]) for k in PLAN},
+        )
+    _same_world(label, processes, compute.world.size)
+    _same_plan(label, began, plan)
+    for log, recorded in zip(logs or (), state.get("logs", ()), strict=False):
+        if recorded and compute.world.writes:
+            check_log(log, recorded, start)
+    with _of_this_structure(checkpoints, start):
+        loop.load(state["loop"])
+    say(f"{label}: going on at iteration {start} of {loop.total_steps}")
+    return start, spent
+
+
+@contextmanager
+def _of_this_structure(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+    """Turn what a state of another structure raises into an `FnaError`."""
+    try:
+        yield
+    except MISFIT as error:
+        raise FnaError(
+            f"the checkpoint of iteration {step} in {checkpoints.path} is of another structure than this version of "
+            f"fna saves ({type(error).__name__}: {str(error)[:200]}); use the version that wrote it, or delete "
+            "this folder to begin the phase again"
+        ) from error
+
+
+@contextmanager
+def _dumped(loop: Loop, checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Keep batch and state of an iteration whose numbers went bad, and name the file."""
+    try:
+        yield
+    except NotFiniteError as error:
+        kept = {"what": str(error), "batch": error.batch, "state": loop.state()}
+        path = checkpoints.dump(error.step, kept) if checkpoints else None
+        raise FnaError(f"{error}{f'; batch and state are in {path}' if path else ''}") from error
+
+
+def _check_state(loop: Loop, done: int) -> None:
+    """Refuse a state that is not finite: running statistics are not seen by the loss, nor is the last update."""
+    fault = first_not_finite(loop.state())
+    if fault:
+        raise NotFiniteError(
+            f"after iteration {done} of {loop.total_steps} there is NaN or infinity in {fault}. It is not saved, the "
+            f"last checkpoint is kept: {REMEDY}",
+            done,
+            {},
+        )
 
 
 def _is_due(done: int, loop: Loop, saved: float, config: EngineConfig) -> bool:

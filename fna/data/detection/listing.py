@@ -123,11 +123,12 @@ def choose_classes(known: Sequence[str], wanted: Sequence[str] | None, where: st
         where: what knows them, for messages.
 
     Raises:
-        FnaError: there are none, or a wanted one is unknown or given twice.
+        FnaError: there are none, or a wanted one is unknown or given twice, or two differ in case or blanks only.
 
     >>> choose_classes(["cat", "dog", "car"], ["dog", "cat"], "the json")
     ('dog', 'cat')
     """
+    refuse_alike([name for name in known if wanted is None or name not in wanted], wanted or (), where)
     if wanted is None:
         if not known:
             raise FnaError(f"{where} names no classes; expected at least one")
@@ -138,6 +139,27 @@ def choose_classes(known: Sequence[str], wanted: Sequence[str] | None, where: st
             shown = ", ".join(known[:30]) + (" ..." if len(known) > 30 else "")
             raise FnaError(f"data.classes has '{name}'{nearest(name, known)}, which {where} does not; it has {shown}")
     return tuple(wanted)
+
+
+def refuse_alike(names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Raise an `FnaError` if a name is another one's, or a wanted one's, in other letters or blanks: one is a slip."""
+    seen = {plain(name): name for name in wanted}
+    for name in names:
+        other = seen.setdefault(plain(name), name)
+        if other != name:
+            raise FnaError(
+                f"{where} has the classes {other!r} and {name!r}, which differ in case or blanks only; give both one "
+                f"name, or, if they are two, say so with --data.classes '[{other}, {name}]'"
+            )
+
+
+def plain(name: str) -> str:
+    """Return a name as it is compared: letters and blanks do not tell classes apart.
+
+    >>> plain(" White  Cell ")
+    'white cell'
+    """
+    return " ".join(name.casefold().split())
 
 
 def check_classes(wanted: Sequence[str]) -> None:

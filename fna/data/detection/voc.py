@@ -8,7 +8,8 @@ The classes are ``data.classes``; without it VOC's 20 if the train split (``data
 names in the train split, sorted. So all splits agree, whichever is opened. With ``data.classes``, objects of other
 names are left alone; without, they are of an unknown class.
 
-A ``<size>`` of 0 says nothing. A document type declaration, which no VOC file has, is refused, and entities with it.
+Elements may be written in any case, and in a namespace. A ``<size>`` of 0 says nothing. A document type declaration,
+which no VOC file has, is refused, and entities with it.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
-from fna.data.listing import VOC_CLASSES, require_dir, split_lines
+from fna.data.listing import VOC_CLASSES, refuse_outside, require_dir, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
+from fna.files import read_bytes
 
 CLASSES = VOC_CLASSES[1:]
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -51,8 +53,10 @@ LAYOUT = """\
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of Pascal VOC."""
     stems = _stems(root, split)
-    parsed = [_parse(root, stem) for stem in stems]
     others = [] if config.train == split else _stems(root, config.train)
+    annotations = [_annotation_file(root, stem) for stem in [*stems, *others]]
+    refuse_outside(annotations, root, config, f"annotations of '{split}'")
+    parsed = [_parse(root, stem) for stem in stems]
     learned = [_parse(root, stem) for stem in others] if others else parsed
     where = f"'{config.train}' of {root}"
     known = _known(learned, where)
@@ -71,7 +75,7 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
             boxes = [box for box in boxes if box.flaw is None or box.flaw.kind != UNKNOWN_CLASS]
         records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
     lists = [_list_file(root, name) for name in (split, config.train)]
-    sources = Sources([*lists, *(_annotation_file(root, stem) for stem in [*stems, *others])])
+    sources = Sources([*lists, *annotations])
     return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)), sources=sources)
 
 
@@ -113,20 +117,35 @@ def _finder(folder: Path) -> Callable[[str], Path]:
 
 
 class _Tree(ElementTree.TreeBuilder):
-    """Builds a tree of elements, and refuses what could expand or load something."""
+    """Builds a tree of elements by their plain names, and refuses what could expand or load something."""
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        return super().start(_plain_tag(tag), attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        return super().end(_plain_tag(tag))
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         raise FnaError("it has a document type declaration, which annotations do not need; delete it")
+
+
+def _plain_tag(tag: str) -> str:
+    """Return an element's name without its namespace, in small letters.
+
+    >>> _plain_tag("{http://example.org/voc}Object")
+    'object'
+    """
+    return tag.rpartition("}")[2].lower()
 
 
 def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
     """Return the root element of an annotation file, or why it is none."""
     path = _annotation_file(root, stem)
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
-    except (OSError, ValueError) as error:
+        if not path.exists():
+            return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
+        text = read_bytes(path)
+    except (FnaError, OSError, ValueError) as error:
         return Flaw(BAD_FILE, path.name, short(getattr(error, "strerror", None) or str(error)))
     try:
         parser = ElementTree.XMLParser(target=_Tree())
@@ -134,6 +153,8 @@ def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
         tree: ElementTree.Element = parser.close()
     except (ElementTree.ParseError, FnaError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         return Flaw(BAD_FILE, path.name, short(str(error)))
+    if tree.tag != "annotation":
+        return Flaw(BAD_FILE, path.name, f"it holds <{short(tree.tag)}>; expected <annotation>")
     return tree
 
 

@@ -1,8 +1,10 @@
 """YOLO's text files: one an image, a line a box. Source: docs.ultralytics.com/datasets/detect.
 
-A line is ``class x y width height``: the box's centre and size as shares of the image's width and height. A line with
-more, an even number of coordinates, is a polygon; its box counts. An image without a text file, or with an empty one,
-has no boxes.
+A line is ``class x y width height``: the box's centre and size as shares of the image's width and height. If data.yaml
+has ``kpt_shape: [K, D]``, K joints of D numbers follow, which are left alone. If not, a line with more, an even number
+of coordinates, is a polygon; its box counts. Where all lines of a split may as well be boxes with joints or other
+columns behind them, they are refused: ``kpt_shape`` decides. An image without a text file, or with an empty one, has no
+boxes.
 
 ``path`` in data.yaml counts if it is a folder in ROOT: images are looked for there, then in ROOT. A place that it names
 for a split has to be there; only a split without one is looked for in the usual places.
@@ -14,7 +16,7 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,9 +36,10 @@ from fna.data.detection.listing import (
     check_classes,
     choose_classes,
 )
-from fna.data.listing import split_lines
+from fna.data.listing import refuse_outside, split_lines
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 LAYOUT = """\
   ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train
@@ -59,15 +62,22 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     names = known if known is not None else list(config.classes or ())
     classes = choose_classes(names, config.classes, f"{root / 'data.yaml'}")
     sources = Sources([root / "data.yaml"])
-    paths = _images(root, split, settings, config.image_folder, sources)
+    paths = _images(root, split, settings, config, sources)
+    refuse_outside([*paths, *sources.files], root, config, f"files of '{split}'")
     labels = [_label_file(path, root) for path in paths]
     if not any(map(os.path.exists, labels)):
         raise FnaError(
             f"none of the {len(paths)} images of '{split}' has a text file, e.g. {labels[0]}; expected\n{LAYOUT}"
         )
+    lines = [_lines(label) for label in labels]
+    columns = _columns(settings, root)
+    if columns is None:
+        _refuse_ambiguous(lines, labels, root)
     records = [
-        _record(_relative(path, root), path, number, label, names, classes)
-        for number, (path, label) in enumerate(zip(paths, labels, strict=True), 1)
+        _record(
+            _relative(path, root), path, number, content, lambda line, place: _box(line, place, names, classes, columns)
+        )
+        for number, (path, content) in enumerate(zip(paths, lines, strict=True), 1)
     ]
     ids = tuple(names.index(name) + 1 for name in classes)
     sources.files.extend(labels)
@@ -78,7 +88,7 @@ def _settings(root: Path) -> dict[str, Any]:
     """Return what data.yaml says; nothing if there is none."""
     path = root / "data.yaml"
     try:
-        settings = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        settings = parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -108,13 +118,13 @@ def _names(settings: dict[str, Any], root: Path) -> list[str] | None:
     return [str(name) for name in values]
 
 
-def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None, sources: Sources) -> list[Path]:
+def _images(root: Path, split: str, settings: dict[str, Any], config: DataConfig, sources: Sources) -> list[Path]:
     """Return the images of a split: those of a folder sorted, those of a list in its order; note the sources."""
-    bases = _bases(root, settings)
+    bases, folder = _bases(root, settings), config.image_folder
     if folder is not None:
         places = [f"{folder}/{split}", folder]
     elif settings.get(split) is not None:
-        return _said_images(root, split, settings[split], bases, sources)
+        return _said_images(root, split, settings[split], bases, sources, config)
     else:
         usual = (f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt")
         places = [posixpath.normpath(f"{base}/{place}") for base in bases for place in usual]
@@ -124,7 +134,9 @@ def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None
     return images
 
 
-def _said_images(root: Path, split: str, said: Any, bases: Sequence[str], sources: Sources) -> list[Path]:
+def _said_images(
+    root: Path, split: str, said: Any, bases: Sequence[str], sources: Sources, config: DataConfig
+) -> list[Path]:
     """Return the images in the place, or the places, that data.yaml names for a split."""
     where = f"{root / 'data.yaml'}: '{split}'"
     wanted = said if isinstance(said, list) else [said]
@@ -133,6 +145,8 @@ def _said_images(root: Path, split: str, said: Any, bases: Sequence[str], source
     images: list[Path] = []
     for place in wanted:
         places = _places(root, place, bases)
+        there = next((root / one for one in places if os.path.exists(root / one)), root)
+        refuse_outside([there], root, config, f"places of '{split}' in data.yaml")
         found = _first_images(root, places, bases, sources)
         if not found:
             base = root / bases[0]
@@ -236,20 +250,78 @@ def _label_file(image: Path, root: Path) -> Path:
     return Path(os.path.splitext(Path(*parts))[0] + ".txt")
 
 
-def _record(name: str, path: Path, number: int, file: Path, names: Sequence[str], classes: Sequence[str]) -> Record:
-    """Read a text file."""
+def _lines(file: Path) -> list[str] | Flaw:
+    """Return the lines of a text file, none where there is no file; or why it cannot be read."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(file).splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        lines = []
+        return []
     except (OSError, ValueError) as error:
-        detail = short(getattr(error, "strerror", None) or str(error))
-        return Record(name, path, number, flaws=(Flaw(BAD_FILE, file.name, detail),))
-    boxes = [_box(line, f"line {i}", names, classes) for i, line in enumerate(lines, 1) if line.strip()]
+        return Flaw(BAD_FILE, file.name, short(getattr(error, "strerror", None) or str(error)))
+
+
+def _record(
+    name: str, path: Path, number: int, lines: list[str] | Flaw, box_of: Callable[[str, str], Box | None]
+) -> Record:
+    """Read the lines of a text file."""
+    if isinstance(lines, Flaw):
+        return Record(name, path, number, flaws=(lines,))
+    boxes = [box_of(line, f"line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     return Record(name, path, number, tuple(box for box in boxes if box is not None), relative=True)
 
 
-def _box(line: str, place: str, names: Sequence[str], classes: Sequence[str]) -> Box | None:
+def _columns(settings: dict[str, Any], root: Path) -> int | None:
+    """Return how many numbers follow a box, by ``kpt_shape``; 0: lines of more are polygons; None: nothing is said."""
+    if "kpt_shape" not in settings:
+        return None
+    shape = settings["kpt_shape"]
+    if shape in (None, []):
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape):
+        return int(shape[0] * shape[1])
+    raise FnaError(
+        f"{root / 'data.yaml'}: 'kpt_shape' is {short(shape)}; expected [joints, numbers a joint], e.g. [17, 3], or [] "
+        "where lines are boxes and polygons"
+    )
+
+
+def _refuse_ambiguous(lines: Sequence[list[str] | Flaw], labels: Sequence[Path], root: Path) -> None:
+    """Refuse a split whose longer lines are all polygons of one length that are boxes with more behind them as well."""
+    long: list[list[float]] = []
+    first = ""
+    for file, content in zip(labels, lines, strict=True):
+        for number, line in enumerate([] if isinstance(content, Flaw) else content, 1):
+            words = line.split()
+            if len(words) > 6 and len(words) % 2 == 1:
+                try:
+                    long.append([float(word) for word in words[1:]])
+                except ValueError:
+                    return  # no line of numbers: the checks will name it
+                first = first or f"{_relative(file, root)}, line {number}: {short(line)}"
+    if long and len({len(values) for values in long}) == 1 and all(map(_is_box_with_more, long)):
+        more = len(long[0]) - 4
+        raise FnaError(
+            f"lines of {len(long[0]) + 1} numbers ({first}) may be polygons, or boxes with {more} more columns, such "
+            f"as joints; say which in {root / 'data.yaml'}: 'kpt_shape: [{more // 2}, 2]' for boxes, "
+            "'kpt_shape: []' for polygons"
+        )
+
+
+def _is_box_with_more(values: Sequence[float]) -> bool:
+    """Tell whether numbers may be a box in the image, and behind it points in the box, or two columns of any kind."""
+    x, y, width, height = values[:4]
+    near = 0.01 + 0.1 * max(width, height)  # joints may be a little outside
+    inside = width > 0 and height > 0 and min(x - width / 2, y - height / 2) > -0.01
+    if not inside or max(x + width / 2, y + height / 2) > 1.01:
+        return False
+    points = list(zip(values[4::2], values[5::2], strict=True))
+    if len(points) == 1:
+        return True
+    seen = [(px, py) for px, py in points if (px, py) != (0, 0)]  # 0, 0: a joint that is not there
+    return all(abs(px - x) <= width / 2 + near and abs(py - y) <= height / 2 + near for px, py in seen)
+
+
+def _box(line: str, place: str, names: Sequence[str], classes: Sequence[str], columns: int | None) -> Box | None:
     """Return a line's box; None for a class that is not to be detected."""
     try:
         number, *values = map(float, line.split())
@@ -260,15 +332,16 @@ def _box(line: str, place: str, names: Sequence[str], classes: Sequence[str]) ->
     name = names[int(number)]
     if name not in classes:
         return None
-    if len(values) == 4:
-        x, y, width, height = values
+    if len(values) == 4 or (columns and len(values) == 4 + columns):
+        x, y, width, height = values[:4]
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    elif len(values) >= 6 and len(values) % 2 == 0:
+    elif not columns and len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = values[::2], values[1::2]
         finite = all(map(math.isfinite, values))  # min and max pass over a NaN
         corners = (min(xs), min(ys), max(xs), max(ys)) if finite else (math.nan,) * 4
     else:
-        return _bad(place, UNREADABLE_BOX, f"{len(values) + 1} numbers; expected 5: class x y width height")
+        wanted = f"5, or {5 + columns} with the joints of kpt_shape" if columns else "5: class x y width height"
+        return _bad(place, UNREADABLE_BOX, f"{len(values) + 1} numbers; expected {wanted}")
     return Box(place, corners, classes.index(name))
 
 

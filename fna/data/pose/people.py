@@ -68,6 +68,7 @@ class _Findings:
         defects: and whether they were mended.
         outside: labelled joints outside their image.
         inside: how many joints are labelled inside their image.
+        at_zero: how many joints are labelled at exactly 0, 0.
         unlabelled: how many persons have no labelled joint.
         spoilt: how many people to ignore cannot be, as their record or image is bad.
     """
@@ -75,6 +76,7 @@ class _Findings:
     defects: list[tuple[Defect, bool]] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     inside: int = 0
+    at_zero: int = 0
     unlabelled: int = 0
     spoilt: int = 0
 
@@ -243,6 +245,7 @@ class PoseData:
         if points is None:
             return None
         found.outside += [f"{file} {joint}" for joint in checked.outside]
+        found.at_zero += int(((points[:, :2] == 0).all(1) & (points[:, 2] > 0)).sum())
         found.inside += int((points[:, 2] > 0).sum()) - len(checked.outside)
         head = _head(points, listing.joints) if record.head is None else record.head
         return Person(record.image, points, checked.box, checked.area, head, record.image_id, record.id, record.crowd)
@@ -283,6 +286,11 @@ def _nobody(where: str, skipped: Sequence[str], total: int, defects: bool) -> st
 
 
 def _notes(found: _Findings) -> Iterator[str]:
+    if found.at_zero:
+        yield (
+            f"joints labelled at exactly 0, 0, where some programs write those that are not there: {found.at_zero}; "
+            "they are learned as they are: give those that are not there the visibility 0, or leave them empty"
+        )
     if found.outside:
         more = f" and {len(found.outside) - NAMED} more" if len(found.outside) > NAMED else ""
         examples = ", ".join(found.outside[:NAMED])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import IGNORE, Listing, Pairs, Reader, class_labels, palette, require_dir, split_lines
+from fna.data.listing import IGNORE, Listing, Pairs, Reader, palette, require_dir, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError
 
 LAYOUT = """\
   ROOT/train.txt, ROOT/val.txt   lines: NAME or NAME.jpg
   ROOT/images/NAME.jpg           or any other image format
-  ROOT/masks/NAME.png            label = position in data.classes; 255 or data.ignore_label = ignore"""
+  ROOT/masks/NAME.png            label = position in data.classes, or as data.labels says; 255 or
+                                 data.ignore_label = ignore"""
 
 
 def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
@@ -24,9 +26,15 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
             f"data.classes names {given} classes; expected 2 to {IGNORE - 2} in the order of the label values, "
             "e.g. --data.classes '[background, leaf]'"
         )
-    twice = sorted({name for name in config.classes if config.classes.count(name) > 1})
-    if twice:
-        raise FnaError(f"data.classes has '{twice[0]}' more than once; expected a different name for each class")
+    seen: dict[str, str] = {}
+    for name in config.classes:
+        other = seen.setdefault(" ".join(name.casefold().split()), name)
+        if other != name or config.classes.count(name) > 1:
+            raise FnaError(
+                f"data.classes has '{other}' and '{name}'; expected a different name for each class, in more than case "
+                "and blanks"
+            )
+    labels = _labels(config.classes, config)
     file = root / f"{split}.txt"
     lines = split_lines(file, LAYOUT)
     image_files = _index(require_dir(root / "images", LAYOUT))
@@ -35,9 +43,29 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     stems = [os.path.splitext(name)[0] for name in names]
     images = [Path(f"{root}/images/{name}") for name in names]
     masks = [Path(f"{root}/masks/{_find(stem, mask_files) or stem + '.png'}") for stem in stems]
-    labels = class_labels(len(config.classes), IGNORE, config.ignore_label)
     colors, pairs = palette(len(config.classes)), Pairs(images, masks)
-    return Listing(tuple(names), config.classes, colors, labels, pairs, Sources([file]))
+    learned = split == config.train  # in others a rare class may be missing
+    return Listing(tuple(names), config.classes, colors, labels, pairs, Sources([file]), complete=learned)
+
+
+def _labels(classes: Sequence[str], config: SegmentationDataConfig) -> dict[int, int]:
+    """Return the label table; a label that is a class's and ignored as well is refused."""
+    values = config.labels if config.labels is not None else range(len(classes))
+    if len(values) != len(classes) or len(set(values)) < len(values):
+        raise FnaError(
+            f"data.labels is {list(values)}; expected a different label for each of the {len(classes)} classes"
+        )
+    table = {value: class_id for class_id, value in enumerate(values)}
+    if config.ignore_label in table:
+        name = classes[table[config.ignore_label]]
+        raise FnaError(
+            f"data.ignore_label {config.ignore_label} is the label of the class '{name}', too: labels are positions in "
+            f"data.classes, from 0; if those of the masks count from 1, type --data.labels "
+            f"'{list(range(1, len(classes) + 1))}'; if '{name}' is no class, leave it out of data.classes, and give "
+            "the labels of the others with --data.labels"
+        )
+    ignored = {value: IGNORE for value in (IGNORE, config.ignore_label) if value is not None}
+    return {**ignored, **table}
 
 
 def _index(folder: Path) -> dict[str, list[str]]:

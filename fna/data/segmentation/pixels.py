@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fna.data.cache import Cache
+from fna.data.decoding import mask_palette
 from fna.data.images import is_utf8
 from fna.data.listing import IGNORE, Color, Listing, Pairs
 from fna.data.stamps import Sources, Stamp, below
@@ -110,6 +112,9 @@ class SegmentationData:
         if not self._records:
             first = f"; the first: {self.skipped[0]}" if self.skipped else ""
             raise FnaError(f"{where} has no usable image of {len(listing.names)}{first}")
+        if known is None:
+            self._refuse_palettes(where)
+            self._refuse_absent(where)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -192,6 +197,44 @@ class SegmentationData:
                 self._records.append(position)
                 self._extents.append(Extent.of(outcome))
             seen.add(name)
+
+    def _refuse_palettes(self, where: str) -> None:
+        """Refuse masks whose palettes give one index different colours: what it means is not the same in all."""
+        read, seen = self._listing.read, dict[int, tuple[tuple[int, int, int], str]]()
+        if not isinstance(read, Pairs):
+            return
+        value_of = {class_id: label for label, class_id in self._listing.labels.items() if class_id != IGNORE}
+        for position, extent in zip(self._records, self._extents, strict=True):
+            colors, mask = mask_palette(read.masks[position]), read.masks[position].name
+            for class_id in extent.pixels if colors else ():
+                index = value_of.get(class_id)
+                if colors is None or index is None or index >= len(colors):
+                    continue
+                color, other = seen.setdefault(index, (colors[index], mask))
+                if color != colors[index]:
+                    raise FnaError(
+                        f"{where}: the palettes of the masks contradict each other: index {index} is {color} in "
+                        f"{other}, {colors[index]} in {mask}; save all masks with one palette, or, if the "
+                        "indices are right, as grey images"
+                    )
+
+    def _refuse_absent(self, where: str) -> None:
+        """Refuse classes without a pixel where every class must have one."""
+        total: Counter[int] = Counter()
+        for extent in self._extents:
+            total.update(extent.pixels)
+        absent = [name for class_id, name in enumerate(self.classes) if not total[class_id]]
+        if not absent or not self._listing.complete:
+            return
+        value_of = {class_id: label for label, class_id in self._listing.labels.items()}
+        found = [f"{value_of[class_id]} ({n / total.total():.0%})" for class_id, n in sorted(total.items())]
+        ignored = f", of which {value_of[IGNORE]} is ignored" if total[IGNORE] else ""
+        raise FnaError(
+            f"{where}: no pixel of any of {len(self._extents)} masks is of the class '{absent[0]}'"
+            f"{f' (nor of {len(absent) - 1} more)' if len(absent) > 1 else ''}; the masks have the labels "
+            f"{', '.join(found[:SHOWN])}{ignored}; give the label of each class, such as --data.labels '[0, 255]', or "
+            "leave the class out"
+        )
 
     def _decode(self, position: int) -> Sample:
         """Read a record, check that mask and image belong together, and turn labels into class ids."""
