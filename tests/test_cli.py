@@ -119,7 +119,7 @@ def test_the_demo_is_a_valid_run() -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("cuont", "Did you mean 'count'?"),
+        ("cuont", "Did you mean 'count'"),
         ("run", "'RECIPE'"),
         ("run recipe.yaml", "'--run'"),
         ("run recipe.yaml --rnu d", "--run"),
