@@ -10,6 +10,7 @@ import yaml
 
 from fna.errors import FnaError
 
+MOST = 100_000  # values in a file
 BREAKS = "\x85\u2028\u2029"
 PLAIN = (  # tag, how its plain values look, their first characters
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -56,6 +57,26 @@ for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
+def _refuse_bomb(node: yaml.Node | None) -> None:
+    """Refuse text whose aliases, written out, are more than `MOST` values, or contain themselves."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(inner: yaml.Node) -> int:
+        if id(inner) in open_nodes:
+            raise FnaError(f"line {inner.start_mark.line + 1}: an alias refers to what it is in")
+        if id(inner) not in sizes:
+            open_nodes.add(id(inner))
+            parts = inner.value if isinstance(inner, yaml.CollectionNode) else ()
+            flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(inner)] = 1 + sum(map(size, flat))
+            open_nodes.discard(id(inner))
+        return sizes[id(inner)]
+
+    if node is not None and size(node) > MOST:
+        raise FnaError(f"it holds more than {MOST} values, aliases written out; settings are few")
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML: `1e-3` is a number, `no` and `010` are text, and nothing is ever executed.
 
@@ -66,7 +87,13 @@ def parse_yaml(text: str, where: str) -> Any:
     {'lr': 0.001, 'flip': 'no'}
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            _refuse_bomb(node)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except RecursionError as error:
         raise FnaError(f"{where} is nested too deeply") from error
     except yaml.MarkedYAMLError as error:

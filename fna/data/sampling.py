@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fna.errors import FnaError
 from fna.rng import generator
+
+PATIENCE = 20 * 60  # seconds without a batch from the workers
+AHEAD = 2  # batches a worker makes ahead, DataLoader's own number
+SHARED = "/dev/shm"  # where processes hand on tensors (Linux)
+PLENTY = 4 * 2**30  # bytes there that are not worth a look
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -105,6 +112,8 @@ class Loader:
         collate: Callable[[Any], Any] | None = None,
     ) -> None:
         workers = min(workers, _cpus())
+        self._shares = workers > 0 and sys.platform == "linux"
+        self._view, self._batches, self._workers, self._collate = view, batches, workers, collate
         self._loader: DataLoader[Any] = DataLoader(
             view,
             batch_size=None if batches is None else 1,
@@ -114,6 +123,8 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             # fork shares the cache of decoded images; elsewhere each worker gets a copy
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            worker_init_fn=_leave_interrupts,
+            timeout=PATIENCE if workers else 0,
             generator=torch.Generator(),  # or the DataLoader would draw from the global one
         )
 
@@ -124,17 +135,57 @@ class Loader:
         """Yield the batches.
 
         Raises:
-            FnaError: a record cannot be read any more, or a worker process died.
+            FnaError: a record cannot be read any more, a worker process died or is silent, or they have too little
+                memory to share.
         """
+        if self._shares:
+            self._refuse_small_memory()
         try:
             yield from self._loader
         except FnaError as error:  # from a worker it comes with the worker's traceback around it
             text = str(error).partition(f"{FnaError.__module__}.FnaError: ")[2]
             raise FnaError(text.strip() or str(error)) from None
         except RuntimeError as error:
+            if "DataLoader timed out" in str(error):
+                raise FnaError(
+                    f"the data workers gave nothing for {PATIENCE // 60} minutes; if the images are on no slow disk, "
+                    "they may lack memory to share: try --engine.workers 0, or docker run --shm-size 2g"
+                ) from error
             if "DataLoader worker" not in str(error):
                 raise
             raise FnaError(f"a data worker process died ({error}); out of memory? try --engine.workers 0") from error
+
+    def _refuse_small_memory(self) -> None:
+        """Refuse to begin where the batches that are made ahead do not fit into the memory that processes share."""
+        try:
+            free = shutil.disk_usage(SHARED).free
+        except OSError:
+            return
+        if free >= PLENTY:
+            return
+        keys = next(iter(self._batches), None) if self._batches is not None else [0] * (len(self) > 0)
+        if not keys:
+            return
+        batch = sum(_tensor_bytes(self._view[key]) for key in keys)
+        needed = self._workers * AHEAD * batch
+        if needed > free:
+            raise FnaError(
+                f"{self._workers} data workers need {needed / 1e6:.0f} MB in {SHARED} for the batches they make ahead, "
+                f"which has {free / 1e6:.0f} MB left: type --engine.workers 0, or give the container --shm-size 2g"
+            )
+
+
+def _tensor_bytes(sample: Any) -> int:
+    """Return the memory of all tensors in nested containers."""
+    if isinstance(sample, torch.Tensor):
+        return sample.numel() * sample.element_size()
+    parts = sample.values() if isinstance(sample, dict) else sample if isinstance(sample, list | tuple) else ()
+    return sum(map(_tensor_bytes, parts))
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that reads the batches and ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(sample: Any) -> Any:
