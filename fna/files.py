@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TEMPORARY = re.compile(r".+\.\d+\.tmp")  # what `write_bytes` calls a file on its way: NAME.PROCESS.tmp
 SEAL = "fna.sha256"  # in the header of safetensors files: of all else in them
+LARGEST_TEXT = 2 * 10**9  # bytes; COCO's largest json has half a gigabyte
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -89,10 +91,33 @@ def read_bytes(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        FnaError: the file is missing or unreadable.
+        FnaError: the file is missing or unreadable, or is something that may never end: a pipe, a device.
     """
     with os_errors("read", path):
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise FnaError(f"cannot read {path}: it is a pipe or a device, not a file")
         return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark; see `read_bytes`.
+
+    Raises:
+        OSError: the file is missing or unreadable, so that the caller may say what was expected.
+        ValueError: it is no UTF-8, or its name holds a NUL.
+        FnaError: it is a pipe or a device, or larger than any text a person writes.
+    """
+    size, mode = (info := path.stat()).st_size, info.st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FnaError(f"cannot read {path}: it is a pipe or a device, not a file")
+    if size > LARGEST_TEXT:
+        raise FnaError(f"cannot read {path}: it has {size / 1e9:.1f} GB, more than {LARGEST_TEXT / 1e9:g} are refused")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file for `open`, but not through a link in its last part."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_json(path: Path) -> Any:

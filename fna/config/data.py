@@ -48,6 +48,7 @@ class DataConfig(Section):
         "fail", "a bad record stops the run, is mended where possible, or is left out; all are counted"
     )
     allow_change: bool = note(False, "go on although the data are not those the run began with; the report says so")
+    allow_outside: bool = note(False, "read what lists and annotations name outside the data's folder, too")
     cache_gb: FromZero = note(4.0, "keep decoded images in memory up to this size")
     images: Positive = note(96, "images per split (format 'synthetic')")
 

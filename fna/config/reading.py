@@ -15,6 +15,7 @@ from fna.config.listing import owned_settings, settings
 from fna.config.sections import section
 from fna.config.strict_yaml import parse_yaml, write_yaml
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 NAMES = ("name", "model")  # of section `task`: they say whose the settings are
 
@@ -32,7 +33,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     data: Any = None
     if path is not None:
         try:
-            data = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+            data = parse_yaml(read_text(Path(path)), str(path))
         except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
             raise FnaError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
         if not isinstance(data, dict | None):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 YEARS = ("", "2017", "2014")  # COCO's own splits carry one
 LOOKED_AT = 32  # image names that tell a folder of images from another
@@ -21,7 +22,7 @@ def load_json(path: Path) -> dict[str, Any]:
         FnaError: the file is missing, not UTF-8, no json (with line and column), or holds something else.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise FnaError(
             f"{path} is no json: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"

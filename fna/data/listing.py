@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from fna.config import DataConfig, SegmentationDataConfig
 from fna.data.decoding import read_image, read_mask
 from fna.data.stamps import Sources, Stamp
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 VOC_CLASSES = (  # of Pascal VOC, in the order of its palette
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -113,7 +114,7 @@ def split_lines(path: Path, layout: str) -> list[tuple[int, str]]:
         FnaError: the file is missing (with the splits that exist), not UTF-8 text, or without records.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         splits = sorted(p.stem for p in path.parent.glob("*.txt"))
         hint = nearest(path.stem, splits) + (f"; splits here: {', '.join(splits[:10])}" if splits else "")
@@ -124,6 +125,36 @@ def split_lines(path: Path, layout: str) -> list[tuple[int, str]]:
     if not lines:
         raise FnaError(f"the split file {path} lists nothing; expected\n{layout}")
     return lines
+
+
+def refuse_outside(paths: Iterable[Path], root: Path, config: DataConfig, what: str) -> None:
+    """Refuse names in lists and annotations that lead out of the data's folder, unless ``data.allow_outside``.
+
+    Links in the folder are the user's own, and are followed.
+
+    Args:
+        paths: made from such names.
+        root: the data's folder; ``data.image_folder``, if it is elsewhere, is one, too.
+        config: the settings.
+        what: the paths are: ``"images of 'train'"``.
+
+    Raises:
+        FnaError: naming the first of them.
+    """
+    if config.allow_outside:
+        return
+    bases = [os.path.abspath(root), os.path.abspath(root / (config.image_folder or ""))]
+    strays = [path for path in paths if not any(_is_below(os.path.abspath(path), base) for base in bases)]
+    if strays:
+        shown = ascii(str(strays[0]))[1:-1]
+        raise FnaError(
+            f"{len(strays)} {what} are outside the data's folder {root}: {shown} ...; put the files or links to them "
+            "into it, or, if you trust this data set to name files anywhere, type --data.allow_outside true"
+        )
+
+
+def _is_below(path: str, base: str) -> bool:
+    return path == base or path.startswith(base.rstrip(os.sep) + os.sep)
 
 
 def class_labels(classes: int, *ignored: int | None) -> dict[int, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
@@ -69,6 +70,7 @@ class Folder:
             folder = cls(path, _take_lock(path))
         try:
             with os_errors("open", path):
+                _refuse_links(path)
                 remove(temporaries(path))
                 if not (path / MANIFEST).exists():
                     folder._write_stages({})
@@ -144,8 +146,6 @@ class Folder:
         """
         return read_checked(self.path, name)
 
-    def damages(self) -> list[str]:
-        """Return what is wrong with the files of the run that are there, a line each."""
     def note_machine(self, stage: str, machine: Mapping[str, str]) -> str:
         """Record what a stage is computed with, if it is something else than before; return the sentence that says so.
 
@@ -174,6 +174,8 @@ class Folder:
             )
         return sentences
 
+    def damages(self) -> list[str]:
+        """Return what is wrong with the files of the run that are there, a line each."""
         return damages(self.path)
 
     @property
@@ -307,6 +309,20 @@ class Folder:
         assert self._lock, "only the writer of a folder changes it"
         known = read_manifest(self.path) if (self.path / MANIFEST).exists() else NEW
         write_manifest(self.path, {**known, "stages": stages})
+
+
+def _refuse_links(path: Path) -> None:
+    """Refuse a run folder that would have fna write to places outside it, or wait for ever for something to read."""
+    for entry in path.rglob("*"):
+        mode = entry.lstat().st_mode
+        linked = stat.S_ISLNK(mode)
+        if linked and (entry.is_dir() or not entry.exists() or entry.suffix == ".csv"):
+            raise FnaError(
+                f"cannot open {path}: {entry} is a link, and fna writes to no place outside a run folder; put the file "
+                "or folder itself there (the run folder as a whole may be a link)"
+            )
+        if not (linked or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise FnaError(f"cannot open {path}: {entry} is neither a file nor a folder; remove it")
 
 
 def _take_lock(path: Path) -> FileLock:

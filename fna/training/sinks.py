@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.errors import FnaError
-from fna.files import fingerprint, os_errors, read_bytes, write_text
+from fna.files import fingerprint, no_link, os_errors, read_bytes, write_text
 from fna.progress import say
 
 
@@ -59,7 +59,7 @@ class Log:
         values = [
             "" if row[c] is None else f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in self.columns
         ]
-        with os_errors("write", self.path), self.path.open("a", encoding="utf-8") as file:
+        with os_errors("write", self.path), open(self.path, "a", encoding="utf-8", opener=no_link) as file:
             file.write(text + _line(values))
 
 

@@ -13,7 +13,7 @@ from fna.config import DataConfig
 from fna.data.detection import coco, synthetic, voc, yolo
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.listing import DetectionListing, DetectionReader
-from fna.data.listing import data_root
+from fna.data.listing import data_root, refuse_outside
 from fna.errors import pick
 
 FAMILIES = (coco, synthetic, voc, yolo)
@@ -38,4 +38,7 @@ def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = 
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return DetectionData.from_index(index, root, where, config.cache_gb)
-    return DetectionData(reader.read(root, split, config), where, config.on_error, config.cache_gb)
+    listing = reader.read(root, split, config)
+    if reader.on_disk:
+        refuse_outside([record.path for record in listing.records], root, config, f"images of '{split}'")
+    return DetectionData(listing, where, config.on_error, config.cache_gb)

@@ -36,9 +36,10 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
-from fna.data.listing import VOC_CLASSES, require_dir, split_lines
+from fna.data.listing import VOC_CLASSES, refuse_outside, require_dir, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
+from fna.files import read_bytes
 
 CLASSES = VOC_CLASSES[1:]
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -52,8 +53,10 @@ LAYOUT = """\
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of Pascal VOC."""
     stems = _stems(root, split)
-    parsed = [_parse(root, stem) for stem in stems]
     others = [] if config.train == split else _stems(root, config.train)
+    annotations = [_annotation_file(root, stem) for stem in [*stems, *others]]
+    refuse_outside(annotations, root, config, f"annotations of '{split}'")
+    parsed = [_parse(root, stem) for stem in stems]
     learned = [_parse(root, stem) for stem in others] if others else parsed
     where = f"'{config.train}' of {root}"
     known = _known(learned, where)
@@ -72,7 +75,7 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
             boxes = [box for box in boxes if box.flaw is None or box.flaw.kind != UNKNOWN_CLASS]
         records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
     lists = [_list_file(root, name) for name in (split, config.train)]
-    sources = Sources([*lists, *(_annotation_file(root, stem) for stem in [*stems, *others])])
+    sources = Sources([*lists, *annotations])
     return DetectionListing(tuple(records), classes, tuple(range(1, len(classes) + 1)), sources=sources)
 
 
@@ -139,10 +142,10 @@ def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
     """Return the root element of an annotation file, or why it is none."""
     path = _annotation_file(root, stem)
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
-    except (OSError, ValueError) as error:
+        if not path.exists():
+            return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
+        text = read_bytes(path)
+    except (FnaError, OSError, ValueError) as error:
         return Flaw(BAD_FILE, path.name, short(getattr(error, "strerror", None) or str(error)))
     try:
         parser = ElementTree.XMLParser(target=_Tree())

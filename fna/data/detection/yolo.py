@@ -36,9 +36,10 @@ from fna.data.detection.listing import (
     check_classes,
     choose_classes,
 )
-from fna.data.listing import split_lines
+from fna.data.listing import refuse_outside, split_lines
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 LAYOUT = """\
   ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train
@@ -61,7 +62,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     names = known if known is not None else list(config.classes or ())
     classes = choose_classes(names, config.classes, f"{root / 'data.yaml'}")
     sources = Sources([root / "data.yaml"])
-    paths = _images(root, split, settings, config.image_folder, sources)
+    paths = _images(root, split, settings, config, sources)
+    refuse_outside([*paths, *sources.files], root, config, f"files of '{split}'")
     labels = [_label_file(path, root) for path in paths]
     if not any(map(os.path.exists, labels)):
         raise FnaError(
@@ -86,7 +88,7 @@ def _settings(root: Path) -> dict[str, Any]:
     """Return what data.yaml says; nothing if there is none."""
     path = root / "data.yaml"
     try:
-        settings = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        settings = parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -116,13 +118,13 @@ def _names(settings: dict[str, Any], root: Path) -> list[str] | None:
     return [str(name) for name in values]
 
 
-def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None, sources: Sources) -> list[Path]:
+def _images(root: Path, split: str, settings: dict[str, Any], config: DataConfig, sources: Sources) -> list[Path]:
     """Return the images of a split: those of a folder sorted, those of a list in its order; note the sources."""
-    bases = _bases(root, settings)
+    bases, folder = _bases(root, settings), config.image_folder
     if folder is not None:
         places = [f"{folder}/{split}", folder]
     elif settings.get(split) is not None:
-        return _said_images(root, split, settings[split], bases, sources)
+        return _said_images(root, split, settings[split], bases, sources, config)
     else:
         usual = (f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt")
         places = [posixpath.normpath(f"{base}/{place}") for base in bases for place in usual]
@@ -132,7 +134,9 @@ def _images(root: Path, split: str, settings: dict[str, Any], folder: str | None
     return images
 
 
-def _said_images(root: Path, split: str, said: Any, bases: Sequence[str], sources: Sources) -> list[Path]:
+def _said_images(
+    root: Path, split: str, said: Any, bases: Sequence[str], sources: Sources, config: DataConfig
+) -> list[Path]:
     """Return the images in the place, or the places, that data.yaml names for a split."""
     where = f"{root / 'data.yaml'}: '{split}'"
     wanted = said if isinstance(said, list) else [said]
@@ -141,6 +145,8 @@ def _said_images(root: Path, split: str, said: Any, bases: Sequence[str], source
     images: list[Path] = []
     for place in wanted:
         places = _places(root, place, bases)
+        there = next((root / one for one in places if os.path.exists(root / one)), root)
+        refuse_outside([there], root, config, f"places of '{split}' in data.yaml")
         found = _first_images(root, places, bases, sources)
         if not found:
             base = root / bases[0]
@@ -247,7 +253,7 @@ def _label_file(image: Path, root: Path) -> Path:
 def _lines(file: Path) -> list[str] | Flaw:
     """Return the lines of a text file, none where there is no file; or why it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(file).splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:

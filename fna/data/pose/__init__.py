@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.listing import data_root
+from fna.data.listing import data_root, refuse_outside
 from fna.data.pose import coco, deeplabcut, mpii, synthetic
 from fna.data.pose.listing import PoseReader
 from fna.data.pose.people import PoseData
@@ -54,4 +54,7 @@ def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = 
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return PoseData.from_index(index, root, where, config.cache_gb)
-    return PoseData(reader.read(root, split, config), where, config.on_error, config.cache_gb)
+    listing = reader.read(root, split, config)
+    if reader.on_disk:
+        refuse_outside(listing.paths, root, config, f"images of '{split}'")
+    return PoseData(listing, where, config.on_error, config.cache_gb)

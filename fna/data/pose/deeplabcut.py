@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from fna.data.listing import split_lines
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
+from fna.files import read_text
 
 PLACES = (  # the first that has files
     *("labeled-data/*/CollectedData*.csv", "*/CollectedData*.csv", "CollectedData*.csv"),
@@ -109,8 +111,8 @@ def _list(
 def _read_csv(file: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Return the joints and the frames of a CSV."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            table = [(reader.line_num, row) for reader in [csv.reader(text)] for row in reader if any(row)]
+        text = io.StringIO(read_text(file))
+        table = [(reader.line_num, row) for reader in [csv.reader(text)] for row in reader if any(row)]
     except (OSError, ValueError, csv.Error) as error:
         raise FnaError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}; expected CSV") from error
     head: dict[str, list[str]] = {}
@@ -217,7 +219,7 @@ def _choose(rows: Sequence[Row], root: Path, split: str) -> list[Row]:
 def _links(root: Path, joints: Sequence[str]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
     """Return the skeleton of the project's config.yaml, and a note if there is none to read."""
     try:
-        settings = parse_yaml((root / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
+        settings = parse_yaml(read_text(root / "config.yaml"), "config.yaml")
     except FileNotFoundError:
         return (), []
     except (OSError, ValueError, FnaError) as error:

@@ -26,6 +26,7 @@ from fna.data.pose.checks import Wrong, number, short
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
 from fna.data.stamps import Sources
 from fna.errors import FnaError
+from fna.files import read_text
 
 JOINTS = (
     *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
@@ -141,7 +142,7 @@ def _is_file(path: Path) -> bool:
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
     try:
-        people = json.loads(path.read_text(encoding="utf-8-sig"))
+        people = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise FnaError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; expected json") from error
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):

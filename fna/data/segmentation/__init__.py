@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import Reader, data_root
+from fna.data.listing import Pairs, Reader, data_root, refuse_outside
 from fna.data.segmentation import camvid, cityscapes, folder, synthetic, voc
 from fna.data.segmentation.pixels import SegmentationData
 from fna.errors import pick
@@ -33,4 +33,7 @@ def open_data(config: SegmentationDataConfig, split: str, index: Mapping[str, An
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return SegmentationData.from_index(index, root, where, config.cache_gb)
-    return SegmentationData(reader.read(root, split, config), where, config.on_error, config.cache_gb)
+    listing = reader.read(root, split, config)
+    if isinstance(listing.read, Pairs):
+        refuse_outside([*listing.read.images, *listing.read.masks], root, config, f"files of '{split}'")
+    return SegmentationData(listing, where, config.on_error, config.cache_gb)
