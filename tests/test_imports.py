@@ -24,7 +24,7 @@ ORDER = (
     "config arch.cutting",
     "cost",
     "data.stamps",
-    "data.decoding data.cache",
+    "data.decoding data.cache data.naming",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.synthetic",
     "data.segmentation data.detection data.pose",

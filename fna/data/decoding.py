@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from fna.errors import FnaError, nearest
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GB of RGB
 MAX_BYTES = 2**30  # of a file, more than that many pixels ever take
+ENDINGS = (  # what files of those formats are called
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # JPEG includes MPO, what many cameras write
 RGB_MODES = ("RGB", "L", "1", "LA", "La", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
@@ -90,6 +94,15 @@ def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np
     if labels.dtype in (np.bool_, np.uint8):
         return labels.astype(np.uint8) // np.uint8(stretch)
     return labels.astype(np.int32)
+
+
+def only_images(names: Sequence[str]) -> list[str]:
+    """Return the names that end like images, or all if none does: a json beside an image is no image.
+
+    >>> only_images(["a.json", "a.JPG"])
+    ['a.JPG']
+    """
+    return [name for name in names if os.path.splitext(name)[1].lower() in ENDINGS] or list(names)
 
 
 def mask_palette(path: Path) -> list[tuple[int, int, int]] | None:

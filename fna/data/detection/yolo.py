@@ -23,6 +23,7 @@ from typing import Any
 
 from fna.config import DataConfig
 from fna.config.strict_yaml import parse_yaml
+from fna.data.decoding import ENDINGS
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_FILE,
@@ -45,7 +46,6 @@ LAYOUT = """\
   ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train
   ROOT/images/train/NAME.jpg  or ROOT/train/images/, or a list ROOT/train.txt of paths below ROOT
   ROOT/labels/train/NAME.txt  lines: class x y width height, shares of the image; absent: nothing to be found"""
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
 IMAGES = rf".*({'|'.join(map(re.escape, ENDINGS))})"
 
 
@@ -214,6 +214,7 @@ def _files(folder: Path, endings: Sequence[str], below: bool = True) -> list[Pat
 
 def _listed(root: Path, line: str, bases: Sequence[str]) -> Path:
     """Return the path a list means; of somebody else's absolute path, what follows 'images' counts."""
+    line = re.sub(r"^[A-Za-z]:(?=/)", "", line.replace("\\", "/")) if "\\" in line else line  # a list of Windows
     path = PurePosixPath(line)
     if path.is_absolute() and not line.startswith(str(root)):
         parts = path.parts
@@ -240,14 +241,15 @@ def _notes(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> tuple[
 
 
 def _label_file(image: Path, root: Path) -> Path:
-    """Return the text file of an image: 'labels' in place of the last folder 'images', or else beside it."""
+    """Return the text file of an image: 'labels' in place of the last folder 'images', or beside it if only there."""
     parts = list(image.parts)
     depth = len(root.parts) if image.is_relative_to(root) else 1
     for position in range(len(parts) - 2, depth - 1, -1):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return Path(os.path.splitext(Path(*parts))[0] + ".txt")
+    usual, beside = (Path(os.path.splitext(path)[0] + ".txt") for path in (Path(*parts), image))
+    return beside if os.path.isfile(beside) and not os.path.exists(usual) else usual
 
 
 def _lines(file: Path) -> list[str] | Flaw:
