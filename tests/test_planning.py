@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fna import cli
 from fna.arch.spaces import task_space
+from fna.arch.target import Form
 from fna.config import MODELS, Config, load_config, make_config, parse_budget
 from fna.cost.madds import path_cost
 from fna.data.index import open_splits
@@ -75,8 +76,8 @@ def test_costs_are_those_of_the_networks_themselves(recipe: Path, planned: dict[
         cells=problem.config.space.cells, layers=None, skip=None,
     )  # fmt: skip
     assert row.space == space.size
-    for scale, pick, told in ((1.0, min, row.min_madds), (1.25, max, row.max_madds)):
-        own = problem.at_scale(scale)
+    for form, pick, told in ((Form(0.5, 0.75), min, row.min_madds), (Form(1.0, 1.5), max, row.max_madds)):
+        own = problem.at(form)
         path = [costs.index(pick(costs)) for costs in own.costs(space).table]
         assert own.cost(space.path_arch(path)).madds == told
     costs = problem.costs(space)
@@ -156,9 +157,9 @@ def test_minutes_of_a_measured_search_by_hand(recipe: Path) -> None:
     config = load_config(recipe, [*settings, "search.held_out=0.2", "search.recalibrate=3"])
     layers = len(_space(find_basis(config, 1).problem, load_seed("mobilenet_v2_035", None).arch).searchable)
     # 3 epochs of 8 steps on 16 of 20 images, a quarter on the seed, the others at 0.75 x the budget of 0.8 x; then 10
-    # candidates and two changes of each layer, 3 + 2 batches each.
+    # candidates and two changes of each layer, 3 + 2 batches each, and 7 finalists on 4 whole images, in batches of 2.
     weights = 24 * 3 * (0.25 + 0.75 * 0.75 * 0.8)
-    assert seconds(config, 20, 0, 0.8)[0] == pytest.approx(weights + (10 + 2 * layers) * 5)
+    assert seconds(config, 20, 0, 0.8)[0] == pytest.approx(weights + (10 + 2 * layers) * 5 + 7 * 2)
 
 
 def test_alphas_take_their_own_steps(recipe: Path) -> None:

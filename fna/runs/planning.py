@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.arch.spaces import task_space
+from fna.arch.target import Form
 from fna.config import Config, SearchConfig, make_config, parse_budget
 from fna.config.budgets import Budget
 from fna.cost.costs import Costs
@@ -19,6 +20,9 @@ from fna.data.splits import open_data
 from fna.errors import FnaError
 from fna.progress import bar
 from fna.searching.alphas import MEASURED, check_names
+from fna.searching.forms import forms_of
+from fna.searching.measured import FINALISTS
+from fna.searching.scoring import HELD
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, collect, load_seed
 from fna.seeds.finding import is_here
 from fna.tasks import load_task
@@ -61,7 +65,7 @@ class SeedPlan:
         params: learnable parameters.
         madds: multiply-adds at the size images are scored at.
         space: number of architectures in the search space.
-        min_madds: of the cheapest network of the space, at the smallest of its input scales.
+        min_madds: of the cheapest network of the space, its smallest input and narrowest head.
         max_madds: of the dearest, at the largest.
         unit: of the budget.
         limit: what the recipe's budget allows with this seed; None: there is no budget, or it cannot be met.
@@ -169,7 +173,7 @@ def _plan_one(
     problem = basis.problem
     config, cost = problem.config, problem.cost(arch)
     space, budget = _space(problem, arch), _budget(config)
-    ranges = [problem.at_scale(scale).costs(space).range for scale in _scales(config)]
+    ranges = [problem.at(form).costs(space).range for form in _forms(config)]
     costs = problem.costs(space, budget.cost if budget else "madds")
     limit, why_not = None, ""
     try:
@@ -203,16 +207,15 @@ def _plan_one(
 
 
 def _space(problem: Problem, arch: Arch) -> SuperArch:
-    settings = problem.config.space.model_dump(exclude={"input_scales"})
-    return task_space(arch, problem.task.layers, problem.prepared(arch).taps, **settings)
+    return task_space(arch, problem.task.layers, problem.prepared(arch).taps, **problem.config.space.blocks())
 
 
 def _budget(config: Config) -> Budget | None:
     return None if config.search.budget is None else parse_budget(config.search.budget)
 
 
-def _scales(config: Config) -> Sequence[float]:
-    return config.space.input_scales if config.search.chooser in MEASURED else (1.0,)
+def _forms(config: Config) -> tuple[Form, ...]:
+    return forms_of(config.space) if config.search.chooser in MEASURED else (Form(),)
 
 
 def _shrink(basis: Basis, row: SeedPlan, arch: Arch, limit: int | None) -> tuple[str, ...]:
@@ -271,24 +274,40 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     held = (basis.train or 0) * (config.held_out if measured else config.alpha_split)
     steps = ((basis.train or 0) - held) // config.batch_size
     seconds = config.batch_size / problem.config.adapt.batch_size  # of a batch here per second of one there
-    scales = _scales(problem.config)
-    costs = {scale: problem.at_scale(scale).costs(space) for scale in scales}
-    ratio = sum(_drawn(config, scale, costs[scale], problem.cost(space.seed).madds, spent) for scale in scales)
-    weight_step = pace.step * seconds * ratio / len(scales)
+    costs = [problem.at(form).costs(space) for form in _forms(problem.config)]
+    ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
+    weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
     if not measured:
         alphas = steps * max(0, config.epochs - config.alpha_start) / config.cycle
         return weight_step * (steps * config.epochs + ALPHA_STEP * alphas)
-    singles = sum(2 for row in next(iter(costs.values())).table if len(row) > 1)
-    batches = config.recalibrate + max(1, held // config.batch_size)
-    return weight_step * steps * config.epochs + (config.candidates + singles) * batches * pace.forward * seconds
+    if config.chooser == "halving":
+        return weight_step * steps * config.epochs
+    singles = sum(2 for row in costs[0].table if len(row) > 1)
+    batches = config.recalibrate + max(1, min(held, HELD) // config.batch_size)
+    scored = (config.candidates + singles) * batches + _finalists(problem.config) * min(held, HELD) * _area(problem)
+    return weight_step * steps * config.epochs + scored * pace.forward * seconds
 
 
-def _drawn(config: SearchConfig, scale: float, costs: Costs, seed: int, spent: float) -> float:
-    """Return the mean MAdds of the paths drawn at an input scale, x the seed's at scale 1."""
+def _finalists(config: Config) -> int:
+    """Return about how many networks are scored on whole images."""
+    return 1 + FINALISTS * (2 + len(set(config.space.input_scales)))
+
+
+def _area(problem: Problem) -> float:
+    """Return what an image that is scored has to compute, in batches of training crops."""
+    height, width = problem.config.data.crop
+    return problem.size_hw[0] * problem.size_hw[1] / (height * width) / problem.config.search.batch_size
+
+
+def _anchored(config: SearchConfig, others: float) -> float:
+    return config.anchor + (1 - config.anchor) * others
+
+
+def _drawn(config: SearchConfig, costs: Costs, seed: int, spent: float) -> float:
+    """Return the mean MAdds of the paths drawn in a form, x the seed's in its own; anchors aside."""
     if config.sampler != "anchored":
         return (sum(sum(row) / len(row) for row in costs.table) + costs.other) / seed
-    near = spent * sum(config.window) / 2
-    return config.anchor + (1 - config.anchor) * near if scale == 1 else near
+    return spent * sum(config.window) / 2
 
 
 def _adapt_seconds(basis: Basis, pace: Pace, spent: float) -> float:
