@@ -17,7 +17,7 @@ from fna.config.budgets import Budget
 from fna.cost.costs import Costs
 from fna.data.index import find_package, open_splits
 from fna.data.splits import open_data
-from fna.errors import FnaError
+from fna.errors import FnaError, pick
 from fna.progress import bar
 from fna.searching.alphas import MEASURED, check_names
 from fna.searching.forms import forms_of
@@ -103,13 +103,13 @@ def find_basis(config: Config, images: int | None = None) -> Basis:
         images: how many to train on; None: as many as there are in ``data.root``.
 
     Raises:
-        FnaError: the data are there, and have flaws.
+        FnaError: a name is unknown, or the data are there and have flaws.
     """
     check_names(config.search)
     if config.seed.name not in collect():
         load_seed(config.seed.name, None)  # a mistake in its name is told before the data are opened
-    on_disk, root = find_package(config.task.name).FORMATS[config.data.format].on_disk, config.data.root
-    if images is None and (not on_disk or (root and Path(root).expanduser().is_dir())):
+    reader, root = pick(find_package(config.task.name).FORMATS, config.data.format, "format"), config.data.root
+    if images is None and (not reader.on_disk or (root and Path(root).expanduser().is_dir())):
         data = open_data(config)
         return Basis(Problem.of(config, data.val, _NoSeed), len(data.train), len(data.val), ())
     task = load_task(config.task.name)
