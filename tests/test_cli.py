@@ -20,7 +20,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", *cli.STAGES, "predict", "list", "count", "remap"]
+COMMANDS = ["run", "demo", "plan", *cli.STAGES, "predict", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,7 +58,7 @@ def test_help_shows_an_example(argv: list[str], capsys: pytest.CaptureFixture[st
     assert out.isprintable() or set(filter(lambda c: not c.isprintable(), out)) == {"\n"}
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "count --help"])
+@pytest.mark.parametrize("command", ["--help", "run --help", "plan --help", "count --help"])
 def test_help_answers_at_once(command: str) -> None:
     code = f"""
 import sys
