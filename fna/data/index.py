@@ -148,6 +148,8 @@ def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | No
 def _settings(config: DataConfig, split: str) -> dict[str, Any]:
     """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
     chosen = {key: getattr(config, key, None) for key in DECISIVE}
+    if chosen["labels"] is None:  # indices that were made before there was such a setting stay valid
+        del chosen["labels"]
     settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen}))
     return settings
 
