@@ -20,7 +20,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", *cli.STAGES, "predict", "list", "count", "remap"]
+COMMANDS = ["run", "demo", *cli.STAGES, "predict", "export", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fna.errors import FnaError
-from fna.reporting import headline, results, searched, targets
+from fna.reporting import exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
 
 PACKAGES = ("fna", "torch", "torchvision", "timm")
@@ -77,6 +77,8 @@ def write_report(
     caption = "Versions and machine are those this page was written with, dates those of the files."
     about = Table(caption, ("", ""), rows, words=2)
     sections = [(section.title, *_fill(section, folder)) for section in SECTIONS]
+    if any(folder.glob(EXPORT.files[0])):
+        sections.append((EXPORT.title, *_fill(EXPORT, folder)))
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
     environment = Environment(
         loader=PackageLoader("fna.reporting"),
@@ -146,3 +148,4 @@ SECTIONS = (
     Section("Remapping", ("remap.json",), "expand", searched.remapping),
     Section("Configuration", ("config.yaml",), "run", searched.configuration),
 )
+EXPORT = Section("Export", ("*/onnx/export.json",), "export", exported.exports)  # where there is one
