@@ -47,6 +47,7 @@ ORDER = (
     "runs.run",
     "reporting",
     "runs",
+    "exporting",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything

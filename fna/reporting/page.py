@@ -18,7 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fna.errors import FnaError
-from fna.reporting import controls, headline, results, searched, targets
+from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
 from fna.runs.folder import seed_folders
 
@@ -79,6 +79,8 @@ def write_report(
     about = Table(caption, ("", ""), rows, words=2)
     shown = SECTIONS_OF_SEVERAL if seed_folders(folder) else SECTIONS
     sections = [(section.title, *_fill(section, folder)) for section in shown]
+    if any(folder.glob(EXPORT.files[0])):
+        sections.append((EXPORT.title, *_fill(EXPORT, folder)))
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
     environment = Environment(
         loader=PackageLoader("fna.reporting"),
@@ -152,3 +154,4 @@ SECTIONS = (
     Section("Configuration", ("config.yaml",), "run", searched.configuration),
 )
 SECTIONS_OF_SEVERAL = (Section("Controls", ("seed_*/metrics.json",), "controls", controls.several),)  # RNG seeds
+EXPORT = Section("Export", ("*/onnx/export.json",), "export", exported.exports)  # where there is one
