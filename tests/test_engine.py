@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from fna.arch import Arch, Block, Stem
 from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.errors import FnaError
 from fna.nets.network import Model
+from fna.progress import quiet
 from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute, computing
 from fna.training.distributed import World
@@ -434,3 +436,15 @@ def test_images_are_normalised_as_the_seed_expects() -> None:
     x = replace(CPU, channels_last=True).images(pixels, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert x[:, :, 0, 0].tolist() == [[-1.0, -0.25, 0.0], [1.0, 0.75, 0.5]]
+
+
+def test_every_epoch_is_told_where_no_bar_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(tiny_config(write_images(tmp_path / "images"), "adapt.epochs=2")) as job:
+        adapt_tiny(job, tmp_path / "run")
+        lines = capsys.readouterr().err.splitlines()
+        with quiet():
+            adapt_tiny(job, tmp_path / "again")
+    assert lines[0] == "adapted: 6 iterations in 2 epochs, 12 records"
+    assert re.fullmatch(r"adapted: epoch 1 of 2, loss \d\.\d+, \d+ s, ETA \d+ s", lines[1])
+    assert re.fullmatch(r"adapted: epoch 2 of 2, loss \d\.\d+, miou 0\.\d+, \d+ s, ETA 0 s", lines[2])
+    assert capsys.readouterr().err == ""
