@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -291,6 +292,21 @@ def test_bars_are_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) 
     with progress.quiet():
         progress.say("not this")
     assert capsys.readouterr() == ("", "epoch 1\n")
+
+
+def test_without_a_terminal_a_line_a_minute_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(10**9, 2 * 10**9, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.bar(40, "score", start=20) as shown:
+        shown.began = 1e9
+        for _ in range(20):
+            shown.advance(loss=0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 10
+    assert re.fullmatch(r"score: 2\d of 40, loss 0.5, ETA \d+\.\d min", lines[0])
+    assert shown.done == 40
 
 
 class Terminal(io.StringIO):

@@ -120,7 +120,9 @@ def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
     about = {"date": "2026-01-02", "machine": "a machine, 2 cores", "versions": {"torch": "2.14.1"}}
     (tmp_path / "bccd_retinanet_first.json").write_text(json.dumps({"rows": [row], "ratios": {}, **about}))
     (tmp_path / "steps.json").write_text(json.dumps({"rows": [], "ratios": {"vs_smp": 1.234567, "new": 3}, **about}))
-    empty = "a\n<!-- results:bccd_retinanet_first -->\n<!-- /results -->\nb\n<!-- results:steps -->\n<!-- /results -->\nc"
+    empty = (
+        "a\n<!-- results:bccd_retinanet_first -->\n<!-- /results -->\nb\n<!-- results:steps -->\n<!-- /results -->\nc"
+    )
     full = script.render(empty, tmp_path)
     assert "| seed | 58.7 % | 2.500 M | 2.566 G | 12.3 |" in full
     assert "| 1.23 | ≥ 1.0 |" in full

@@ -17,7 +17,7 @@ from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
 from fna.files import decode_json
 from fna.nets.weights import Network, backbone_only, take
-from fna.progress import say
+from fna.progress import say, tell
 from fna.remapping import summarise
 from fna.reporting.page import write_report
 from fna.runs.evaluating import run_evaluate
@@ -256,6 +256,7 @@ def stage(run: Run, name: str, **more: Any) -> dict[str, Any]:
     if name in ("expand", "search") and run.finished(name):
         say(f"{name}: finished already")
         return run.folder.info(name)
+    tell(f"{name}: begins")
     return STAGES[name](run, **more)
 
 
