@@ -8,7 +8,7 @@ from fna.arch import MULTIPLE
 from fna.data.augmenting import FILL_RGB
 from fna.data.pose.joints import mirror
 from fna.stages.predict import Finished
-from fna.tasks import retinanet, simple_baseline, ssdlite
+from fna.tasks import load_model, simple_baseline
 from fna.tasks.pose_scores import SURE
 
 FORMAT = 1  # of the description
@@ -38,14 +38,16 @@ def _segmentation(model: Finished) -> dict[str, Any]:
 def _detection(model: Finished) -> dict[str, Any]:
     config: Any = model.problem.config
     keys = ("score_threshold", "nms", "detections")
-    which = retinanet if config.task.model == "retinanet" else ssdlite
-    levels = {"strides": list(retinanet.STRIDES), "cells": len(retinanet.OCTAVE) * len(retinanet.RATIOS)}
+    which: Any = load_model(config.task)
+    levels = {}
+    if hasattr(which, "OCTAVE"):  # boxes are chosen level by level
+        levels = {"strides": list(which.STRIDES), "cells": len(which.OCTAVE) * len(which.RATIOS)}
     return {
         "canvas": list(config.data.eval_size or config.data.crop),
         "letterbox": not config.task.stretches,
         "coder": list(which.CODER.weights),
         "candidates": which.CANDIDATES,
-        **(levels if which is retinanet else {}),
+        **levels,
         **{key: getattr(config.evaluate, key) for key in keys},
     }
 

@@ -184,7 +184,7 @@ def detections(
     """Return boxes (n, 4) in pixels of the view, scores and labels, best first: the best anchors, decoded, and NMS."""
     candidates, threshold = about["candidates"], about["score_threshold"]
     anchors, labels, scores = [], [], []
-    if about["model"] == "retinanet":  # the best of all classes on each level
+    if "strides" in about:  # the best of all classes on each level
         scores_AC, start = 1 / (1 + np.exp(-logits_AC.astype(np.float32))), 0
         for stride in about["strides"]:
             number = about["cells"] * -(-size_hw[0] // stride) * -(-size_hw[1] // stride)
