@@ -98,6 +98,7 @@ def points_of(data: PoseData, index: int = 0) -> list[list[float]]:
 
 
 MAKERS: dict[str, Callable[[Path], DataConfig]] = {
+    "auto": lambda root: make_mpii(root).model_copy(update={"format": "auto"}),
     "coco": lambda root: make_coco(root, person(1), person(2, 2), person(3, 2)),
     "mpii": make_mpii,
     "deeplabcut": make_deeplabcut,

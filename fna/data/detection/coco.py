@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, entries, image_folder, load_json
+from fna.data.coco_json import annotation_file, coco_mark, entries, image_folder, load_json
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_IMAGE,
@@ -32,24 +32,36 @@ from fna.errors import FnaError
 
 LAYOUT = """\
   ROOT/annotations/instances_train2017.json   or instances_train.json, also in ROOT; data.train may be a json's path
-  ROOT/train2017/, ROOT/images/, ...          the images; data.image_folder where it is another folder"""
+  ROOT/train2017/, ROOT/images/, ...          the images; data.image_folder where it is another folder
+  or ROOT/train/_annotations.coco.json beside its images, valid/, test/ (Roboflow); without splits one json,
+  ROOT/result.json or annotations/instances_default.json, ... and its images (Label Studio, CVAT): see data.split"""
 
 
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of COCO's form."""
     path = annotation_file(root, split, "instances", LAYOUT)
     document = load_json(path)
-    categories = _categories(entries(document, "categories", path), path)
+    listed = entries(document, "categories", path)
+    annotations = entries(document, "annotations", path)
+    categories = _categories(_used(listed, annotations), path)
     classes = choose_classes(list(categories.values()), config.classes, str(path))
     images = entries(document, "images", path)
     names = [image["file_name"] for image in images if _is_name(image.get("file_name"))]
-    folder = image_folder(root, split, config.image_folder, names)
-    annotations = entries(document, "annotations", path)
+    folder = image_folder(root, split, config.image_folder, names, path.parent)
     boxes, flaws = _boxes(annotations, {_id(image) for image in images}, categories, classes)
     ids = {name: number for number, name in categories.items()}
     records = tuple(_records(images, folder, boxes))
     numbers = tuple(ids[name] for name in classes)
     return DetectionListing(records, classes, numbers, tuple(flaws), sources=Sources([path]))
+
+
+def _used(items: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the categories without the one Roboflow puts above all others, as long as nothing is of it."""
+    roots = [item for item in items if item.get("supercategory") == "none" and len(items) > 1]
+    others = [item for item in items if item not in roots]
+    if len(roots) != 1 or any(item.get("supercategory") != roots[0].get("name") for item in others):
+        return list(items)
+    return list(items) if any(one.get("category_id") == roots[0].get("id") for one in annotations) else others
 
 
 def _categories(items: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:
@@ -154,4 +166,9 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
-FORMATS = {"coco": DetectionReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    return coco_mark(root, config, "instances")
+
+
+FORMATS = {"coco": DetectionReader(read, LAYOUT, mark=_mark)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, entries, image_folder, load_json
+from fna.data.coco_json import annotation_file, coco_mark, entries, image_folder, load_json
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
 from fna.data.stamps import Sources
 from fna.errors import FnaError
@@ -19,7 +19,8 @@ from fna.errors import FnaError
 LAYOUT = """\
   ROOT/annotations/person_keypoints_SPLIT.json   or ROOT/person_keypoints_SPLIT.json, or data.train: its path;
                                                  'train' also finds person_keypoints_train2017.json
-  ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder"""
+  ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder
+  or ROOT/train/_annotations.coco.json beside its images, valid/, test/; without splits one json: see data.split"""
 
 OBJECTS = "annotations of categories without joints"
 
@@ -49,7 +50,7 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
         records.append(_record(person, image))
     chosen = [images[position] for position in used]
     names = [image["file_name"] for image in chosen]
-    folder = image_folder(root, split, config.image_folder, names)
+    folder = image_folder(root, split, config.image_folder, names, path.parent)
     notes += [f"{reason}, left out: {number}" for reason, number in Counter(why for why, _ in left_out).items()]
     sizes = [_size(image) for image in chosen]
     paths = [folder / name for name in names]
@@ -157,4 +158,9 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-FORMATS = {"coco": PoseReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    return coco_mark(root, config, "person_keypoints")
+
+
+FORMATS = {"coco": PoseReader(read, LAYOUT, mark=_mark)}
