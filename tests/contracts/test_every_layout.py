@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from fna.cli import main
 from fna.config import make_config
 from fna.config.data import SplitConfig
 from fna.data.cutting import cut
 from fna.data.index import open_splits
+from fna.data.pose.lsp import JOINTS
 from fna.errors import FnaError
 
 H, W = 40, 48
@@ -147,6 +150,15 @@ def roboflow_yolo(root: Path) -> dict[str, Any]:
     return {}
 
 
+def lsp(root: Path) -> dict[str, Any]:
+    for i in range(11):
+        picture(root / "images" / f"im{i + 1:05d}.jpg", i)
+    joints_14x3xN = np.ones((14, 3, 11))
+    joints_14x3xN[:, :2] += np.arange(14 * 2).reshape(14, 2, 1)
+    savemat(root / "joints.mat", {"joints": joints_14x3xN})
+    return CUT
+
+
 OWN = {"classes": ["soil", "crop", "weed"]}
 
 
@@ -211,6 +223,7 @@ LAYOUTS = (
     Layout("detection", raccoon, "voc", ("raccoon",)),
     *(Layout("detection", make, "yolo") for make in (flat_yolo, roboflow_yolo)),
     Layout("pose", roboflow_keypoints, "coco", ("left_ear", "right_ear")),
+    Layout("pose", lsp, "lsp", JOINTS),
     *(Layout("segmentation", make, "pairs", THREE) for make in (roboflow_masks, ade, mmseg, crop_weed, beside)),
     Layout("segmentation", humans, "pairs", ("background", "human")),
 )
@@ -250,7 +263,8 @@ def test_without_lists_the_error_says_what_to_type(layout: Layout, tmp_path: Pat
     if "split" not in layout.make(tmp_path / "data"):
         open_splits(layout.task, config, ["train", "val"])
         return
-    with pytest.raises(FnaError, match=r"type --data\.split '\{val: 0\.15, test: 0\.15\}'"):
+    advice = "type --data.split.val 0.15" if layout.make is lsp else "type --data.split '{val: 0.15, test: 0.15}'"
+    with pytest.raises(FnaError, match=re.escape(advice)):
         open_splits(layout.task, config, ["train", "val"])
 
 
