@@ -165,7 +165,6 @@ def _costs(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "demo": spread,
-    "camvid_first": networks,
     "bccd_retinanet_first": networks,
     "bccd_ssdlite_first": networks,
     "lspet_first": networks,

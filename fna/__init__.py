@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fna.data.splits import Splits as Splits
     from fna.data.splits import open_data as open_data
     from fna.errors import FnaError as FnaError
+    from fna.exporting.export import export as export
+    from fna.exporting.standalone import Exported as Exported
     from fna.nets.network import Backbone as Backbone
     from fna.nets.weights import Network as Network
     from fna.remapping import Strategy as Strategy
@@ -60,6 +62,8 @@ NAMES = {  # module: its public names
     "config": "Config load_config",
     "data.splits": "Splits open_data",
     "errors": "FnaError",
+    "exporting.export": "export",
+    "exporting.standalone": "Exported",
     "nets.network": "Backbone",
     "nets.weights": "Network",
     "remapping": "Strategy remap",

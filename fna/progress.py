@@ -1,13 +1,17 @@
-"""Progress bars and messages for people: on stderr, from rank 0 only, so that stdout stays clean for machines."""
+"""Progress bars and messages for people: on stderr, from rank 0 only, so that stdout stays clean for machines.
+
+Without a terminal plain lines take the bars' place: at each stage's start and each epoch's end, and one a minute.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
+_TOLD: ContextVar[float] = ContextVar("told", default=0.0)  # when the last plain line was printed
+EVERY_SECONDS = 60  # a bar that nobody sees prints a line
 
 
 @contextmanager
@@ -33,17 +39,45 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-@dataclass(frozen=True)
+def tell(text: str) -> None:
+    """Print a line in a bar's place: to stderr where it is no terminal, unless `quiet`."""
+    if _speaks() and not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+        _TOLD.set(time.monotonic())
+
+
+def shortly(minutes: float) -> str:
+    """Write a time for people.
+
+    >>> shortly(0.4), shortly(3.26), shortly(150)
+    ('24 s', '3.3 min', '2.5 h')
+    """
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+@dataclass
 class Bar:
-    """A running progress bar; without a terminal it counts for nobody."""
+    """A running progress bar; without a terminal it prints a line a minute."""
 
     label: str
     _progress: Progress | None = None
     _task: TaskID | None = None
+    total: int = 0
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+    before: int = 0  # done before it began
 
     def advance(self, n: int = 1, **numbers: float) -> None:
         """Move on by `n` and show the latest `numbers` (``loss=0.71``) beside the bar."""
+        self.done += n
         if self._progress is None or self._task is None:
+            now = time.monotonic()
+            if now - max(self.began, _TOLD.get()) >= EVERY_SECONDS and self.done > self.before:
+                left = (now - self.began) / (self.done - self.before) * (self.total - self.done)
+                shown = "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+                tell(f"{self.label}: {self.done} of {self.total}{shown}, ETA {shortly(left / 60)}")
             return
         if numbers:
             note = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
@@ -54,7 +88,7 @@ class Bar:
 
 @contextmanager
 def bar(total: int, label: str, start: int = 0) -> Iterator[Bar]:
-    """Show a bar with speed and ETA while the block runs; silent when stderr is no terminal.
+    """Show a bar with speed and ETA while the block runs; a line a minute when stderr is no terminal.
 
     A bar inside another one appears below it. The ETA counts from `start`, so it is right for a resumed stage.
 
@@ -64,7 +98,7 @@ def bar(total: int, label: str, start: int = 0) -> Iterator[Bar]:
         start: units done before.
     """
     if not (_speaks() and sys.stderr.isatty()):
-        yield Bar(label)
+        yield Bar(label, total=total, done=start, before=start)
         return
     outer = _SHOWN.get()
     if outer is not None:

@@ -17,6 +17,7 @@ from fna.cost.costs import Costs
 from fna.cost.madds import CostTable, path_cost
 from fna.errors import FnaError
 from fna.nets.weights import Network
+from fna.searching.alphas import MEASURED
 from fna.searching.choosing import CHOOSERS, Choice, choose_by_alphas
 from fna.searching.found import Alphas, Candidate, Found, Pool
 from fna.searching.knapsack import GRID, PathsBetween, best_path
@@ -141,7 +142,7 @@ def test_every_chooser_keeps_the_budget(chooser: str) -> None:
     network = Network(space([3, 1, 3]), {})
     paths = [(i, 0, j) for i in range(3) for j in range(3)]
     pool = Pool(tuple(Candidate(path, costs.whole(path), loss=1 / (1 + sum(path))) for path in paths))
-    evidence = pool if chooser == "measured" else Alphas([[0.0, 2.0, 1.0], [0.0], [0.0, 0.5, 1.0]])
+    evidence = pool if chooser in MEASURED else Alphas([[0.0, 2.0, 1.0], [0.0], [0.0, 0.5, 1.0]])
     for limit in (18, 21, 25, None):
         choice = CHOOSERS[chooser](Found(network, evidence), costs, limit, 3)
         assert choice.cost == costs.whole(choice.path) <= (limit or math.inf)

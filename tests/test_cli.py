@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", *cli.STAGES, "controls", "predict", "list", "count", "remap"]
+COMMANDS = ["run", "demo", "plan", *cli.STAGES, "controls", "predict", "export", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,7 +59,7 @@ def test_help_shows_an_example(argv: list[str], capsys: pytest.CaptureFixture[st
     assert out.isprintable() or set(filter(lambda c: not c.isprintable(), out)) == {"\n"}
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "count --help"])
+@pytest.mark.parametrize("command", ["--help", "run --help", "plan --help", "count --help"])
 def test_help_answers_at_once(command: str) -> None:
     code = f"""
 import sys
@@ -119,7 +120,7 @@ def test_the_demo_is_a_valid_run() -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("cuont", "Did you mean 'count'?"),
+        ("cuont", "Did you mean 'count'"),
         ("run", "'RECIPE'"),
         ("run recipe.yaml", "'--run'"),
         ("run recipe.yaml --rnu d", "--run"),
@@ -291,6 +292,21 @@ def test_bars_are_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) 
     with progress.quiet():
         progress.say("not this")
     assert capsys.readouterr() == ("", "epoch 1\n")
+
+
+def test_without_a_terminal_a_line_a_minute_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(10**9, 2 * 10**9, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.bar(40, "score", start=20) as shown:
+        shown.began = 1e9
+        for _ in range(20):
+            shown.advance(loss=0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 10
+    assert re.fullmatch(r"score: 2\d of 40, loss 0.5, ETA \d+\.\d min", lines[0])
+    assert shown.done == 40
 
 
 class Terminal(io.StringIO):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from fna.arch import Arch, Block, Stem
 from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.errors import FnaError
 from fna.nets.network import Model
+from fna.progress import quiet
 from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute, computing
 from fna.training.distributed import World
@@ -478,3 +480,15 @@ def test_a_checkpoint_of_another_structure_is_our_error(tmp_path: Path, spoil: C
     checkpoints.save(step, state)
     with pytest.raises(FnaError, match=r"is of another structure than this version of fna saves"):
         fit(Counting(), checkpoints, None, "count", often(1), CPU)
+
+
+def test_every_epoch_is_told_where_no_bar_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(tiny_config(write_images(tmp_path / "images"), "adapt.epochs=2")) as job:
+        adapt_tiny(job, tmp_path / "run")
+        lines = capsys.readouterr().err.splitlines()
+        with quiet():
+            adapt_tiny(job, tmp_path / "again")
+    assert lines[0] == "adapted: 6 iterations in 2 epochs, 12 records"
+    assert re.fullmatch(r"adapted: epoch 1 of 2, loss \d\.\d+, \d+ s, ETA \d+ s", lines[1])
+    assert re.fullmatch(r"adapted: epoch 2 of 2, loss \d\.\d+, miou 0\.\d+, \d+ s, ETA 0 s", lines[2])
+    assert capsys.readouterr().err == ""

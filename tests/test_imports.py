@@ -23,8 +23,8 @@ ORDER = (
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
     "config arch.cutting",
     "cost",
-    "data.stamps",
-    "data.decoding data.cache data.places",
+    "data.stamps data.naming data.places",
+    "data.decoding data.cache",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.cutting data.recognising",
     "data.synthetic",
@@ -48,6 +48,7 @@ ORDER = (
     "runs.run",
     "reporting",
     "runs",
+    "exporting",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything

@@ -18,7 +18,7 @@ from fna.cost.madds import cost_table
 from fna.cost.shares import moved
 from fna.errors import FnaError
 from fna.files import read_json
-from fna.runs import pipeline
+from fna.runs import evaluating, pipeline
 from fna.runs.run import Run
 from fna.runs.saved import predict_folder
 
@@ -55,7 +55,7 @@ def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> 
     assert set(metrics["rows"]) == {"baseline", "adapted"}
     assert all(0 <= row["miou"] <= 1 for row in metrics["rows"].values())
     assert load_config(path / "config.yaml") == tiny()
-    assert len(list((path / "predictions").iterdir())) == 4 * pipeline.PREDICTIONS
+    assert len(list((path / "predictions").iterdir())) == 4 * evaluating.PREDICTIONS
     assert not list((path / "checkpoints").rglob("*.pt")), "finished phases keep no checkpoints"
 
 

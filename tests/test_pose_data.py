@@ -465,7 +465,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str, bool]] = {  # changes, message, wh
     "no area": ({"area": -3}, "the area is not above 0", True),
     "no such image": ({"image_id": 77}, "no image of that id: annotation 2: image_id 77", False),
     "image id is a list": ({"image_id": [1]}, "no image of that id", False),
-    "id of another": ({"id": 1}, "an annotation's id occurs twice", False),
+    "id of another": ({"id": 1, "image_id": 1}, "an annotation's id occurs twice", False),
     "id is a text": ({"id": "x"}, "id is no whole number", False),
 }
 

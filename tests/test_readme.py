@@ -118,9 +118,11 @@ def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
     script = load_script("pages")
     row = {"row": "seed", "metric": "mIoU", "score": 0.5871, "params": 2.5e6, "madds": 2.566e9, "minutes": 12.3}
     about = {"date": "2026-01-02", "machine": "a machine, 2 cores", "versions": {"torch": "2.14.1"}}
-    (tmp_path / "camvid_first.json").write_text(json.dumps({"rows": [row], "ratios": {}, **about}))
+    (tmp_path / "bccd_retinanet_first.json").write_text(json.dumps({"rows": [row], "ratios": {}, **about}))
     (tmp_path / "steps.json").write_text(json.dumps({"rows": [], "ratios": {"vs_smp": 1.234567, "new": 3}, **about}))
-    empty = "a\n<!-- results:camvid_first -->\n<!-- /results -->\nb\n<!-- results:steps -->\n<!-- /results -->\nc"
+    empty = (
+        "a\n<!-- results:bccd_retinanet_first -->\n<!-- /results -->\nb\n<!-- results:steps -->\n<!-- /results -->\nc"
+    )
     full = script.render(empty, tmp_path)
     assert "| seed | 58.7 % | 2.500 M | 2.566 G | 12.3 |" in full
     assert "| 1.23 | ≥ 1.0 |" in full
@@ -128,6 +130,24 @@ def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
     assert full.count("2026-01-02, a machine, 2 cores, torch 2.14.1.") == 2
     assert script.render(full, tmp_path) == full
     assert script.render(full, tmp_path / "nowhere") == empty
+
+
+def test_a_gain_is_shown_with_its_spread_its_words_and_what_is_missing(tmp_path: Path) -> None:
+    script = load_script("pages")
+    more = {"metric": "mIoU", "params": 2.5e6, "madds": 2.566e9, "minutes": 12.3, "scale": 1.25}
+    scores = {"(c) network": (0.50, 0.52), "(a) seed": (0.40, 0.44), "(b) longer": (0.55,)}
+    result = {
+        "rows": [{"row": title, "score": score, **more} for title, values in scores.items() for score in values],
+        "ratios": {"c_minus_a_mean": 0.09, "c_minus_a_std": 0.0141, "c_minus_b_mean": -0.05, "search_share": 2.0},
+        "words": ["(c) is not the best: (b) is ahead.", "Not there, RNG seed 1: (b); still to do."],
+        **{"date": "2026-01-02", "machine": "a machine", "versions": {"torch": "2.14.1"}},
+    }
+    (tmp_path / "gain_leaves.json").write_text(json.dumps(result))
+    full = script.render("<!-- results:gain_leaves -->\n<!-- /results -->", tmp_path)
+    assert "| (a) seed | 42.0 ± 2.8 % | +9.0 ± 1.4 | 2 | 1.25 | 2.50 M | 2.566 G | 12.3 |" in full
+    assert f"| (b) longer | 55.0 % | {script.MINUS}5.0 | 1 |" in full
+    assert full.index("(a) seed") < full.index("(c) network")
+    assert "\n- (c) is not the best: (b) is ahead.\n- Not there, RNG seed 1: (b); still to do.\n" in full
 
 
 # --- commands and outputs ---------------------------------------------------------------------------------------------

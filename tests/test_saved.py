@@ -20,7 +20,7 @@ from fna.cli import main
 from fna.config import load_config
 from fna.errors import FnaError
 from fna.files import read_json, read_state, write_state
-from fna.runs import pipeline, run, saved
+from fna.runs import evaluating, pipeline, run, saved
 from fna.runs.run import Run
 
 SHORT = (
@@ -67,7 +67,7 @@ def test_a_network_loads_without_data_seed_and_run(
 ) -> None:
     with Run.open(made[0]) as job:
         (val,) = job.data("val")
-        finished = pipeline.finished_network(job, "adapted")
+        finished = evaluating.finished_network(job, "adapted")
         scores = fna.evaluate(finished, finished.problem, val, job.compute)
         image = val.load(0)[0].permute(1, 2, 0).numpy()
     shutil.copytree(made[0] / "adapted", tmp_path / "by itself")
@@ -239,7 +239,7 @@ def test_a_larger_input_is_counted_saved_and_applied(copied: tuple[Path, Path]) 
     ],
 )
 def test_titles_say_what_a_network_is(name: str, arch: str, init: str, expected: str) -> None:
-    assert pipeline.title(name, arch, init) == expected
+    assert evaluating.title(name, arch, init) == expected
 
 
 # --- splits and changes -----------------------------------------------------------------------------------------------

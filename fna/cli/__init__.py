@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fna.cli.exporting import add_export
 from fna.cli.networks import AsJson, add_commands, example
+from fna.cli.planning import add_plan
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, pick
 from fna.progress import first_rank, quiet
@@ -29,7 +31,7 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", *STAGES, "controls", "predict", "count", "remap")
+TAKE_SETTINGS = ("run", "demo", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -261,7 +263,9 @@ def list_(
         show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
+add_plan(app)
 add_commands(app)  # count and remap
+add_export(app)
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

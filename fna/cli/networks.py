@@ -85,7 +85,7 @@ def count(
         model,
         space,
         classes=classes,
-        size_hw=_size_hw(size) if size else None,
+        size_hw=size_hw(size) if size else None,
         output_stride=output_stride,
         rule=rule,
         settings=settings,
@@ -241,7 +241,8 @@ def _allowed(command: str, settings: Sequence[str]) -> Sequence[str]:
     return settings
 
 
-def _size_hw(text: str) -> tuple[int, int]:
+def size_hw(text: str) -> tuple[int, int]:
+    """Return height and width from ``HEIGHTxWIDTH``."""
     height, _, width = text.partition("x")
     if not all(re.fullmatch(r"\d{1,5}", side) and int(side) for side in (height, width)):
         raise FnaError(f"--size is '{text}'; expected HEIGHTxWIDTH in pixels, at most 99999, e.g. --size 1024x2048")

@@ -96,6 +96,10 @@ class SpaceConfig(Section):
         (0.5, 0.75, 1.0), "measured: channels of the head, x those of `task`, that a target may have; alphas: 1"
     )
 
+    def blocks(self) -> dict[str, Any]:
+        """Return the settings of the candidates, which are those of `spaces.task_space`; the others are of forms."""
+        return self.model_dump(exclude={"input_scales", "head_channels"})
+
 
 class RemapConfig(Section):
     """How parameters move between networks; `fna list strategies`."""

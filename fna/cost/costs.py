@@ -57,6 +57,12 @@ class Costs:
         """Return the cost of the whole network on a path."""
         return path_cost(self.table, path) + self.other
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """The cost of the cheapest and of the dearest whole network of the space."""
+        low, high = (sum(map(extreme, self.table)) + self.other for extreme in (min, max))
+        return low, high
+
     def limit(self, budget: Budget, name: str) -> int:
         """Return what a budget allows the whole network.
 
@@ -68,7 +74,7 @@ class Costs:
             FnaError: no network of the space is within the budget, or all of them are far below it.
         """
         wanted = budget.amount * self.seed if budget.relative else budget.amount
-        low, high = (sum(map(extreme, self.table)) + self.other for extreme in (min, max))
+        low, high = self.range
         if not low <= wanted <= high:
             raise FnaError(
                 f"{name} {budget} means {with_unit(wanted, self.unit)}, but this space reaches from "

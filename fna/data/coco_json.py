@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
+from fna.data.naming import Names
 from fna.data.places import WHOLE, MissingSplitError, descend, files, split_names
 from fna.errors import FnaError, nearest
 from fna.files import read_text
@@ -62,6 +63,33 @@ def entries(document: dict[str, Any], key: str, path: Path) -> list[dict[str, An
         if not isinstance(item, dict):
             raise FnaError(f"{path}: '{key}', item {number} is a {type(item).__name__}; expected an object")
     return items
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number, also one that is written as 7.0 or "7"; None: it is none.
+
+    >>> whole(7.0), whole("7"), whole("7a"), whole(True)
+    (7, 7, None, None)
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def flag(value: Any) -> Any:
+    """Return 0 or 1 for what means one of them, null and absence 0; anything else as it is."""
+    if value is None:
+        return 0
+    number = int(value) if isinstance(value, bool) else whole(value)
+    return number if number in (0, 1) else value
+
+
+def ids_restart(annotations: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether ids of annotations begin anew in every image: no image has one twice, but several have the same."""
+    pairs = [(repr(item.get("image_id")), repr(item.get("id"))) for item in annotations if item.get("id") is not None]
+    return len(set(pairs)) == len(pairs) > len({own for _, own in pairs})
 
 
 def annotation_file(root: Path, split: str, kind: str, layout: str) -> Path:
@@ -169,6 +197,11 @@ def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str
     found = [sum(_is_file(root / candidate / name) for name in looked_for) for candidate in candidates]
     if not names:
         return root / below[-1]
+    if not max(found):  # as other programs spell names
+        known = [Names(root / candidate) for candidate in candidates]
+        found = [
+            sum(_is_file(names.find(name)) for name in looked_for) if names.folder.is_dir() else 0 for names in known
+        ]
     if not max(found):
         where = ", ".join(f"{base / name}/" for base in below for name in (*splits, ""))
         raise FnaError(

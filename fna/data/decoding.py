@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fna.data.places import ENDINGS
 from fna.data.stamps import Stamp
 from fna.errors import FnaError, nearest
 
@@ -90,6 +92,15 @@ def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np
     if labels.dtype in (np.bool_, np.uint8):
         return labels.astype(np.uint8) // np.uint8(stretch)
     return labels.astype(np.int32)
+
+
+def only_images(names: Sequence[str]) -> list[str]:
+    """Return the names that end like images, or all if none does: a json beside an image is no image.
+
+    >>> only_images(["a.json", "a.JPG"])
+    ['a.JPG']
+    """
+    return [name for name in names if os.path.splitext(name)[1].lower() in ENDINGS] or list(names)
 
 
 def mask_palette(path: Path) -> list[tuple[int, int, int]] | None:

@@ -168,6 +168,8 @@ def _lists(package: ModuleType, config: DataConfig, root: Path, folder: Path, wr
 def _settings(config: DataConfig, split: str) -> dict[str, Any]:
     """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
     chosen = {key: getattr(config, key, None) for key in DECISIVE}
+    if chosen["labels"] is None:  # indices that were made before there was such a setting stay valid
+        del chosen["labels"]
     cut_by = {"cut": config.split.model_dump()} if shares(config) else {}
     settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen, **cut_by}))
     return settings

@@ -14,7 +14,9 @@ ALIASES = {  # as data sets and labelling tools write them
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
+ENDINGS = (  # what files of images are called
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 
 class MissingSplitError(FnaError):

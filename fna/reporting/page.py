@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fna.data.recognising import AUTO
 from fna.errors import FnaError
-from fna.reporting import controls, headline, results, searched, targets
+from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
 from fna.runs.folder import seed_folders
 
@@ -80,6 +80,8 @@ def write_report(
     about = Table(caption, ("", ""), rows, words=2)
     shown = SECTIONS_OF_SEVERAL if seed_folders(folder) else SECTIONS
     sections = [(section.title, *_fill(section, folder)) for section in shown]
+    if any(folder.glob(EXPORT.files[0])):
+        sections.append((EXPORT.title, *_fill(EXPORT, folder)))
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
     environment = Environment(
         loader=PackageLoader("fna.reporting"),
@@ -155,3 +157,4 @@ SECTIONS = (
     Section("Configuration", ("config.yaml",), "run", searched.configuration),
 )
 SECTIONS_OF_SEVERAL = (Section("Controls", ("seed_*/metrics.json",), "controls", controls.several),)  # RNG seeds
+EXPORT = Section("Export", ("*/onnx/export.json",), "export", exported.exports)  # where there is one

@@ -25,7 +25,6 @@ from fna.runs import pipeline
 from fna.runs.folder import seed_folders
 from fna.runs.opening import Jobs, flatten
 from fna.runs.pipeline import (
-    BASELINE,
     PLAIN_SEED,
     adapt_one,
     keep_target,
@@ -35,7 +34,7 @@ from fna.runs.pipeline import (
     target_named,
 )
 from fna.runs.run import Run
-from fna.runs.saved import ADAPTED
+from fna.runs.saved import ADAPTED, BASELINE
 from fna.searching.choosing import Choice
 from fna.stages.derive import Derived, derive
 

@@ -24,6 +24,7 @@ FORMAT = 1  # of a network's JSON
 KEY = "fna"  # of the JSON in the metadata of the safetensors file
 WEIGHTS, TWIN = "network.safetensors", "network.json"
 ADAPTED = "adapted"  # what a run's folder means where no network is named
+BASELINE = "baseline"  # and that of the fine-tuned seed
 
 
 def describe(network: Network[Arch], problem: Problem, about: Mapping[str, Any]) -> dict[str, Any]:

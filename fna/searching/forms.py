@@ -9,6 +9,7 @@ import torch
 
 from fna.arch import Arch, SuperArch
 from fna.arch.target import Form
+from fna.config.sections import SpaceConfig
 from fna.cost.costs import Costs
 from fna.cost.units import with_unit
 from fna.errors import FnaError
@@ -19,6 +20,12 @@ from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
 SEEDS = Form()  # the recipe's own head and input
+
+
+def forms_of(space: SpaceConfig) -> tuple[Form, ...]:
+    """Return every input scale with every head width of the settings, each once."""
+    scales, widths = (dict.fromkeys(values) for values in (space.input_scales, space.head_channels))
+    return tuple(Form(width, scale) for scale in scales for width in widths)
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,7 @@ class Forms:
         Raises:
             FnaError: no network is within the limit in any form.
         """
-        settings = problem.config.space
-        scales, widths = ((1.0,), (1.0,)) if one else (settings.input_scales, settings.head_channels)
-        wanted = [Form(width, scale) for scale in dict.fromkeys(scales) for width in dict.fromkeys(widths)]
+        wanted = (SEEDS,) if one else forms_of(problem.config.space)
         table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
         choices = tuple(form for form in wanted if limit is None or _least(table[form]) <= limit)
         for scale in dict.fromkeys(form.scale for form in wanted):

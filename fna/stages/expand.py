@@ -41,8 +41,7 @@ def expand(seed: Seed, problem: Problem) -> Expanded:
     """
     config = problem.config
     taps = problem.prepared(seed.arch).taps
-    blocks = config.space.model_dump(exclude={"input_scales", "head_channels"})
-    arch = task_space(seed.arch, problem.task.layers, taps, **blocks)
+    arch = task_space(seed.arch, problem.task.layers, taps, **config.space.blocks())
     remapped = remap(seed.arch, seed_state(seed, problem), arch, strategy(problem), config.engine.rng_seed)
     warnings = dead_channels(remapped.report, config.engine.strict)
     for warning in warnings:

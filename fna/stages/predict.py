@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fna.arch import Arch
 from fna.data.decoding import read_image, to_pixels
 from fna.data.images import Pixels
+from fna.data.places import ENDINGS
 from fna.data.pose.checks import check_box
 from fna.data.pose.person_boxes import PersonBoxes
 from fna.errors import FnaError
@@ -27,7 +28,6 @@ from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 from fna.training.distributed import World
 
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NAMED = 5  # unreadable images that an error names
 
 
@@ -141,9 +141,9 @@ def find_images(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise FnaError(f"--images {folder} does not exist")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
     if not paths:
-        raise FnaError(f"no image ({' '.join(IMAGE_ENDINGS)}) in --images {folder}")
+        raise FnaError(f"no image ({' '.join(ENDINGS)}) in --images {folder}")
     return paths
 
 

@@ -131,8 +131,8 @@ class ASPP(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return (N, channels, H, W)."""
         maps = [branch(x_NCHW) for branch in self.branches]
-        # An expanded 1x1 map would make torch.cat leave channels_last for all of them; a copy like the others does not.
-        maps.append(torch.empty_like(maps[0]).copy_(self.pooling(x_NCHW)))
+        # An expanded 1x1 map would make torch.cat leave channels_last for all of them; a map like the others does not.
+        maps.append(torch.zeros_like(maps[0]) + self.pooling(x_NCHW))
         out: Tensor = self.project(torch.cat(maps, 1))
         return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fna.config import EngineConfig, OptimizerConfig
 from fna.errors import FnaError
 from fna.nets.network import Model
-from fna.progress import bar, say
+from fna.progress import bar, say, shortly, tell
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
 from fna.training.compute import Compute
@@ -25,6 +25,7 @@ from fna.training.sinks import Log, check_log
 Batch = dict[str, Any]
 REMEDY = "lower the learning rate or set a gradient clip, and start a new run folder"
 MISFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # of a state of other structure
+FEW = 3  # scores that a line shows
 PLAN = {  # what of a phase must not change between its checkpoints
     "records": "records to train on",
     "steps_per_epoch": "iterations an epoch",
@@ -259,16 +260,24 @@ def fit(
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
     epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
+    epochs = -(-loop.total_steps // loop.steps_per_epoch)
+    tell(f"{label}: {loop.total_steps} iterations in {epochs} epochs, {loop.records} records")
+    losses: list[float] = []
     loop.start(start)
     with bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):
         for step in range(start, loop.total_steps):
             row = loop.step(step)
+            loss = row.get("loss", row.get("task_loss"))
+            losses += [] if loss is None else [loss]
             steps_log.write({"step": step, "epoch": step // loop.steps_per_epoch + 1, **row})
             done = step + 1
             if done % loop.steps_per_epoch == 0:
                 epoch = done // loop.steps_per_epoch
                 scores = loop.end_epoch(epoch)
                 minutes = (time.monotonic() - began) / 60
+                left = minutes / done * (loop.total_steps - done)
+                _tell_epoch(f"{label}: epoch {epoch} of {epochs}", losses, scores, minutes, left)
+                losses.clear()
                 if scores:
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
             asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
@@ -349,6 +358,15 @@ def _check_state(loop: Loop, done: int) -> None:
             done,
             {},
         )
+
+
+def _tell_epoch(what: str, losses: Sequence[float], scores: Mapping[str, Any], minutes: float, left: float) -> None:
+    """Print a line for who has no bar: the mean loss of an epoch, its scores that are numbers, time spent and left."""
+    numbers = {"loss": sum(losses) / len(losses)} if losses else {}
+    if len(scores) <= FEW:  # not the entropies of all layers
+        numbers |= {name: value for name, value in scores.items() if isinstance(value, int | float)}
+    shown = "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+    tell(f"{what}{shown}, {shortly(minutes)}, ETA {shortly(left)}")
 
 
 def _is_due(done: int, loop: Loop, saved: float, config: EngineConfig) -> bool:

@@ -344,6 +344,51 @@ def test_shares_must_leave_something() -> None:
         data_config(split={"val": 0.5, "test": 0.5})
 
 
+# --- nearly -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_xml_has_its_image_also_in_another_case(tmp_path: Path) -> None:
+    said = kangaroo(tmp_path)
+    for name, other in (("IMG_1", "img_1"), ("a", "A")):
+        picture(tmp_path / "images" / f"{name}.JPG", 77)
+        xml(tmp_path / "annots" / f"{other}.xml", "kangaroo")
+    xml(tmp_path / "annots" / "a.xml", "kangaroo")  # has the image now, and A.xml has none
+    config = make_config(
+        {"task": {"name": "detection"}, "data": {"root": str(tmp_path), "crop": [32, 32], **said}}
+    ).data
+    with pytest.raises(FnaError, match=r"A\.jpg") as told:
+        open_splits("detection", config, ["train", "val", "test"])
+    assert "img_1" not in str(told.value).lower()
+    (tmp_path / "annots" / "A.xml").unlink()
+    opened = open_splits("detection", config, ["train", "val", "test"])
+    names = {data.name(i) for data in opened.values() for i in range(len(data))}
+    assert {"IMG_1.JPG", "a.JPG"} < names
+    assert len(names) == 13
+
+
+@pytest.mark.parametrize(
+    ("above", "classes"),
+    [
+        ([], ("cell", "core")),
+        ([{"id": 0, "name": "cells", "supercategory": "none"}], ("cell", "core")),  # Roboflow's: nothing is of it
+        ([{"id": 0, "name": "cell", "supercategory": "none"}], ("cell", "core")),  # the name of another one
+        ([{"id": 0, "name": "dirt", "supercategory": "other"}], ("dirt", "cell", "core")),  # just not seen here
+        ([{"id": 7, "name": "cells", "supercategory": "none"}], ("cell", "core", "cells")),  # used
+    ],
+)
+def test_categories_for_forms_sake_are_no_classes(
+    tmp_path: Path, above: list[dict[str, Any]], classes: tuple[str, ...]
+) -> None:
+    document = json.loads(coco(["0.png", "1.png"], root=False))
+    document["categories"] = [*above, *document["categories"], {"id": 2, "name": "core", "supercategory": "cells"}]
+    document["annotations"][1]["category_id"] = 7 if any(item["id"] == 7 for item in above) else "1"
+    for name in ("0.png", "1.png"):
+        picture(tmp_path / "train" / name)
+    write(tmp_path / "train" / "_annotations.coco.json", json.dumps(document))
+    config = make_config({"task": {"name": "detection"}, "data": {"root": str(tmp_path), "crop": [32, 32]}}).data
+    assert open_splits("detection", config, ["train"])["train"].classes == classes
+
+
 # --- recognising ------------------------------------------------------------------------------------------------------
 
 

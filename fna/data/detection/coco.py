@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, coco_mark, entries, image_folder, load_json
+from fna.data.coco_json import annotation_file, coco_mark, entries, flag, ids_restart, image_folder, load_json, whole
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_IMAGE,
@@ -27,6 +27,7 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
+from fna.data.naming import Names
 from fna.data.stamps import Sources
 from fna.errors import FnaError
 
@@ -41,27 +42,36 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of COCO's form."""
     path = annotation_file(root, split, "instances", LAYOUT)
     document = load_json(path)
-    listed = entries(document, "categories", path)
     annotations = entries(document, "annotations", path)
-    categories = _categories(_used(listed, annotations), path)
+    used = {_whole(item.get("category_id")) for item in annotations}
+    categories = _categories(_meant(entries(document, "categories", path), used), path)
     classes = choose_classes(list(categories.values()), config.classes, str(path))
     images = entries(document, "images", path)
     names = [image["file_name"] for image in images if _is_name(image.get("file_name"))]
     folder = image_folder(root, split, config.image_folder, names, path.parent)
     boxes, flaws = _boxes(annotations, {_id(image) for image in images}, categories, classes)
     ids = {name: number for number, name in categories.items()}
-    records = tuple(_records(images, folder, boxes))
+    files = Names(folder)
+    records = tuple(_records(images, files, boxes))
     numbers = tuple(ids[name] for name in classes)
-    return DetectionListing(records, classes, numbers, tuple(flaws), sources=Sources([path]))
+    return DetectionListing(records, classes, numbers, tuple(flaws), tuple(files.note()), sources=Sources([path]))
 
 
-def _used(items: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the categories without the one Roboflow puts above all others, as long as nothing is of it."""
-    roots = [item for item in items if item.get("supercategory") == "none" and len(items) > 1]
+def _meant(items: Sequence[Mapping[str, Any]], used: set[int | None]) -> list[Mapping[str, Any]]:
+    """Return the categories without those that are there for form's sake, as long as nothing is of them.
+
+    Such are the one that Roboflow puts above all others, and, of several of one name, those without annotations.
+    """
+    roots = [item for item in items if item.get("supercategory") == "none" and _id(item) not in used]
     others = [item for item in items if item not in roots]
-    if len(roots) != 1 or any(item.get("supercategory") != roots[0].get("name") for item in others):
+    if len(roots) == 1 and others and all(item.get("supercategory") == roots[0].get("name") for item in others):
+        items = others
+    if not used - {None}:
         return list(items)
-    return list(items) if any(one.get("category_id") == roots[0].get("id") for one in annotations) else others
+    of_name: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        of_name.setdefault(repr(item.get("name")), []).append(item)
+    return [item for same in of_name.values() for item in ([one for one in same if _id(one) in used] or same[-1:])]
 
 
 def _categories(items: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:
@@ -78,7 +88,7 @@ def _categories(items: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str
 
 
 def _boxes(
-    annotations: Iterable[Mapping[str, Any]],
+    annotations: Sequence[dict[str, Any]],
     images: set[int | None],
     categories: Mapping[int, str],
     chosen: Sequence[str],
@@ -88,8 +98,10 @@ def _boxes(
     boxes: dict[int, list[Box]] = {}
     homeless: list[Flaw] = []
     seen: dict[Any, tuple[Any, ...]] = {}  # annotation id -> what it is of
+    restart = ids_restart(annotations)
     for number, item in enumerate(annotations):
         own = _id(item)
+        about = (_whole(item.get("image_id")), own) if restart else own
         place = f"annotation {own}" if own is not None else f"annotation at position {number}"
         image = _whole(item.get("image_id"))
         if image is None or image not in images:
@@ -103,18 +115,18 @@ def _boxes(
         box = _box(item, place, label)
         if own is not None:
             same = (image, category, repr(item.get("bbox")))
-            if own in seen and box.flaw is None:
-                detail = "and the same box" if seen[own] == same else "but another box"
+            if about in seen and box.flaw is None:
+                detail = "and the same box" if seen[about] == same else "but another box"
                 flaw = Flaw(SAME_ID, place, detail)
-                box = Box(place, box.corners, label, box.crowd, False, box.area, flaw, keep=seen[own] != same)
-            seen.setdefault(own, same)
+                box = Box(place, box.corners, label, box.crowd, False, box.area, flaw, keep=seen[about] != same)
+            seen.setdefault(about, same)
         boxes.setdefault(image, []).append(box)
     return boxes, homeless
 
 
 def _box(item: Mapping[str, Any], place: str, label: int) -> Box:
     """Return an annotation's box; its width and height become corners."""
-    corners, crowd, flaw = item.get("bbox"), item.get("iscrowd", 0), None
+    corners, crowd, flaw = item.get("bbox"), flag(item.get("iscrowd")), None
     if isinstance(corners, list) and len(corners) == 4 and all(type(side) in (int, float) for side in corners):
         x0, y0, width, height = corners
         with suppress(OverflowError):  # the checks will name it as it is
@@ -122,11 +134,11 @@ def _box(item: Mapping[str, Any], place: str, label: int) -> Box:
     if label < 0:
         flaw = Flaw(UNKNOWN_CLASS, place, f"category_id {_shown(item.get('category_id'))} is not in 'categories'")
     elif crowd not in (0, 1):
-        flaw = Flaw(UNREADABLE_BOX, place, f"iscrowd is {_shown(crowd)}; expected 0 or 1")
+        flaw = Flaw(UNREADABLE_BOX, place, f"iscrowd is {_shown(item.get('iscrowd'))}; expected 0 or 1")
     return Box(place, corners, label, crowd == 1, False, item.get("area"), flaw)
 
 
-def _records(images: Sequence[Mapping[str, Any]], folder: Path, boxes: Mapping[int, Sequence[Box]]) -> Iterable[Record]:
+def _records(images: Sequence[Mapping[str, Any]], paths: Names, boxes: Mapping[int, Sequence[Box]]) -> Iterable[Record]:
     """Yield a record per image; of several with the same id none can be used, unless they are the same image."""
     files: dict[int | None, set[str]] = {}
     for image in images:
@@ -146,7 +158,7 @@ def _records(images: Sequence[Mapping[str, Any]], folder: Path, boxes: Mapping[i
         size = (_whole(image.get("height")), _whole(image.get("width")))
         size_hw = (size[0], size[1]) if size[0] and size[1] else None  # absent or 0: not said
         key = own if own is not None else -1
-        yield Record(shown, folder / shown, key, () if flaws else boxes.get(key, ()), size_hw, tuple(flaws))
+        yield Record(shown, paths.find(shown), key, () if flaws else boxes.get(key, ()), size_hw, tuple(flaws))
 
 
 def _id(item: Mapping[str, Any]) -> int | None:
@@ -154,7 +166,8 @@ def _id(item: Mapping[str, Any]) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+    number = whole(value)
+    return number if number is not None and abs(number) < 2**63 else None
 
 
 def _shown(value: Any) -> str:

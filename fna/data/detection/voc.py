@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 from fna.config import DataConfig
+from fna.data.decoding import only_images
 from fna.data.detection.checks import NO_AREA, SHOWN, printable, short
 from fna.data.detection.listing import (
     BAD_FILE,
@@ -64,7 +65,13 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     learned = [_parse(path) for path in others] if others else parsed
     where = f"'{config.train}' of {root}"
     known = _known(learned, where)
+    notes = []
     if config.classes is None and known and set(known) <= set(CLASSES):
+        if len(known) < len(CLASSES):
+            notes.append(
+                f"{where} has {len(known)} of VOC's {len(CLASSES)} classes, and the network learns all {len(CLASSES)}; "
+                f"for those alone type --data.classes '[{', '.join(known)}]'"
+            )
         known = list(CLASSES)
     classes = choose_classes(known, config.classes, where)
     records = []
@@ -78,7 +85,7 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
     sources = Sources([*here.lists, *annotations], list(here.folders))
     numbers = tuple(range(1, len(classes) + 1))
-    return DetectionListing(tuple(records), classes, numbers, notes=here.notes, sources=sources)
+    return DetectionListing(tuple(records), classes, numbers, notes=(*notes, *here.notes), sources=sources)
 
 
 def _files(root: Path, split: str, config: DataConfig) -> Files:
@@ -124,10 +131,15 @@ def _annotation_file(root: Path, stem: str) -> Path:
 
 def _finder(folder: Path) -> Callable[[str], Path]:
     """Return a function from a name without ending to the image's path."""
-    files: dict[str, Path] = {}
+    files: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)):
-        files.setdefault(os.path.splitext(name)[0], folder / name)
-    return lambda stem: files.get(stem, folder / f"{stem}.jpg")
+        files.setdefault(os.path.splitext(name)[0], []).append(name)
+    found = {stem: folder / only_images(names)[0] for stem, names in files.items()}
+    plain: dict[str, list[Path]] = {}
+    for stem, path in found.items():
+        plain.setdefault(stem.casefold(), []).append(path)
+    alone = {stem: paths[0] for stem, paths in plain.items() if len(paths) == 1}
+    return lambda stem: found.get(stem) or alone.get(stem.casefold(), folder / f"{stem}.jpg")
 
 
 class _Tree(ElementTree.TreeBuilder):
@@ -165,7 +177,9 @@ def _parse(path: Path) -> ElementTree.Element | Flaw:
         parser.feed(text)
         tree: ElementTree.Element = parser.close()
     except (ElementTree.ParseError, FnaError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
-        return Flaw(BAD_FILE, path.name, short(str(error)))
+        other = re.match(rb"<\?xml[^>]*encoding=[\"'](?!utf-8)([\w-]+)", text, re.IGNORECASE)
+        hint = f" (its encoding is {other[1].decode()}: save it as UTF-8)" if other else ""
+        return Flaw(BAD_FILE, path.name, short(str(error)) + hint)
     if tree.tag != "annotation":
         return Flaw(BAD_FILE, path.name, f"it holds <{short(tree.tag)}>; expected <annotation>")
     return tree

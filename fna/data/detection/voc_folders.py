@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ class Files(NamedTuple):
 def find(root: Path, split: str, images: str | None = None) -> Files | None:
     """Return the annotation files of a split, sorted by name, and their images; None: there are none.
 
-    An xml has the image of its own name; one without has the path of an image that is missing. Images without an xml
-    are not labelled, and left out: a remark says how many.
+    An xml has the image of its own name, or the only one of that name in another case; one without has the path of an
+    image that is missing. Images without an xml are not labelled, and left out: a remark says how many.
 
     Args:
         root: the data set's folder.
@@ -43,11 +43,22 @@ def find(root: Path, split: str, images: str | None = None) -> Files | None:
         for path in files(here):
             image_of.setdefault(path.stem, path)
         stems = [path.stem for path in annotations]
+        left = _by_plain_name(set(image_of) - set(stems))
+        alone = {plain: names[0] for plain, names in left.items() if len(names) == 1}
+        stems = [stem if stem in image_of else alone.get(stem.casefold(), stem) for stem in stems]
         found = [image_of.get(stem, here / f"{stem}.jpg") for stem in stems]
         bare = sorted(set(image_of) - set(stems))
         notes = (f"{len(bare)} of {len(image_of)} images have no xml and are left out, e.g. {bare[0]}",) if bare else ()
         return Files(annotations, found, (), (Watched(there, r"[^/]*\.xml"),), notes)
     return None
+
+
+def _by_plain_name(stems: Iterable[str]) -> dict[str, list[str]]:
+    """Return names by what they are in small letters."""
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(stem.casefold(), []).append(stem)
+    return found
 
 
 def _places(root: Path, split: str, images: str | None) -> Iterator[tuple[Path, Path]]:

@@ -37,7 +37,7 @@ from fna.data.detection.listing import (
     choose_classes,
 )
 from fna.data.listing import refuse_outside, split_lines
-from fna.data.places import WHOLE, MissingSplitError, split_names, walk
+from fna.data.places import ENDINGS, WHOLE, MissingSplitError, split_names, walk
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
 from fna.files import read_text
@@ -46,7 +46,6 @@ LAYOUT = """\
   ROOT/data.yaml              names: [cat, dog], or data.classes in the order of the numbers; train: images/train
   ROOT/images/train/NAME.jpg  or ROOT/train/images/, or a list ROOT/train.txt of paths below ROOT
   ROOT/labels/train/NAME.txt  lines: class x y width height, shares of the image; absent: nothing to be found"""
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
 IMAGES = rf".*({'|'.join(map(re.escape, ENDINGS))})"
 
 
@@ -218,6 +217,7 @@ def _files(folder: Path, endings: Sequence[str], below: bool = True) -> list[Pat
 
 def _listed(root: Path, line: str, bases: Sequence[str]) -> Path:
     """Return the path a list means; of somebody else's absolute path, what follows 'images' counts."""
+    line = re.sub(r"^[A-Za-z]:(?=/)", "", line.replace("\\", "/")) if "\\" in line else line  # a list of Windows
     path = PurePosixPath(line)
     if path.is_absolute() and not line.startswith(str(root)):
         parts = path.parts
@@ -244,14 +244,15 @@ def _notes(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> tuple[
 
 
 def _label_file(image: Path, root: Path) -> Path:
-    """Return the text file of an image: 'labels' in place of the last folder 'images', or else beside it."""
+    """Return the text file of an image: 'labels' in place of the last folder 'images', or beside it if only there."""
     parts = list(image.parts)
     depth = len(root.parts) if image.is_relative_to(root) else 1
     for position in range(len(parts) - 2, depth - 1, -1):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return Path(os.path.splitext(Path(*parts))[0] + ".txt")
+    usual, beside = (Path(os.path.splitext(path)[0] + ".txt") for path in (Path(*parts), image))
+    return beside if os.path.isfile(beside) and not os.path.exists(usual) else usual
 
 
 def _lines(file: Path) -> list[str] | Flaw:

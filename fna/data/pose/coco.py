@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, coco_mark, entries, image_folder, load_json
+from fna.data.coco_json import annotation_file, coco_mark, entries, flag, ids_restart, image_folder, load_json
+from fna.data.naming import find_all
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
 from fna.data.stamps import Sources
 from fna.errors import FnaError
@@ -32,11 +33,15 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     joints, links, categories, notes = _joints(entries(document, "categories", path), path)
     images, problems = _images(entries(document, "images", path))
     seen: set[Any] = set()
+    people = entries(document, "annotations", path)
+    restart = ids_restart(people)
     left_out: list[tuple[str, dict[str, Any]]] = []
     records: list[Record] = []
     used: dict[int, int] = {}  # position in `images` -> position in the listing
     ids = {image["id"]: position for position, image in enumerate(images)}
-    for position, person in enumerate(entries(document, "annotations", path)):
+    for position, person in enumerate(people):
+        if restart and isinstance(person.get("id"), int):
+            person = {**person, "id": position + 1}
         reason = _left_out(person, categories)
         if reason:
             left_out.append((reason, person))
@@ -53,7 +58,8 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     folder = image_folder(root, split, config.image_folder, names, path.parent)
     notes += [f"{reason}, left out: {number}" for reason, number in Counter(why for why, _ in left_out).items()]
     sizes = [_size(image) for image in chosen]
-    paths = [folder / name for name in names]
+    paths, other_names = find_all(folder, names)
+    notes += other_names
     places = {image["id"]: position for position, image in enumerate(chosen)}
     ignored = list(_ignored([person for why, person in left_out if why != OBJECTS], places, len(joints)))
     sources = Sources([path])
@@ -94,9 +100,12 @@ def _joints(
     skeleton = posed[0].get("skeleton")
     skeleton = skeleton if isinstance(skeleton, list) else []
     pairs = [tuple(pair) for pair in skeleton if isinstance(pair, list) and len(pair) == 2]
-    links = tuple((a - 1, b - 1) for a, b in pairs if all(type(n) is int and 1 <= n <= len(names) for n in (a, b)))
+    first = 0 if any(0 in pair for pair in pairs) and not any(len(names) in pair for pair in pairs) else 1
+    last = first + len(names) - 1
+    good = [pair for pair in pairs if all(type(n) is int and first <= n <= last for n in pair)]
+    links = tuple((a - first, b - first) for a, b in good)
     wrong = len(skeleton) - len(links)
-    notes = [f"links of the skeleton that name no joint of 1 to {len(names)}, left out: {wrong}"] if wrong else []
+    notes = [f"links of the skeleton that name no joint of {first} to {last}, left out: {wrong}"] if wrong else []
     return tuple(names), links, {_key(category.get("id")) for category in posed}, notes
 
 
@@ -130,7 +139,7 @@ def _left_out(person: dict[str, Any], categories: set[Any]) -> str:
 
 
 def _is_crowd(person: dict[str, Any]) -> bool:
-    return person.get("iscrowd") in (1, True)
+    return bool(flag(person.get("iscrowd")) == 1)
 
 
 def _problem(

@@ -21,6 +21,7 @@ from typing import Any
 
 from fna.config import DataConfig
 from fna.data.coco_json import image_folder
+from fna.data.naming import find_all
 from fna.data.places import MissingSplitError
 from fna.data.pose import mpii_mat
 from fna.data.pose.checks import Wrong, number, short
@@ -85,7 +86,8 @@ def _list(
         points, box = _points(person), _box(person)
         records.append(Record(image, who, points, box, None, person.get("head"), Path(name).stem, position))
     folder = image_folder(root, split, config.image_folder, list(names))
-    return PoseListing(JOINTS, LINKS, [folder / name for name in names], list(names), records, (), problems, notes)
+    paths, other_names = find_all(folder, list(names))
+    return PoseListing(JOINTS, LINKS, paths, list(names), records, (), problems, [*notes, *other_names])
 
 
 def _points(person: dict[str, Any]) -> list[list[Any]] | Wrong:

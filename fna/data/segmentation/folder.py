@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fna.config import SegmentationDataConfig
+from fna.data.decoding import only_images
 from fna.data.listing import IGNORE, Listing, Pairs, Reader, palette, require_dir, split_lines
 from fna.data.stamps import Sources
 from fna.errors import FnaError
@@ -91,7 +92,7 @@ def _index(folder: Path) -> dict[str, list[str]]:
 
 def _find(name: str, files: dict[str, list[str]]) -> str | None:
     """Return the file a name stands for, if there is one."""
-    found = files.get(name, [])
+    found = only_images(files.get(name, []) or files.get(name.replace("\\", "/"), []))
     if len(found) > 1:
         raise FnaError(f"'{name}' may be {' or '.join(found)}; keep one of them")
     return found[0] if found else None

@@ -1,0 +1,82 @@
+"""The command `fna export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fna.cli.networks import AsJson, example, size_hw
+from fna.cli.tables import show_json
+from fna.progress import first_rank, quiet, say
+
+
+def add_export(app: typer.Typer) -> None:
+    """Give `app` the command."""
+    app.command(
+        "export",
+        epilog=example(
+            "fna export runs/camvid --to onnx",
+            "fna export runs/bccd --precision int8 --batch 1 --size 256x320 --data.root data/bccd",
+            "fna export bccd_network --images photos --out exported",
+        ),
+    )(export_network)
+
+
+def export_network(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
+    ],
+    to: Annotated[Literal["onnx", "torch_export"], typer.Option(help="What to write.")] = "onnx",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: onnx beside the network]")
+    ] = None,
+    precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Write this, too, and score it.")] = "fp32",
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Fix height and width, multiples of 32.  [default: free]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Fix the images of a batch.  [default: free]")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER|FILE", help="Images to check on.  [default: the run's data]")
+    ] = None,
+    as_json: AsJson = False,
+    no_words: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")] = False,
+) -> None:
+    """Write a fine-tuned network for other programs: uint8 pixels in, maps out, checked against torch on real images.
+
+    Settings of evaluate and, for a run, of data can be given, too.
+    """
+    hw = size_hw(size) if size else None  # mistakes show before torch is loaded
+    from fna.exporting.export import export
+
+    with quiet(as_json or no_words):
+        path = folder / name if name else folder
+        done = export(path, out, to=to, precision=precision, size=hw, batch=batch, images=images, overrides=ctx.obj)
+        if as_json:
+            return show_json(done)
+        _show(done)
+
+
+def _show(done: dict[str, Any]) -> None:
+    """Print what was written and how it was checked."""
+    if not first_rank():
+        return
+    for warning in done.get("warnings", ()):
+        say(f"warning: {warning}")
+    print(f"max_abs_error: {done['max_abs_error']:.3g} to torch, on real images")
+    for row in done.get("checks", ()):
+        images, height, width = row["shape"]
+        print(f"  {images} x {height}x{width}: error {row['max_abs_error']:.3g}, {row['equal']:.4%} predictions equal")
+    if "images_alike" in done:
+        print(f"predict.py: {done['images_alike']:.2%} as fna predict")
+        print(f"latency_ms: torch {done['torch_latency_ms']:.3g} at {'x'.join(map(str, done['size_hw']))}, one image")
+    for precision, row in done["files"].items():
+        words = [f"{row['latency_ms']:.3g} ms"] if "latency_ms" in row else []
+        if "score" in row:
+            words.append(f"{done['metric']} {row['score']:.4f}, torch {done['torch_score']:.4f}")
+        print(f"{precision}: {Path(done['out']) / row['file']}{' (' + ', '.join(words) + ')' if words else ''}")
