@@ -98,10 +98,23 @@ def make_synthetic(root: Path, split: str = "train", n: int = 3) -> DataConfig:
     return DataConfig(format="synthetic", images=n)
 
 
+def make_pairs(root: Path, split: str = "train", n: int = 3) -> DataConfig:
+    for i in range(n):
+        save(root / "images" / split / f"{split}{i}.jpg", picture(i))
+        save(root / "annotations" / split / f"{split}{i}.png", labels(i, (0, 1, 9)))
+    return DataConfig(format="pairs", root=str(root), classes=("soil", "leaf"), ignore_label=9)
+
+
+def make_auto(root: Path, split: str = "train", n: int = 3) -> DataConfig:
+    return make_pairs(root, split, n).model_copy(update={"format": "auto"})
+
+
 MAKERS: dict[str, Callable[..., DataConfig]] = {
+    "auto": make_auto,
     "camvid": make_camvid,
     "cityscapes": make_cityscapes,
     "folder": make_folder,
+    "pairs": make_pairs,
     "synthetic": make_synthetic,
     "voc": make_voc,
 }
@@ -145,9 +158,11 @@ def test_a_missing_root_or_split_shows_the_layout_and_the_nearest_name(tmp_path:
         with pytest.raises(FnaError, match=hint) as error:
             open_data(config.model_copy(update={"root": root}), "train")
         assert layout in str(error.value)
-    with pytest.raises(FnaError, match="did you mean 'train'") as error:
+    found = "pairs" if name == "auto" else name  # the layout that was recognised
+    hint = "of 'trian'" if found == "pairs" else "did you mean 'train'"  # of folders of any names, none is the nearest
+    with pytest.raises(FnaError, match=hint) as error:
         open_data(config, "trian")
-    assert layout in str(error.value)
+    assert FORMATS[found].layout in str(error.value)
 
 
 @pytest.mark.parametrize(("name", "file"), [("camvid", "train.txt"), ("folder", "train.txt")])

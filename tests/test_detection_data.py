@@ -110,6 +110,7 @@ def make_synthetic(root: Path) -> DataConfig:
 
 
 MAKERS: dict[str, Callable[..., DataConfig]] = {
+    "auto": lambda root: but(make_yolo(root), format="auto"),
     "coco": make_coco,
     "synthetic": make_synthetic,
     "voc": make_voc,

@@ -89,6 +89,19 @@ def make_deeplabcut(root: Path, several: bool = False, parts: int = 1, frames: i
     return settings_for(format="deeplabcut", root=str(root))
 
 
+def make_lsp(root: Path, extended: bool = False, people: int = 6) -> DataConfig:
+    """Write persons whose joint j is at 10 + j + person, 20 + j, from 1; the first joint is hidden, or has no place."""
+    joints_N14x3 = np.zeros((people, 14, 3))
+    for number in range(people):
+        save(root / "images" / f"im{number + 1:0{5 if extended else 4}d}.png")
+        joints_N14x3[number, :, 0] = 10 + np.arange(14) + number
+        joints_N14x3[number, :, 1] = 20 + np.arange(14)
+    joints_N14x3[:, 1:, 2] = extended
+    joints_N14x3[:, 0, 2] = not extended
+    savemat(root / "joints.mat", {"joints": joints_N14x3.transpose((1, 2, 0) if extended else (2, 1, 0))})
+    return settings_for(format="lsp", root=str(root))
+
+
 def points_of(data: PoseData, index: int = 0) -> list[list[float]]:
     points: list[list[float]] = data.load(index)[1]["points"].tolist()
     return points
@@ -98,7 +111,9 @@ def points_of(data: PoseData, index: int = 0) -> list[list[float]]:
 
 
 MAKERS: dict[str, Callable[[Path], DataConfig]] = {
+    "auto": lambda root: make_mpii(root).model_copy(update={"format": "auto"}),
     "coco": lambda root: make_coco(root, person(1), person(2, 2), person(3, 2)),
+    "lsp": make_lsp,
     "mpii": make_mpii,
     "deeplabcut": make_deeplabcut,
     "synthetic": lambda root: settings_for(format="synthetic", images=4),
@@ -130,6 +145,28 @@ def test_every_format_keeps_the_contract_of_a_split(tmp_path: Path, name: str) -
         assert data.name(index).endswith(".png")
 
 
+def test_lsp_counts_from_one_and_its_third_value_says_hidden(tmp_path: Path) -> None:
+    config = make_lsp(tmp_path)
+    train, test = open_data(config, "train"), open_data(config, "test")
+    assert [train.name(i) for i in range(len(train))] == ["im0001.png", "im0002.png", "im0003.png"]
+    assert [test.name(i) for i in range(len(test))] == ["im0004.png", "im0005.png", "im0006.png"]
+    assert points_of(train)[:2] == [[9, 19, 1], [10, 20, 2]]
+    with pytest.raises(FnaError, match=r"no split 'val', but test, train\n.*type --data\.split\.val 0\.15"):
+        open_data(config, "val")
+    (tmp_path / "images" / "im0002.png").unlink()
+    with pytest.raises(FnaError, match=r"no such image: im00002\.jpg"):
+        open_data(config, "train")
+
+
+def test_the_extended_lsp_has_joints_without_a_place(tmp_path: Path) -> None:
+    data = open_data(make_lsp(tmp_path, extended=True), "train")
+    assert len(data) == 6
+    assert points_of(data)[:2] == [[0, 0, 0], [10, 20, 2]]
+    savemat(tmp_path / "joints.mat", {"joints": np.zeros((4, 14, 6))})
+    with pytest.raises(FnaError, match=r"'joints' of the shape \(4, 14, 6\); expected"):
+        open_data(settings_for(format="lsp", root=str(tmp_path)), "train")
+
+
 @pytest.mark.parametrize("skeleton", [None, 3, "12", {"1": 2}, [[1, 9], 2]])
 def test_a_coco_skeleton_that_is_none_draws_no_links(tmp_path: Path, skeleton: Any) -> None:
     category = {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": skeleton}
@@ -146,7 +183,7 @@ def test_a_missing_root_or_split_shows_the_layout(tmp_path: Path, name: str) -> 
 
 
 def test_an_unknown_format_names_those_of_poses() -> None:
-    with pytest.raises(FnaError, match=r"unknown data format of poses 'voc'.*coco, deeplabcut, mpii, synthetic"):
+    with pytest.raises(FnaError, match=r"unknown data format of poses 'voc'.*coco, deeplabcut, lsp, mpii, synthetic"):
         open_data(settings_for(format="voc"), "train")
 
 

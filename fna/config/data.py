@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fna.config.sections import (
     AboveZero,
@@ -13,6 +13,7 @@ from fna.config.sections import (
     Positive,
     Section,
     Several,
+    Share,
     Size,
     Two,
     UpToOne,
@@ -23,14 +24,28 @@ Label = Annotated[int, Field(ge=0, le=255)]  # in an 8-bit mask
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
+class SplitConfig(Section):
+    """What is cut out of a data set that has no lists of splits."""
+
+    val: Share | None = note(None, "share of the images to score on, where the data set has no such split")
+    test: Share | None = note(None, "share of the images for the end, where the data set has no such split")
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if (self.val or 0) + (self.test or 0) >= 1:
+            raise ValueError(f"data.split.val {self.val:g} and test {self.test:g} leave nothing to learn from")
+        return self
+
+
 class DataConfig(Section):
     """Where the images are and how they are cut."""
 
-    format: str = note("camvid", "how the data set lies on disk; `fna list formats`")
+    format: str = note("auto", "how the data set lies on disk; `fna list formats`; auto: as it looks")
     root: str | None = note(None, "the data set's folder")
     train: str = note("train", "split to learn from (weights, and alphas on a part of it)")
     val: str = note("val", "split to score on")
     test: str = note("test", "split that is opened only where it is asked for: fna evaluate --split test")
+    split: SplitConfig = SplitConfig()
     image_folder: str | None = note(None, "folder of the images below root, where the format's own is not it")
     classes: Several[str] | None = note(
         None, "class names by label value (format 'folder'), or those to detect, in order"

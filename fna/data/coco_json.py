@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fna.config import DataConfig
 from fna.data.naming import Names
+from fna.data.places import WHOLE, MissingSplitError, descend, files, split_names
 from fna.errors import FnaError, nearest
 from fna.files import read_text
 
 YEARS = ("", "2017", "2014")  # COCO's own splits carry one
+BESIDE = ("_annotations.coco.json", "annotations.json", "_annotations.json", "result.json", "coco.json")
+KINDS = ("instances_", "person_keypoints_", "")  # what the names of COCO's files begin with
 LOOKED_AT = 32  # image names that tell a folder of images from another
 
 
@@ -104,16 +109,71 @@ def annotation_file(root: Path, split: str, kind: str, layout: str) -> Path:
     for path in tries:
         if _is_file(path):
             return path
+    others = _only_json(root) if split == WHOLE else _exported(root, split)
+    if others:
+        return others[0]
     here = _json_files(root)
     hint = nearest(f"{kind}_{split}.json", [Path(name).name for name in here])
     there = f"; json files here: {', '.join(here[:10])}" if here else ""
-    raise FnaError(
+    raise MissingSplitError(
         f"there is no {kind}_{split}.json below {root}{hint}{there}; name a split or a file with "
         f"data.train, data.val and data.test; expected\n{layout}"
     )
 
 
-def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str]) -> Path:
+def _exported(root: Path, split: str) -> list[Path]:
+    """Return the json of a split as Roboflow, and others, name it: beside its images, in the split's folder."""
+    found = []
+    for name in split_names(split):
+        own = descend(root, name)
+        found += [own / json_name for json_name in BESIDE if _is_file(own / json_name)] if own else []
+        tries = [root / folder / f"{kind}{name}.json" for folder in ("annotations", ".") for kind in KINDS]
+        found += [path for path in tries if _is_file(path)]
+    return found
+
+
+def _only_json(root: Path) -> list[Path]:
+    """Return the json of a data set without splits: the only one there is, in ROOT or in annotations/.
+
+    Raises:
+        FnaError: there are several.
+    """
+    found = [path for folder in (root / "annotations", root) for path in files(folder, (".json",)) if _is_coco(path)]
+    if len(found) > 1:
+        names = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
+        raise FnaError(
+            f"{root} has {len(found)} json files: {names}; name them with data.train, data.val and data.test, such as "
+            f"--data.train {found[0].relative_to(root).as_posix()}"
+        )
+    return found
+
+
+def _is_coco(path: Path) -> bool:
+    """Tell whether a json looks like COCO's; one that cannot be read may be meant."""
+    try:
+        document = load_json(path)
+    except FnaError:
+        return True
+    return "images" in document and "annotations" in document
+
+
+def coco_mark(root: Path, config: DataConfig, kind: str) -> str:
+    """Return what makes a folder a data set of COCO's form.
+
+    Args:
+        root: the folder.
+        config: the settings.
+        kind: as of `annotation_file`.
+    """
+    for split in (config.train, WHOLE):
+        with suppress(FnaError):
+            path = annotation_file(root, split, kind, "")
+            if path.suffix == ".json" and _is_coco(path):
+                return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return ""
+
+
+def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str], beside: Path | None = None) -> Path:
     """Find the folder of a split's images: of the usual ones, that with most of the names.
 
     Args:
@@ -121,6 +181,7 @@ def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str
         split: as given to `annotation_file`.
         folder: ``data.image_folder``; None: the usual ones.
         names: file names of images; a few are looked for.
+        beside: the folder of the json, where labelling tools put the images.
 
     Raises:
         FnaError: none of the folders has any of the names.
@@ -129,17 +190,20 @@ def image_folder(root: Path, split: str, folder: str | None, names: Sequence[str
     splits = [f"{short}{year}" for year in YEARS]
     below = [Path(folder)] if folder is not None else [Path("images"), Path()]
     candidates = [base / name for base in below for name in splits] + below
+    if folder is None:
+        others = [base / name for base in below for name in (*split_names(short)[1:], "default")]
+        candidates += [*others, *([beside] if beside else [])]
     looked_for = names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]
     found = [sum(_is_file(root / candidate / name) for name in looked_for) for candidate in candidates]
     if not names:
-        return root / candidates[-1]
+        return root / below[-1]
     if not max(found):  # as other programs spell names
         known = [Names(root / candidate) for candidate in candidates]
         found = [
             sum(_is_file(names.find(name)) for name in looked_for) if names.folder.is_dir() else 0 for names in known
         ]
     if not max(found):
-        where = ", ".join(f"{candidate}/" for candidate in candidates)
+        where = ", ".join(f"{base / name}/" for base in below for name in (*splits, ""))
         raise FnaError(
             f"none of the images of '{split}' ({names[0][:100]!a} ...) is below {root} in any of {where}; "
             "type --data.image_folder PATH, their folder below data.root"

@@ -21,14 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fna.data.places import ENDINGS
 from fna.data.stamps import Stamp
 from fna.errors import FnaError, nearest
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GB of RGB
 MAX_BYTES = 2**30  # of a file, more than that many pixels ever take
-ENDINGS = (  # what files of those formats are called
-    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # JPEG includes MPO, what many cameras write
 RGB_MODES = ("RGB", "L", "1", "LA", "La", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")

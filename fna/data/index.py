@@ -19,7 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from fna.config import TASKS, DataConfig
+from fna.data.cutting import Cut, Lists, cut, is_cut, read_pool, shares
 from fna.data.listing import data_root, overlap
+from fna.data.recognising import recognise
 from fna.data.stamps import compare, describe
 from fna.errors import FnaError, pick
 from fna.files import decode_json, read_bytes, read_json, write_text
@@ -30,6 +32,7 @@ DECISIVE = (  # what an index depends on
     *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "on_error"),
 )
 ANEW = "put the intact file back, or delete it, and the data are checked anew"
+LISTS = "cut.lists.json"  # the names by split where ``data.split`` cut them; no split has such a file
 REMARKS = 6  # on a split's data that the terminal shows
 
 
@@ -136,7 +139,8 @@ def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | No
                 "--data.allow_change true to go on with them as they are"
             )
         accepted = [*index["changed"], *describe(compared.changes)]
-    data = package.open_data(config, split)
+    lists = _lists(package, config, root, folder, write) if is_cut(config, split) else None
+    data = package.open_data(config, split, None, lists)
     data.changed = accepted
     known = data.to_index(root) if write else None
     if known is not None:
@@ -145,26 +149,49 @@ def _open(package: ModuleType, config: DataConfig, split: str, folder: Path | No
     return data
 
 
+def _lists(package: ModuleType, config: DataConfig, root: Path, folder: Path, write: bool) -> Lists:
+    """Return the names by split of a data set that ``data.split`` cuts: as it was cut at first, by the run's file."""
+    path, settings = folder / LISTS, _settings(config, config.train)
+    kept = _unsealed(path)
+    if kept is not None and kept.get("settings") == settings:
+        with _damage_told(path):
+            return {split: list(kept[split]) for split in (config.train, *shares(config))}
+    known = recognise(config, root, package.FORMATS)
+    made: Cut = cut(read_pool(package.FORMATS[known.format], root, known).image_names, config)
+    if write:
+        _write(path, {"settings": settings, **made.lists})
+        counts = ", ".join(f"{len(names)} {split}" for split, names in made.lists.items())
+        say(f"data: cut by data.split into {counts} images{'; ' * bool(made.groups)}{made.groups}; the names: {path}")
+    return made.lists
+
+
 def _settings(config: DataConfig, split: str) -> dict[str, Any]:
     """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
     chosen = {key: getattr(config, key, None) for key in DECISIVE}
     if chosen["labels"] is None:  # indices that were made before there was such a setting stay valid
         del chosen["labels"]
-    settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen}))
+    cut_by = {"cut": config.split.model_dump()} if shares(config) else {}
+    settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen, **cut_by}))
     return settings
 
 
 def _read(path: Path, config: DataConfig, split: str) -> dict[str, Any] | None:
     """Return an index; None where there is none that was made with these settings."""
+    index, made_with = _unsealed(path), {"format": FORMAT, "settings": _settings(config, split)}
+    return index if index is not None and made_with.items() <= index.items() else None
+
+
+def _unsealed(path: Path) -> dict[str, Any] | None:
+    """Return what `_write` wrote; None where there is no such file."""
     if not path.exists():
         return None
     content = read_bytes(path)
-    index, made_with = decode_json(path, content), {"format": FORMAT, "settings": _settings(config, split)}
+    index = decode_json(path, content)
     if isinstance(index, dict) and "sha256" in index:
         first, _, rest = content.partition(b",\n")
         if first != _seal(rest).encode():
             raise FnaError(f"{path} is damaged (it has not the SHA-256 it was written with); {ANEW}")
-    return index if isinstance(index, dict) and made_with.items() <= index.items() else None
+    return index if isinstance(index, dict) else None
 
 
 def _restore(package: ModuleType, index: Mapping[str, Any], config: DataConfig, split: str, path: Path) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fna.config import DataConfig, SegmentationDataConfig
 from fna.data.decoding import read_image, read_mask
+from fna.data.places import MissingSplitError
 from fna.data.stamps import Sources, Stamp
 from fna.errors import FnaError, nearest
 from fna.files import read_text
@@ -23,6 +24,7 @@ VOC_CLASSES = (  # of Pascal VOC, in the order of its palette
 )
 IGNORE = 255  # the class id of pixels without a class
 Color = tuple[int, int, int]
+Mark = Callable[[Path, Any], str]  # (root, data settings) -> by what a format is recognised, "maybe ..." if not surely
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.uint8]]
 
 
@@ -48,6 +50,18 @@ class Listing:
     sources: Sources = field(default_factory=Sources)
     complete: bool = False
 
+    @property
+    def image_names(self) -> Sequence[str]:
+        """Names of the images, by which a split is cut."""
+        return self.names
+
+    def only(self, names: Set[str], learned: bool) -> Listing:
+        """Return the records of some images; `learned`: to learn from."""
+        chosen = [position for position, name in enumerate(self.names) if name in names]
+        own, complete = tuple(self.names[position] for position in chosen), self.complete and learned
+        read, sources = _Some(self.read, chosen).pairs(), self.sources.of_a_cut()
+        return replace(self, names=own, read=read, sources=sources, complete=complete)
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -56,6 +70,7 @@ class Reader:
     read: Callable[[Path, str, SegmentationDataConfig], Listing]
     layout: str
     on_disk: bool = True
+    mark: Mark | None = None
 
 
 class Family(Protocol):
@@ -80,6 +95,24 @@ class Pairs:
     def __call__(self, position: int, stamps: dict[Path, Stamp] | None = None) -> Arrays:
         """Return the image and the mask at a position, and note the stamps of their files if they are wanted."""
         return read_image(self.images[position], stamps), read_mask(self.masks[position], stamps)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some of the records that a function reads."""
+
+    read: Callable[[int], Arrays]
+    chosen: Sequence[int]
+
+    def pairs(self) -> Callable[[int], Arrays]:
+        """Return what reads them: `Pairs` of `Pairs`."""
+        if not isinstance(self.read, Pairs):
+            return self
+        images, masks = ([files[i] for i in self.chosen] for files in (self.read.images, self.read.masks))
+        return Pairs(images, masks)
+
+    def __call__(self, position: int) -> Arrays:
+        return self.read(self.chosen[position])
 
 
 def data_root(config: DataConfig, reader: Family) -> Path:
@@ -118,7 +151,7 @@ def split_lines(path: Path, layout: str) -> list[tuple[int, str]]:
     except (FileNotFoundError, NotADirectoryError) as error:
         splits = sorted(p.stem for p in path.parent.glob("*.txt"))
         hint = nearest(path.stem, splits) + (f"; splits here: {', '.join(splits[:10])}" if splits else "")
-        raise FnaError(f"there is no split file {path}{hint}; expected\n{layout}") from error
+        raise MissingSplitError(f"there is no split file {path}{hint}; expected\n{layout}") from error
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise FnaError(f"cannot read the split file {path}: {error}; expected a UTF-8 text\n{layout}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -49,6 +49,10 @@ class Sources:
     folders: list[Watched] = field(default_factory=list)
     stamps: dict[Path, Stamp] = field(default_factory=dict)
 
+    def of_a_cut(self) -> Sources:
+        """Return the sources of some of the records, which are kept by name: another file is in none of the splits."""
+        return Sources(self.files, [], self.stamps)
+
     def to_json(self, root: Path) -> dict[str, Any]:
         """Return ``files``, stamps by name below `root`, and ``folders``; files without a stamp are read now."""
         names = {path: name for path in dict.fromkeys(self.files) if (name := below(path, root)) is not None}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fna.data.recognising import AUTO
 from fna.errors import FnaError
 from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
@@ -131,7 +132,9 @@ def _title(folder: Path) -> str:
     runs = seed_folders(folder)
     with suppress(FnaError):
         if (config := read_config(next(iter(runs.values()), folder))) is not None:
-            title = f"{config.seed.name} → {config.task.model} on {config.data.format}"
+            root = Path(config.data.root or "").name
+            data = config.data.format if config.data.format != AUTO else root or "its data"
+            title = f"{config.seed.name} → {config.task.model} on {data}"
             return f"{title}, {len(runs)} RNG seeds" if runs else title
     return folder.resolve().name
 

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fna.arch import Arch
-from fna.data.decoding import ENDINGS, read_image, to_pixels
+from fna.data.decoding import read_image, to_pixels
 from fna.data.images import Pixels
+from fna.data.places import ENDINGS
 from fna.data.pose.checks import check_box
 from fna.data.pose.person_boxes import PersonBoxes
 from fna.errors import FnaError

@@ -34,6 +34,7 @@ ON_DISK = [key for key in MAKERS if find_package(key[0]).FORMATS[key[1]].on_disk
 EVERY = pytest.mark.parametrize(("task", "name"), ON_DISK)
 ANOTHER = {  # of the formats whose folders say what the records are: another file there
     ("segmentation", "cityscapes"): "leftImg8bit/train/ulm/ulm_new_leftImg8bit.png",
+    ("segmentation", "pairs"): "images/train/sub/new.PNG",
     ("detection", "yolo"): "images/train/sub/new.PNG",
     ("pose", "deeplabcut"): "labeled-data/v1/CollectedData_you.csv",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, entries, flag, ids_restart, image_folder, load_json, whole
+from fna.data.coco_json import annotation_file, coco_mark, entries, flag, ids_restart, image_folder, load_json, whole
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_IMAGE,
@@ -33,20 +33,22 @@ from fna.errors import FnaError
 
 LAYOUT = """\
   ROOT/annotations/instances_train2017.json   or instances_train.json, also in ROOT; data.train may be a json's path
-  ROOT/train2017/, ROOT/images/, ...          the images; data.image_folder where it is another folder"""
+  ROOT/train2017/, ROOT/images/, ...          the images; data.image_folder where it is another folder
+  or ROOT/train/_annotations.coco.json beside its images, valid/, test/ (Roboflow); without splits one json,
+  ROOT/result.json or annotations/instances_default.json, ... and its images (Label Studio, CVAT): see data.split"""
 
 
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of COCO's form."""
     path = annotation_file(root, split, "instances", LAYOUT)
     document = load_json(path)
-    used = {_whole(item.get("category_id")) for item in entries(document, "annotations", path)}
-    categories = _categories(entries(document, "categories", path), used, path)
+    annotations = entries(document, "annotations", path)
+    used = {_whole(item.get("category_id")) for item in annotations}
+    categories = _categories(_meant(entries(document, "categories", path), used), path)
     classes = choose_classes(list(categories.values()), config.classes, str(path))
     images = entries(document, "images", path)
     names = [image["file_name"] for image in images if _is_name(image.get("file_name"))]
-    folder = image_folder(root, split, config.image_folder, names)
-    annotations = entries(document, "annotations", path)
+    folder = image_folder(root, split, config.image_folder, names, path.parent)
     boxes, flaws = _boxes(annotations, {_id(image) for image in images}, categories, classes)
     ids = {name: number for number, name in categories.items()}
     files = Names(folder)
@@ -55,16 +57,25 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     return DetectionListing(records, classes, numbers, tuple(flaws), tuple(files.note()), sources=Sources([path]))
 
 
-def _categories(items: Sequence[Mapping[str, Any]], used: set[int | None], path: Path) -> dict[int, str]:
-    """Return name by id, in the order of the ids; of several of one name those without annotations do not count."""
-    of_name: dict[Any, list[Mapping[str, Any]]] = {}
+def _meant(items: Sequence[Mapping[str, Any]], used: set[int | None]) -> list[Mapping[str, Any]]:
+    """Return the categories without those that are there for form's sake, as long as nothing is of them.
+
+    Such are the one that Roboflow puts above all others, and, of several of one name, those without annotations.
+    """
+    roots = [item for item in items if item.get("supercategory") == "none" and _id(item) not in used]
+    others = [item for item in items if item not in roots]
+    if len(roots) == 1 and others and all(item.get("supercategory") == roots[0].get("name") for item in others):
+        items = others
+    if not used - {None}:
+        return list(items)
+    of_name: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         of_name.setdefault(repr(item.get("name")), []).append(item)
-    items = (
-        [item for same in of_name.values() for item in ([one for one in same if _id(one) in used] or same[-1:])]
-        if used - {None}
-        else items
-    )
+    return [item for same in of_name.values() for item in ([one for one in same if _id(one) in used] or same[-1:])]
+
+
+def _categories(items: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:
+    """Return name by id, in the order of the ids."""
     categories: dict[int, str] = {}
     for number, item in enumerate(items):
         key, name = _id(item), item.get("name")
@@ -168,4 +179,9 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
-FORMATS = {"coco": DetectionReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    return coco_mark(root, config, "instances")
+
+
+FORMATS = {"coco": DetectionReader(read, LAYOUT, mark=_mark)}

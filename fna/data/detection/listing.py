@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fna.config import DataConfig
 from fna.data.images import Pixels
+from fna.data.listing import Mark
 from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
 
@@ -104,6 +105,17 @@ class DetectionListing:
     read: Callable[[Path], Pixels] | None = None
     sources: Sources = field(default_factory=Sources)
 
+    @property
+    def image_names(self) -> Sequence[str]:
+        """Names of the images, by which a split is cut."""
+        return [record.name for record in self.records]
+
+    def only(self, names: Set[str], learned: bool) -> DetectionListing:
+        """Return the records of some images; flaws and notes of the whole go with those to learn from (`learned`)."""
+        records = tuple(record for record in self.records if record.name in names)
+        flaws, notes = (self.flaws, self.notes) if learned else ((), ())
+        return replace(self, records=records, flaws=flaws, notes=notes, sources=self.sources.of_a_cut())
+
 
 @dataclass(frozen=True)
 class DetectionReader:
@@ -112,6 +124,7 @@ class DetectionReader:
     read: Callable[[Path, str, DataConfig], DetectionListing]
     layout: str
     on_disk: bool = True
+    mark: Mark | None = None
 
 
 def choose_classes(known: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:

@@ -37,7 +37,9 @@ from fna.data.detection.listing import (
     Record,
     choose_classes,
 )
+from fna.data.detection.voc_folders import Files, find
 from fna.data.listing import VOC_CLASSES, refuse_outside, require_dir, split_lines
+from fna.data.places import WHOLE
 from fna.data.stamps import Sources
 from fna.errors import FnaError, nearest
 from fna.files import read_bytes
@@ -48,17 +50,19 @@ COLUMN = re.compile(r"\s+(1|0|-1)$")  # whether the image shows the class that t
 LAYOUT = """\
   ROOT/ImageSets/Main/train.txt   lines: NAME; 1, 0 or -1 after it, as in VOC's lists of a class, does not count
   ROOT/Annotations/NAME.xml
-  ROOT/JPEGImages/NAME.jpg        or any other image format; data.image_folder where it is another folder"""
+  ROOT/JPEGImages/NAME.jpg        or any other image format; data.image_folder where it is another folder
+  or, without ImageSets, ROOT/train/NAME.xml beside its image (Roboflow, LabelImg), ROOT/annots/train/ and
+  ROOT/images/train/; without splits, ROOT/annots/ and ROOT/images/, or all in ROOT: see data.split"""
 
 
 def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
     """List a split of Pascal VOC."""
-    stems = _stems(root, split)
-    others = [] if config.train == split else _stems(root, config.train)
-    annotations = [_annotation_file(root, stem) for stem in [*stems, *others]]
+    here = _files(root, split, config)
+    others = [] if config.train == split else _files(root, config.train, config).annotations
+    annotations = [*here.annotations, *others]
     refuse_outside(annotations, root, config, f"annotations of '{split}'")
-    parsed = [_parse(root, stem) for stem in stems]
-    learned = [_parse(root, stem) for stem in others] if others else parsed
+    parsed = [_parse(path) for path in here.annotations]
+    learned = [_parse(path) for path in others] if others else parsed
     where = f"'{config.train}' of {root}"
     known = _known(learned, where)
     notes = []
@@ -70,10 +74,8 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
             )
         known = list(CLASSES)
     classes = choose_classes(known, config.classes, where)
-    find = _finder(require_dir(root / (config.image_folder or "JPEGImages"), LAYOUT))
     records = []
-    for number, (stem, tree) in enumerate(zip(stems, parsed, strict=True), 1):
-        path = find(stem)
+    for number, (path, tree) in enumerate(zip(here.images, parsed, strict=True), 1):
         if isinstance(tree, Flaw):
             records.append(Record(path.name, path, number, flaws=(tree,)))
             continue
@@ -81,11 +83,21 @@ def read(root: Path, split: str, config: DataConfig) -> DetectionListing:
         if config.classes is not None:
             boxes = [box for box in boxes if box.flaw is None or box.flaw.kind != UNKNOWN_CLASS]
         records.append(Record(path.name, path, number, tuple(boxes), _size(tree)))
-    lists = [_list_file(root, name) for name in (split, config.train)]
-    sources = Sources([*lists, *annotations])
-    return DetectionListing(
-        tuple(records), classes, tuple(range(1, len(classes) + 1)), notes=tuple(notes), sources=sources
-    )
+    sources = Sources([*here.lists, *annotations], list(here.folders))
+    numbers = tuple(range(1, len(classes) + 1))
+    return DetectionListing(tuple(records), classes, numbers, notes=(*notes, *here.notes), sources=sources)
+
+
+def _files(root: Path, split: str, config: DataConfig) -> Files:
+    """Return the annotation files of a split with their images: by VOC's lists, or where there are none, by folders."""
+    if not (root / "ImageSets" / "Main").is_dir():
+        found = find(root, split, config.image_folder)
+        if found is not None:
+            return found
+    stems = _stems(root, split)
+    image_of = _finder(require_dir(root / (config.image_folder or "JPEGImages"), LAYOUT))
+    lists = tuple(_list_file(root, name) for name in dict.fromkeys((split, config.train)))
+    return Files([_annotation_file(root, stem) for stem in stems], [image_of(stem) for stem in stems], lists)
 
 
 def _known(learned: Sequence[ElementTree.Element | Flaw], where: str) -> list[str]:
@@ -152,9 +164,8 @@ def _plain_tag(tag: str) -> str:
     return tag.rpartition("}")[2].lower()
 
 
-def _parse(root: Path, stem: str) -> ElementTree.Element | Flaw:
+def _parse(path: Path) -> ElementTree.Element | Flaw:
     """Return the root element of an annotation file, or why it is none."""
-    path = _annotation_file(root, stem)
     try:
         if not path.exists():
             return Flaw(MISSING_FILE, path.name, f"not in {path.parent}{_neighbour(path)}")
@@ -222,4 +233,15 @@ def _neighbour(path: Path) -> str:
         return " (there is no such folder)"
 
 
-FORMATS = {"voc": DetectionReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    if (root / "ImageSets" / "Main").is_dir():
+        return "ImageSets/Main/"
+    for split in (config.train, WHOLE):
+        found = find(root, split, config.image_folder)
+        if found is not None:
+            return f"an xml for an image, e.g. {found.annotations[0].relative_to(root).as_posix()}"
+    return ""
+
+
+FORMATS = {"voc": DetectionReader(read, LAYOUT, mark=_mark)}

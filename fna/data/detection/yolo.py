@@ -23,7 +23,6 @@ from typing import Any
 
 from fna.config import DataConfig
 from fna.config.strict_yaml import parse_yaml
-from fna.data.decoding import ENDINGS
 from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_FILE,
@@ -38,6 +37,7 @@ from fna.data.detection.listing import (
     choose_classes,
 )
 from fna.data.listing import refuse_outside, split_lines
+from fna.data.places import ENDINGS, WHOLE, MissingSplitError, split_names, walk
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
 from fna.files import read_text
@@ -121,16 +121,19 @@ def _names(settings: dict[str, Any], root: Path) -> list[str] | None:
 def _images(root: Path, split: str, settings: dict[str, Any], config: DataConfig, sources: Sources) -> list[Path]:
     """Return the images of a split: those of a folder sorted, those of a list in its order; note the sources."""
     bases, folder = _bases(root, settings), config.image_folder
-    if folder is not None:
+    if split == WHOLE:
+        places = [folder or "images", "."]
+    elif folder is not None:
         places = [f"{folder}/{split}", folder]
     elif settings.get(split) is not None:
         return _said_images(root, split, settings[split], bases, sources, config)
     else:
-        usual = (f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt")
+        usual = [f"images/{split}", f"images/{split}2017", f"{split}/images", f"{split}.txt"]
+        usual += [place for other in split_names(split)[1:] for place in (f"images/{other}", f"{other}/images")]
         places = [posixpath.normpath(f"{base}/{place}") for base in bases for place in usual]
     images = _first_images(root, places, bases, sources)
     if not images:
-        raise FnaError(f"no images of '{split}' in {', '.join(places)} below {root}; expected\n{LAYOUT}")
+        raise MissingSplitError(f"no images of '{split}' in {', '.join(places)} below {root}; expected\n{LAYOUT}")
     return images
 
 
@@ -355,4 +358,12 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-FORMATS = {"yolo": DetectionReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    if (root / "data.yaml").is_file():
+        return "data.yaml"
+    labels = next(walk(root / "labels", (".txt",)), None)
+    return labels.relative_to(root).as_posix() if labels and (root / "images").is_dir() else ""
+
+
+FORMATS = {"yolo": DetectionReader(read, LAYOUT, mark=_mark)}

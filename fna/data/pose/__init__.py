@@ -13,29 +13,44 @@ scripts of MPII and COCO do. Where a person has no box, the one around the joint
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
+from fna.data.cutting import Lists, read_split
 from fna.data.listing import data_root, refuse_outside
-from fna.data.pose import coco, deeplabcut, mpii, synthetic
-from fna.data.pose.listing import PoseReader
+from fna.data.pose import coco, deeplabcut, lsp, mpii, synthetic
+from fna.data.pose.listing import PoseListing, PoseReader
 from fna.data.pose.people import PoseData
+from fna.data.recognising import AUTO, auto_layout, recognise
 from fna.errors import FnaError, pick
 
-FAMILIES = (coco, deeplabcut, mpii, synthetic)
+FAMILIES = (coco, deeplabcut, lsp, mpii, synthetic)
 FORMATS: dict[str, PoseReader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
+
+
+def _read_auto(root: Path, split: str, config: DataConfig) -> PoseListing:
+    """List a split in whatever format it is."""
+    known = recognise(config, root, FORMATS)
+    return FORMATS[known.format].read(root, split, known)
+
+
+FORMATS[AUTO] = PoseReader(_read_auto, auto_layout(FORMATS))
 COARSEST = 32  # crop pixels per pixel of the map that heads start from
 
 __all__ = ["FORMATS", "PoseData", "PoseReader", "open_data"]
 
 
-def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = None) -> PoseData:
+def open_data(
+    config: DataConfig, split: str, index: Mapping[str, Any] | None = None, lists: Lists | None = None
+) -> PoseData:
     """Read and check a split, or open it as an index has it.
 
     Args:
         config: the data set, and what to do with bad records.
         split: its name in the data set (``config.train``, ``config.val``); each format's layout says what it may be.
         index: what the split's `to_index` said when it was checked.
+        lists: the cut of a data set that ``data.split`` cuts; None: it is made anew.
 
     Raises:
         FnaError: the crop does not fit any network, the data set or the split is missing, or records are bad and
@@ -54,7 +69,9 @@ def open_data(config: DataConfig, split: str, index: Mapping[str, Any] | None = 
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return PoseData.from_index(index, root, where, config.cache_gb)
-    listing = reader.read(root, split, config)
+    config = recognise(config, root, FORMATS, aloud=split == config.train)
+    reader, where = FORMATS[config.format], f"{config.format} '{split}'"
+    listing = read_split(reader, root, split, config, lists)
     if reader.on_disk:
         refuse_outside(listing.paths, root, config, f"images of '{split}'")
     return PoseData(listing, where, config.on_error, config.cache_gb)

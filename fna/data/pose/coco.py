@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import DataConfig
-from fna.data.coco_json import annotation_file, entries, flag, ids_restart, image_folder, load_json
+from fna.data.coco_json import annotation_file, coco_mark, entries, flag, ids_restart, image_folder, load_json
 from fna.data.naming import find_all
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
 from fna.data.stamps import Sources
@@ -20,7 +20,8 @@ from fna.errors import FnaError
 LAYOUT = """\
   ROOT/annotations/person_keypoints_SPLIT.json   or ROOT/person_keypoints_SPLIT.json, or data.train: its path;
                                                  'train' also finds person_keypoints_train2017.json
-  ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder"""
+  ROOT/images/*.jpg                              or images/SPLIT/, SPLIT/, train2017/, ...; data.image_folder
+  or ROOT/train/_annotations.coco.json beside its images, valid/, test/; without splits one json: see data.split"""
 
 OBJECTS = "annotations of categories without joints"
 
@@ -54,7 +55,7 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
         records.append(_record(person, image))
     chosen = [images[position] for position in used]
     names = [image["file_name"] for image in chosen]
-    folder = image_folder(root, split, config.image_folder, names)
+    folder = image_folder(root, split, config.image_folder, names, path.parent)
     notes += [f"{reason}, left out: {number}" for reason, number in Counter(why for why, _ in left_out).items()]
     sizes = [_size(image) for image in chosen]
     paths, other_names = find_all(folder, names)
@@ -166,4 +167,9 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-FORMATS = {"coco": PoseReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    return coco_mark(root, config, "person_keypoints")
+
+
+FORMATS = {"coco": PoseReader(read, LAYOUT, mark=_mark)}

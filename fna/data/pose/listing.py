@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from fna.config import DataConfig
 from fna.data.images import Pixels, is_utf8
+from fna.data.listing import Mark
 from fna.data.stamps import Sources
 
 
@@ -87,6 +88,34 @@ class PoseListing:
     ignored: Sequence[Record] = ()
     sources: Sources = field(default_factory=Sources)
 
+    @property
+    def image_names(self) -> Sequence[str]:
+        """Names of the images, by which a split is cut."""
+        return self.names
+
+    def only(self, names: Set[str], learned: bool) -> PoseListing:
+        """Return the persons in some images; what is said of the whole goes with those to learn from (`learned`)."""
+        chosen = [position for position, name in enumerate(self.names) if name in names]
+        place = {position: number for number, position in enumerate(chosen)}
+        records, ignored = (
+            [replace(record, image=place[record.image]) for record in some if record.image in place]
+            for some in (self.records, self.ignored)
+        )
+        paths, own = [self.paths[position] for position in chosen], [self.names[position] for position in chosen]
+        sizes = [self.sizes[position] for position in chosen] if self.sizes else ()
+        problems, notes = (self.problems, self.notes) if learned else ((), ())
+        return replace(
+            self,
+            paths=paths,
+            names=own,
+            records=records,
+            sizes=sizes,
+            problems=problems,
+            notes=notes,
+            ignored=ignored,
+            sources=self.sources.of_a_cut(),
+        )
+
 
 @dataclass(frozen=True)
 class PoseReader:
@@ -95,6 +124,7 @@ class PoseReader:
     read: Callable[[Path, str, DataConfig], PoseListing]
     layout: str
     on_disk: bool = True
+    mark: Mark | None = None
 
 
 def is_name(value: Any) -> TypeGuard[str]:

@@ -22,6 +22,7 @@ from typing import Any
 from fna.config import DataConfig
 from fna.data.coco_json import image_folder
 from fna.data.naming import find_all
+from fna.data.places import MissingSplitError
 from fna.data.pose import mpii_mat
 from fna.data.pose.checks import Wrong, number, short
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record, is_name
@@ -56,7 +57,7 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
         official = mpii_mat.find(root)
         if official is None:
             there = ", ".join(sorted(file.name for folder in ("annot", ".") for file in (root / folder).glob("*.json")))
-            raise FnaError(
+            raise MissingSplitError(
                 f"there is no annot/{split}.json below {root}{f'; json files here: {there}' * bool(there)}; name a "
                 f"split or a file with data.train and data.val; expected\n{LAYOUT}"
             )
@@ -175,4 +176,17 @@ def _add_heads(people: list[dict[str, Any]], path: Path, split: str) -> list[str
     return []
 
 
-FORMATS = {"mpii": PoseReader(read, LAYOUT)}
+def _mark(root: Path, config: DataConfig) -> str:
+    """Return what makes it such a data set."""
+    found = _json_file(root, config.train) or mpii_mat.find(root)
+    if found is None or found.parent not in (root, root / "annot"):
+        return ""
+    if found.suffix == ".json":
+        try:
+            _read_json(found)
+        except FnaError:
+            return ""
+    return found.relative_to(root).as_posix()
+
+
+FORMATS = {"mpii": PoseReader(read, LAYOUT, mark=_mark)}

@@ -49,4 +49,10 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     return Listing(names, tuple(CLASSES), tuple(CLASSES.values()), labels, Pairs(images, masks), Sources([file]))
 
 
-FORMATS = {"camvid": Reader(read, LAYOUT)}
+def _mark(root: Path, config: SegmentationDataConfig) -> str:
+    """Return what makes it such a data set; with classes of one's own it is another one in the same folders."""
+    parts = (f"{config.train}.txt", "trainannot")
+    return f"{parts[0]} and {parts[1]}/" if not config.classes and all((root / part).exists() for part in parts) else ""
+
+
+FORMATS = {"camvid": Reader(read, LAYOUT, mark=_mark)}

@@ -64,4 +64,9 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     return Listing(names, tuple(CLASSES), colors, labels, Pairs(images, masks), sources)
 
 
-FORMATS = {"cityscapes": Reader(read, LAYOUT)}
+def _mark(root: Path, config: SegmentationDataConfig) -> str:
+    """Return what makes it such a data set."""
+    return "leftImg8bit/ and gtFine/" if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir() else ""
+
+
+FORMATS = {"cityscapes": Reader(read, LAYOUT, mark=_mark)}

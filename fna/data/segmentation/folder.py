@@ -21,6 +21,27 @@ LAYOUT = """\
 
 def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List a split of an images/ masks/ folder pair; the classes come from the configuration."""
+    labels = label_table(config)
+    classes = config.classes or ()
+    file = root / f"{split}.txt"
+    lines = split_lines(file, LAYOUT)
+    image_files = _index(require_dir(root / "images", LAYOUT))
+    mask_files = _index(require_dir(root / "masks", LAYOUT))
+    names = [_find(line, image_files) or line for _, line in lines]
+    stems = [os.path.splitext(name)[0] for name in names]
+    images = [Path(f"{root}/images/{name}") for name in names]
+    masks = [Path(f"{root}/masks/{_find(stem, mask_files) or stem + '.png'}") for stem in stems]
+    colors, pairs = palette(len(classes)), Pairs(images, masks)
+    learned = split == config.train  # in others a rare class may be missing
+    return Listing(tuple(names), classes, colors, labels, pairs, Sources([file]), complete=learned)
+
+
+def label_table(config: SegmentationDataConfig) -> dict[int, int]:
+    """Return label value -> class id or `IGNORE`, as ``data.classes``, ``labels`` and ``ignore_label`` say.
+
+    Raises:
+        FnaError: there are no classes, too many, or two alike; or a label is of two.
+    """
     if config.classes is None or not 2 <= len(config.classes) <= IGNORE - 2:
         given = "none" if config.classes is None else len(config.classes)
         raise FnaError(
@@ -35,18 +56,7 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
                 f"data.classes has '{other}' and '{name}'; expected a different name for each class, in more than case "
                 "and blanks"
             )
-    labels = _labels(config.classes, config)
-    file = root / f"{split}.txt"
-    lines = split_lines(file, LAYOUT)
-    image_files = _index(require_dir(root / "images", LAYOUT))
-    mask_files = _index(require_dir(root / "masks", LAYOUT))
-    names = [_find(line, image_files) or line for _, line in lines]
-    stems = [os.path.splitext(name)[0] for name in names]
-    images = [Path(f"{root}/images/{name}") for name in names]
-    masks = [Path(f"{root}/masks/{_find(stem, mask_files) or stem + '.png'}") for stem in stems]
-    colors, pairs = palette(len(config.classes)), Pairs(images, masks)
-    learned = split == config.train  # in others a rare class may be missing
-    return Listing(tuple(names), config.classes, colors, labels, pairs, Sources([file]), complete=learned)
+    return _labels(config.classes, config)
 
 
 def _labels(classes: Sequence[str], config: SegmentationDataConfig) -> dict[int, int]:
@@ -88,4 +98,10 @@ def _find(name: str, files: dict[str, list[str]]) -> str | None:
     return found[0] if found else None
 
 
-FORMATS = {"folder": Reader(read, LAYOUT)}
+def _mark(root: Path, config: SegmentationDataConfig) -> str:
+    """Return what makes it such a data set."""
+    parts = (f"{config.train}.txt", "images", "masks")
+    return f"{parts[0]}, images/ and masks/" if all((root / part).exists() for part in parts) else ""
+
+
+FORMATS = {"folder": Reader(read, LAYOUT, mark=_mark)}
