@@ -201,7 +201,7 @@ WRONG = {
     "control character": ("seed: \x00", "not valid YAML"),
     "deep list": ("[" * 1000, "nested too deeply"),
     "deep mapping": ("{a: " * 1000, "nested too deeply"),
-    "itself": ("&a {seed: *a}", "an alias refers to what it is in"),
+    "itself": ("&a {seed: *a}", "recursive"),
 }
 
 

@@ -240,7 +240,7 @@ COCO_DEFECTS = {  # what is wrong -> document, kind, records left by fix, boxes 
     "area": (spoilt("annotations", 0, area=math.nan), rules.BAD_AREA, 4, 6),
     "vast": (spoilt("annotations", 0, area=1e300), rules.BAD_AREA, 4, 6),  # infinite in float32
     "tiny": (spoilt("annotations", 0, area=1e-60), rules.BAD_AREA, 4, 6),  # 0 in float32
-    "same id": (spoilt("annotations", 2, id=200), kinds.SAME_ID, 4, 6),
+    "same id": (spoilt("annotations", 1, id=100), kinds.SAME_ID, 4, 6),
     "image id": (spoilt("images", 3, id="x"), kinds.BAD_IMAGE, 3, 3),
     "same image id": (spoilt("images", 2, id=31), kinds.BAD_IMAGE, 2, 1),
     "same image": (spoilt("images", 2, file_name="1.jpg"), kinds.SAME_IMAGE, 3, 4),
@@ -468,10 +468,10 @@ def yolo_split(root: Path, place: str, *numbers: int) -> None:
         write(Path(str(image).replace("images", "labels")).with_suffix(".txt"), "0 0.5 0.5 0.5 0.5")
 
 
-def yolo_images(root: Path, settings: str, split: str = "train") -> list[str]:
+def yolo_images(root: Path, settings: str, split: str = "train", **more: Any) -> list[str]:
     """Return the images of a split, seen from the parent of the data set's folder."""
     write(root / "data.yaml", f"names: [cat, dog]\n{settings}")
-    listing = FORMATS["yolo"].read(root, split, DataConfig(format="yolo", root=str(root), allow_outside=True))
+    listing = FORMATS["yolo"].read(root, split, DataConfig(format="yolo", root=str(root), **more))
     assert all(record.boxes for record in listing.records)
     return [record.path.resolve().relative_to(root.parent.resolve()).as_posix() for record in listing.records]
 
@@ -529,7 +529,9 @@ def test_yolo_looks_in_root_before_it_looks_outside(tmp_path: Path, monkeypatch:
     yolo_split(tmp_path, "train/images", 1)
     (root / "images").mkdir(parents=True)
     for said in ("../train/images", f"{tmp_path}/train/images"):
-        assert yolo_images(root, f"train: {said}") == ["train/images/1.png"]
+        with pytest.raises(FnaError, match="outside the data's folder"):
+            yolo_images(root, f"train: {said}")
+        assert yolo_images(root, f"train: {said}", allow_outside=True) == ["train/images/1.png"]
     yolo_split(root, "train/images", 2)
     for said in ("../train/images", "../../train/images", f"{tmp_path}/train/images", f"{root}/train/images"):
         assert yolo_images(root, f"train: {said}") == ["set/train/images/2.png"]

@@ -64,7 +64,7 @@ def _refuse_bomb(node: yaml.Node | None) -> None:
 
     def size(inner: yaml.Node) -> int:
         if id(inner) in open_nodes:
-            raise FnaError(f"line {inner.start_mark.line + 1}: an alias refers to what it is in")
+            raise FnaError(f"line {inner.start_mark.line + 1}: a recursive alias, of what it is in")
         if id(inner) not in sizes:
             open_nodes.add(id(inner))
             parts = inner.value if isinstance(inner, yaml.CollectionNode) else ()

@@ -87,9 +87,15 @@ def flag(value: Any) -> Any:
 
 
 def ids_restart(annotations: Sequence[dict[str, Any]]) -> bool:
-    """Tell whether ids of annotations begin anew in every image: no image has one twice, but several have the same."""
-    pairs = [(repr(item.get("image_id")), repr(item.get("id"))) for item in annotations if item.get("id") is not None]
-    return len(set(pairs)) == len(pairs) > len({own for _, own in pairs})
+    """Tell whether ids of annotations begin anew in every image: in all with the same one, in none with one twice."""
+    of_image: dict[str, list[int]] = {}
+    for item in annotations:
+        own = whole(item.get("id"))
+        if own is None:
+            return False
+        of_image.setdefault(repr(item.get("image_id")), []).append(own)
+    ids = list(of_image.values())
+    return len(ids) > 1 and len(set(map(min, ids))) == 1 and all(len(set(own)) == len(own) for own in ids)
 
 
 def annotation_file(root: Path, split: str, kind: str, layout: str) -> Path:
