@@ -83,7 +83,8 @@ def test_silent_workers_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPa
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background ignore it
 sys.path.insert(0, sys.argv[1])
 from test_hangs import Loader, StepSampler, View
 from fna import cli
