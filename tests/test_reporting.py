@@ -219,7 +219,7 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
     assert page.count("<figcaption>") == 5 + page.count("<table>")
     assert page.count("<img") == 6 * 4
     for words in (
-        "mobilenet_v2 → deeplabv3 on camvid", "layer 2.1 collapsed", "multiply-accumulates", f"1024 {TIMES} 2048",
+        "mobilenet_v2 → deeplabv3 on a & b", "layer 2.1 collapsed", "multiply-accumulates", f"1024 {TIMES} 2048",
         "torch 2.14", "machine 2 cores", "this page 2025-01-02 00:00 UTC", "81.0 % are copies", "batch_size: 8",
     ):  # fmt: skip
         assert words in text
