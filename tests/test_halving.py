@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import Job, opened, search_tiny, tiny_config, write_images
 
+from fna.errors import FnaError
 from fna.searching.found import Found, Pool
 from fna.searching.halving import _Race
 from fna.searching.scoring import Scorer
@@ -68,3 +69,16 @@ def test_an_interrupted_halving_goes_on_and_finds_the_same(
     again = search_tiny(job, tmp_path)
     assert again.evidence == found.evidence
     assert not list((tmp_path / "search").glob("candidate_*/step-*")), "what lay between rounds is removed"
+
+
+def test_settings_that_halving_cannot_follow_are_refused(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    for settings, said in (
+        (["search.smaller_budgets=[0.9x]"], "the chooser measured"),
+        (
+            ["space.input_scales=[1]", "space.head_channels=[1]", "space.expansions=[3]", "space.kernels=[3]"],
+            "but the seed",
+        ),
+    ):
+        with opened(tiny_config(images, *SETTINGS, *settings)) as job, pytest.raises(FnaError, match=said):
+            search_tiny(job, tmp_path / "run")

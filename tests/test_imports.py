@@ -39,7 +39,7 @@ ORDER = (
     "tasks.problem",
     "training",
     "stages.evaluate",
-    "searching.sampling searching.knapsack searching.found searching.estimators searching.forms",
+    "searching.sampling searching.knapsack searching.found searching.estimators searching.forms searching.kept",
     "searching.choosing",
     "searching",
     "stages.expand stages.predict",

@@ -27,7 +27,7 @@ from fna.rng import generator
 from fna.searching.choosing import CHOOSERS
 from fna.searching.estimators import ESTIMATORS, Vectors
 from fna.searching.forms import SEEDS, Forms, slim_heads
-from fna.searching.found import Alphas, Found
+from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
 from fna.searching.sampling import SAMPLERS, Step
@@ -301,29 +301,25 @@ def search(
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     held = None if limit is None else {"text": str(budget), "cost": limit}
-    if config.chooser == "halving":
-        return _halved(loop, checkpoints, held)
-    minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=not loop.learns_alphas)
-    if not loop.learns_alphas:
-        pool, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
-        trained = Network(network.arch, cpu_state(loop.model))
-        return Found(trained, pool, costs.unit, held, minutes + scoring, config.sampler, config.chooser, warnings)
-    warnings = tuple(collapse(network.arch, loop.alphas, loop.table, loop.holder.target if loop.holder else None))
-    if warnings and problem.config.engine.strict:
-        raise FnaError(" ".join(warnings))
+    evidence: Evidence
+    if config.chooser == "halving":  # the super network stays as the seed left it
+        evidence, warnings, minutes = halve(loop, checkpoints)
+    else:
+        measured = not loop.learns_alphas
+        minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=measured)
+        if measured:
+            evidence, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
+            minutes += scoring
+        else:
+            evidence = Alphas([a.detach().tolist() for a in loop.alphas])
+            held_at = loop.holder.target if loop.holder else None
+            warnings = tuple(collapse(network.arch, loop.alphas, loop.table, held_at))
+            if warnings and problem.config.engine.strict:
+                raise FnaError(" ".join(warnings))
     for warning in warnings:
         say(f"search: {warning}")
-    evidence = Alphas([a.detach().tolist() for a in loop.alphas])
     trained = Network(network.arch, cpu_state(loop.model))
     return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
-
-
-def _halved(loop: SearchLoop, checkpoints: Checkpoints | None, held: Mapping[str, Any] | None) -> Found:
-    """Return what real trainings found, and the super network as the seed left it."""
-    config = loop.config
-    pool, warnings, minutes = halve(loop, checkpoints)
-    untrained = Network(loop.arch, cpu_state(loop.model))
-    return Found(untrained, pool, loop.costs.unit, held, minutes, config.sampler, config.chooser, warnings)
 
 
 def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:
@@ -335,10 +331,9 @@ def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[in
     limits = []
     for given in problem.config.search.smaller_budgets:
         budget = parse_budget(given)
-        cost = COSTS[COST_OF[costs.unit]]
-        if limit is None or problem.config.search.chooser not in MEASURED:
+        if limit is None or problem.config.search.chooser != "measured":
             raise FnaError("search.smaller_budgets need a search.budget and the chooser measured")
-        if find_measure(budget.cost).unit != cost.unit:
+        if find_measure(budget.cost).unit != costs.unit:
             raise FnaError(f"search.smaller_budgets: {budget} counts another thing than search.budget ({costs.unit})")
         limits.append(costs.limit(budget, "search.smaller_budgets"))
         if limits[-1] >= limit:

@@ -76,13 +76,14 @@ def choose(candidates: Sequence[Candidate], limit: int | None) -> Candidate | No
     within = [c for c in candidates if limit is None or c.cost <= limit]
     if not within:
         return None
-    least = min(within, key=_by_loss)
+    least = min(within, key=by_loss)
     if least.score is None:
         return least
-    return min((c for c in within if c.score is not None), key=lambda c: (-(c.score or 0.0), *_by_loss(c)))
+    return min((c for c in within if c.score is not None), key=lambda c: (-(c.score or 0.0), *by_loss(c)))
 
 
-def _by_loss(candidate: Candidate) -> tuple[Any, ...]:
+def by_loss(candidate: Candidate) -> tuple[Any, ...]:
+    """Return what candidates are ordered by, the best first: the loss, then the cost."""
     return candidate.loss, candidate.cost, candidate.path, candidate.scale, candidate.head_width
 
 

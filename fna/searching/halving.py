@@ -10,23 +10,23 @@ Source: successive halving (arXiv:1502.07943).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fna.arch import LayerPath
+from fna.arch.cutting import SPENT
 from fna.arch.target import Form
-from fna.files import read_json, write_json
+from fna.errors import FnaError
 from fna.nets.supernet import path_network
 from fna.nets.weights import load_weights, put, take
 from fna.progress import bar
 from fna.rng import generator
 from fna.searching.found import Candidate, Pool, choose
+from fna.searching.kept import Kept
 from fna.searching.measured import hand_cuts
 from fna.searching.sampling import Step, sample_anchored
 from fna.searching.scoring import Candidacy, Scorer, seed_of
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 STARTERS = 16  # candidates at most
 LEAST = 10  # iterations at least that each is trained for at first
-SPENT = 0.9  # a candidate spends at least this share of the budget
 TRIES = 500  # networks drawn until one is new and within the budget
 
 
@@ -54,21 +53,31 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     Returns:
         The pool, the seed in it; a warning where nothing was better than the seed; and the minutes, those before
         an interruption included. Only the last two have a score, the task's metric on held-out images: it decides.
+
+    Raises:
+        FnaError: there is nothing but the seed to train within the budget.
     """
     starters = list(islice(_starters(loop), _number(loop)))
+    if len(starters) < 2:
+        raise FnaError("search.chooser halving found no network but the seed that spends 90 to 100 % of search.budget")
+    starters = starters[: 1 << (len(starters).bit_length() - 1)]
     rounds = len(starters).bit_length() - 1
     lengths = [max(1, loop.total_steps // rounds // (len(starters) >> r)) for r in range(rounds)]
     races = [_Race(loop, *one, i, sum(lengths), checkpoints) for i, one in enumerate(starters)]
-    results = _Results(checkpoints.path / SCORES if checkpoints else None, loop.compute.world.writes)
+    kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute.world.writes, "results")
+    results: dict[str, tuple[float, float | None]] = kept.tables["results"]  # loss and score after a round
     scorer, left, last = Scorer(loop), races, dict[int, Candidate]()
     with bar(sum(n * (len(starters) >> r) for r, n in enumerate(lengths)), "halving") as progress:
         for r, steps in enumerate(lengths):
             first = sum(lengths[:r])
             for race in left:
-                found = results.get(r, race.number) or race.run(scorer, first, first + steps, r == rounds - 1)
-                results.keep(r, race.number, *found)
-                last[race.number] = race.candidate(*found)
-                progress.advance(steps, loss=found[0])
+                key = f"{r} {race.number}"
+                if key not in results:
+                    results[key] = race.run(scorer, first, first + steps, r == rounds - 1)
+                    kept.save()
+                loss, score = results[key]
+                last[race.number] = race.candidate(loss, score)
+                progress.advance(steps, loss=loss)
             left = sorted(left, key=lambda race: (last[race.number].loss, race.number))[: len(left) // 2]
     if loop.compute.world.writes:
         for race in races:
@@ -77,40 +86,7 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     best = choose(pool.candidates, None)
     nothing = best is not None and (best.path, best.form) == seed_of(loop)
     warning = "nothing that was trained within the budget beats the seed on held-out training images"
-    return pool, (warning,) * nothing, results.minutes
-
-
-class _Results:
-    """Loss and score of every candidate after every round, kept in a file.
-
-    Args:
-        file: where; None: nowhere.
-        writes: whether this process writes it.
-    """
-
-    def __init__(self, file: Path | None, writes: bool) -> None:
-        self.file, self.writes, self.began = file, writes, time.monotonic()
-        self.all: dict[str, list[float | None]] = {}
-        if file is not None and distributed.first(file.exists()):
-            record = read_json(file)
-            self.all = record["results"]
-            self.began -= 60 * record["minutes"]
-
-    @property
-    def minutes(self) -> float:
-        """Minutes so far."""
-        return (time.monotonic() - self.began) / 60
-
-    def get(self, round_: int, number: int) -> tuple[float, float | None] | None:
-        """Return loss and score of a candidate after a round, None if it is to do."""
-        loss, score = self.all.get(f"{round_} {number}", (None, None))
-        return None if loss is None else (loss, score)
-
-    def keep(self, round_: int, number: int, loss: float, score: float | None) -> None:
-        """Keep them."""
-        self.all[f"{round_} {number}"] = [loss, score]
-        if self.file is not None and self.writes:
-            write_json(self.file, {"minutes": self.minutes, "results": self.all})
+    return pool, (warning,) * nothing, kept.minutes
 
 
 def _number(loop: SearchLoop) -> int:

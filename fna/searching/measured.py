@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from fna.arch import Arch, LayerPath, SuperArch
-from fna.arch.cutting import cut_by_hand
+from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Form
 from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.progress import bar
 from fna.rng import generator
 from fna.searching.forms import SEEDS
-from fna.searching.found import Candidate, Pool, choose
+from fna.searching.found import Candidate, Pool, by_loss, choose
 from fna.searching.knapsack import best_path
 from fna.searching.scoring import Candidacy, Scorer, seed_of
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 ROUND = 10  # candidates that are proposed at once, from the same scores
 PARENTS = 12  # of the best that have children
-SPENT = 0.9  # a child spends at least this share of the budget
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
 LOCAL = 0.2  # of the candidates are neighbours of the best
@@ -167,7 +166,7 @@ class _Pool:
         chosen = dict.fromkeys([seed, *((c.path, c.form) for c in [*ranked[: 2 * FINALISTS], *finalists])])
         self.scorer.measure(list(chosen))
         for one in chosen:
-            self.members[one] = replace(self.members[one], score=self.scorer.metrics[one])
+            self.members[one] = replace(self.members[one], score=self.scorer.metric(*one))
 
     def propose(self) -> list[Candidacy]:
         """Return the next networks to score, none where nothing new is found."""
@@ -197,7 +196,7 @@ class _Pool:
     def best(self, number: int) -> list[Candidate]:
         """Return the best within the budget, of equal ones the cheaper."""
         within = [c for c in self.members.values() if c.cost <= self.limit]
-        return sorted(within, key=lambda c: (c.loss, c.cost, c.path, c.scale, c.head_width))[:number]
+        return sorted(within, key=by_loss)[:number]
 
     def _children(self) -> Iterator[Candidacy]:
         """Yield networks near the best ones that spend the budget."""
@@ -240,8 +239,8 @@ def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     best = choose(list(pool.members.values()), pool.limit)
     if best is None or (best.path, best.form) == seed:
         return ("nothing that was scored within the budget beats the seed on held-out training images",)
-    gained = (best.score or 0.0) - scorer.metrics[seed]
-    pairs = zip(scorer.losses[seed], scorer.losses[best.path, best.form], strict=True)
+    gained = (best.score or 0.0) - scorer.metric(*seed)
+    pairs = zip(scorer.losses(*seed), scorer.losses(best.path, best.form), strict=True)
     gains = torch.tensor([a - b for a, b in pairs], dtype=torch.float64)
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
     if float(gains.mean()) < DOUBT * error and gained < CLEAR:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from fna.arch import LayerPath
 from fna.arch.target import Form
-from fna.files import read_json, write_json
 from fna.nets.network import Model
 from fna.nets.slim import slices
 from fna.nets.supernet import path_network
 from fna.searching.forms import SEEDS
+from fna.searching.kept import Kept
 from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.training import distributed
@@ -46,58 +46,61 @@ class Scorer:
     loop: SearchLoop
     file: Path | None = None
     told: Callable[..., None] = lambda **number: None
-    losses: dict[Candidacy, list[float]] = field(default_factory=dict)  # a network's, by batch
-    metrics: dict[Candidacy, float] = field(default_factory=dict)
     batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
     heads: dict[float, nn.Module] = field(default_factory=dict)
     saved: float = 0.0
 
     def __post_init__(self) -> None:
-        self.kept: dict[str, list[float]] = {}
-        self.kept_metrics: dict[str, float] = {}
-        self.began = time.monotonic()
-        if self.file is not None and self.file.exists():
-            record = read_json(self.file)
-            self.kept, self.kept_metrics = record["losses"], record["metrics"]
-            self.began -= 60 * record["minutes"]
+        self.kept = Kept(self.file, self.loop.compute.world.writes, "losses", "metrics")
+        self._by_batch: dict[str, list[float]] = self.kept.tables["losses"]
+        self._metrics: dict[str, float] = self.kept.tables["metrics"]
 
     @property
     def minutes(self) -> float:
         """Minutes so far, those before an interruption included."""
-        return (time.monotonic() - self.began) / 60
+        return self.kept.minutes
+
+    def losses(self, path: LayerPath, form: Form) -> list[float]:
+        """Return the loss of a network that has been scored on each of the held-out batches."""
+        return self._by_batch[_key(path, form)]
+
+    def metric(self, path: LayerPath, form: Form) -> float:
+        """Return the metric of a network that has been measured."""
+        return self._metrics[_key(path, form)]
 
     def loss(self, path: LayerPath, form: Form) -> float:
         """Return the mean loss of a network that has been scored."""
-        values = self.losses[path, form]
+        values = self.losses(path, form)
         return math.fsum(values) / len(values)
 
     def score(self, wanted: Sequence[Candidacy]) -> None:
         """Score networks; those that have been are not scored again. The processes share the work."""
-        new = [one for one in dict.fromkeys(wanted) if one not in self.losses]
-        world = self.loop.compute.world
+        world, new = self.loop.compute.world, []
+        for one in dict.fromkeys(wanted):
+            if _key(*one) in self._by_batch:
+                self.told(loss=self.loss(*one))
+            else:
+                new.append(one)
         with distributed.apart(self.loop.model):
             for start in range(0, len(new), world.size):
                 turn = new[start : start + world.size]
                 own = [self._losses(*turn[world.rank])] if world.rank < len(turn) else []
                 for one, values in zip(turn, distributed.gather(own), strict=True):
-                    self.losses[one] = values
+                    self._by_batch[_key(*one)] = values
                     self.told(loss=self.loss(*one))
                 self._save()
         self._save(now=True)
 
     def measure(self, wanted: Sequence[Candidacy]) -> None:
         """Score networks by the task's metric on whole images, as `evaluate` does; all processes together."""
-        loop = self.loop
-        name = loop.problem.task.metric
-        for path, form in wanted:
-            if _key(path, form) in self.kept_metrics:
-                self.metrics[path, form] = self.kept_metrics[_key(path, form)]
-            elif (path, form) not in self.metrics:
-                with distributed.apart(loop.model):
-                    network, problem = self._network(path, form)
-                self.metrics[path, form] = self.held_metric(network, problem)
+        name = self.loop.problem.task.metric
+        for one in wanted:
+            if _key(*one) not in self._metrics:
+                with distributed.apart(self.loop.model):
+                    network, problem = self._network(*one)
+                self._metrics[_key(*one)] = self.held_metric(network, problem)
                 self._save()
-            self.told(**{name: self.metrics[path, form]})
+            self.told(**{name: self.metric(*one)})
         self._save(now=True)
 
     def held_metric(self, network: nn.Module, problem: Problem) -> float:
@@ -107,18 +110,12 @@ class Scorer:
         return float(scores[problem.task.metric])
 
     def _save(self, now: bool = False) -> None:
-        if self.file is None or not self.loop.compute.world.writes:
-            return
         if now or time.monotonic() - self.saved > SAVE_SECONDS:
-            losses = {**self.kept, **{_key(*one): values for one, values in self.losses.items()}}
-            metrics = {**self.kept_metrics, **{_key(*one): value for one, value in self.metrics.items()}}
-            write_json(self.file, {"minutes": self.minutes, "losses": losses, "metrics": metrics})
+            self.kept.save()
             self.saved = time.monotonic()
 
     def _losses(self, path: LayerPath, form: Form) -> list[float]:
         """Return the loss of a network on each of the held-out batches."""
-        if _key(path, form) in self.kept:
-            return self.kept[_key(path, form)]
         network, problem = self._network(path, form)
         return self.held_losses(network, problem, form.scale)
 
