@@ -154,7 +154,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         _same_settings(info["adapt"], wanted, run.path)
         say(f"{name}: finished already")
         return info
-    if (run.path / record).exists():
+    if (run.path / record).exists() and run.checkpoints(name).steps():  # as long as nothing is learned, they may change
         _same_settings(decode_json(run.path / record, run.folder.read(record)), wanted, run.path)
     elif run.compute.world.writes:
         run.folder.keep(record, wanted)

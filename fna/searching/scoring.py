@@ -24,7 +24,7 @@ from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import train_batches
 from fna.training.clock import Spent
-from fna.training.engine import recalibrate
+from fna.training.norms import recalibrate
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop

@@ -21,7 +21,9 @@ from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
-from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, recalibrate
+from fna.training.engine import WeightStep, fit, make_optimizer
+from fna.training.memory import in_memory
+from fna.training.norms import freeze_norms, recalibrate
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class AdaptLoop:
             compute,
             self.total_steps,
             self.steps_per_epoch,
+            config.accumulate,
         )
 
     def start(self, step: int) -> None:
@@ -170,7 +173,8 @@ def adapt(
     """
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
-    spent = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
+    with in_memory("adapt", config, problem.at(network), network.arch, compute):
+        spent = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
     state, scores, epoch = loop.kept()
     if config.keep == "best":
         say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
