@@ -18,6 +18,13 @@ class FnaError(Exception):
     reported_here: bool | None = None  # among several processes, one reports it; None: they have not settled which
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is one of memory: Python's, CUDA's, or the RuntimeError of torch's CPU allocator."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string.
 

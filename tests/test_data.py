@@ -583,6 +583,7 @@ def test_an_epoch_shows_every_record_at_most_once(size: tuple[int, int, int], rn
     for rank in range(world):
         sampler = StepSampler(n, batch_size, rng_seed, "weights", 0, 3 * steps, rank, world)
         assert sampler.steps_per_epoch == steps
+        assert sampler.left_out == n - steps * batch_size * world
         assert len(sampler) == 3 * steps
         seen += [key for batch in sampler for key in batch]
     assert len(seen) == len(set(seen)) == 3 * steps * batch_size * world
