@@ -21,7 +21,7 @@ from PIL import Image
 from fna.config import SegmentationDataConfig as DataConfig
 from fna.data.augmenting import FILL_RGB
 from fna.data.decoding import read_image, read_mask
-from fna.data.listing import IGNORE, Listing, overlap
+from fna.data.listing import IGNORE, Legend, Listing, overlap
 from fna.data.sampling import Loader, StepSampler, split_indices
 from fna.data.segmentation import FORMATS, cityscapes, open_data
 from fna.data.segmentation.pixels import SegmentationData
@@ -129,7 +129,7 @@ def memory(n: int, size_hw: tuple[int, int] = (H, W), values: Sequence[int] = (0
 
     names = tuple(f"{i}.png" for i in range(n))
     table = {0: 0, 1: 1, 2: 2, 9: IGNORE}
-    return SegmentationData(Listing(names, ("a", "b", "c"), ((0, 0, 0),) * 3, table, read), "a test")
+    return SegmentationData(Listing(names, Legend(("a", "b", "c"), ((0, 0, 0),) * 3, table), read), "a test")
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_image_and_mask_stay_aligned(scale: tuple[float, float]) -> None:
     """The image shows the class of the mask as dark or bright, never nearer to the other."""
     mask = np.kron(np.indices((4, 5)).sum(0) % 2, np.ones((16, 16))).astype(np.uint8)
     image = np.stack([mask * 200] * 3, 2)
-    listing = Listing(("x",), ("a", "b"), ((0, 0, 0),) * 2, {0: 0, 1: 1}, lambda _: (image, mask))
+    listing = Listing(("x",), Legend(("a", "b"), ((0, 0, 0),) * 2, {0: 0, 1: 1}), lambda _: (image, mask))
     crops = view(SegmentationData(listing, "a test"), scale=scale, color_jitter=0.0)
     for epoch in range(40):
         crop = crops[epoch, 0]
@@ -557,7 +557,8 @@ def test_crops_without_labels_are_redrawn_then_accepted() -> None:
     assert (view(memory(1, values=(9,)))[0, 0]["mask"] == IGNORE).all()
     mask = np.full((200, 200), 9, np.uint8)
     mask[:100, :100] = 1
-    listing = Listing(("x",), ("a", "b"), ((0, 0, 0),) * 2, {1: 1, 9: IGNORE}, lambda _: (picture(0, (200, 200)), mask))
+    legend = Legend(("a", "b"), ((0, 0, 0),) * 2, {1: 1, 9: IGNORE})
+    listing = Listing(("x",), legend, lambda _: (picture(0, (200, 200)), mask))
     crops = view(SegmentationData(listing, "a test"), scale=(1.0, 1.0))
     empty = sum(bool((crops[e, 0]["mask"] == IGNORE).all()) for e in range(100))
     assert empty < 20  # one crop in two, were they drawn once
@@ -667,7 +668,7 @@ def die(position: int) -> Any:
 @pytest.mark.slow  # the loader looks every 5 s whether its workers live
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_killed_worker_is_our_error() -> None:
-    listing = Listing(("x",), ("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}, die)
+    listing = Listing(("x",), Legend(("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}), die)
     data = SegmentationData(listing, "a test", cache_gb=0)
     with pytest.raises(FnaError, match=r"worker process died .*--engine\.workers 0"):
         list(Loader(view(data), 1, StepSampler(1, 1, 0, "weights", 0, 4), collate))

@@ -29,7 +29,7 @@ from fna.progress import say
 
 FORMAT = 1
 DECISIVE = (  # what an index depends on
-    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "on_error"),
+    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "reduce_zero_label", "on_error"),
 )
 ANEW = "put the intact file back, or delete it, and the data are checked anew"
 LISTS = "cut.lists.json"  # the names by split where ``data.split`` cut them; no split has such a file
@@ -167,9 +167,12 @@ def _lists(package: ModuleType, config: DataConfig, root: Path, folder: Path, wr
 
 def _settings(config: DataConfig, split: str) -> dict[str, Any]:
     """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
-    chosen = {key: getattr(config, key, None) for key in DECISIVE}
-    if chosen["labels"] is None:  # indices that were made before there was such a setting stay valid
-        del chosen["labels"]
+    chosen: dict[str, Any] = {key: getattr(config, key, None) for key in DECISIVE}
+    for key in ("labels", "reduce_zero_label"):  # indices that were made before there were such settings stay valid
+        if not chosen[key]:
+            del chosen[key]
+    if "labels" in chosen:
+        chosen["labels"] = list(chosen["labels"].items())  # their order is that of the classes
     cut_by = {"cut": config.split.model_dump()} if shares(config) else {}
     settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen, **cut_by}))
     return settings

@@ -205,7 +205,7 @@ def humans(root: Path) -> dict[str, Any]:
     for i in range(11):
         picture(root / "images" / f"{i}.jpg", i)
         mask(root / "masks" / f"{i}.png", i, (0, 255))
-    return {**CUT, "classes": ["background", "human"], "labels": [0, 255]}
+    return {**CUT, "labels": {0: "background", 255: "human"}}
 
 
 class Layout(NamedTuple):

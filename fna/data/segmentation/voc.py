@@ -1,6 +1,6 @@
 """Pascal VOC segmentation: 21 classes as palette indices, 255 is void. Source: Everingham et al., IJCV 2015.
 
-Other data in VOC's folders have the classes of ``data.classes``, read as format ``folder`` reads them.
+Other data in VOC's folders have the classes of ``data.classes`` and ``data.labels``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from fna.config import SegmentationDataConfig
 from fna.data.listing import (
     IGNORE,
     VOC_CLASSES,
+    Legend,
     Listing,
     Pairs,
     Reader,
@@ -18,9 +19,10 @@ from fna.data.listing import (
     palette,
     split_lines,
 )
-from fna.data.segmentation.folder import label_table
+from fna.data.segmentation.legend import read_legend
 from fna.data.stamps import Sources
 
+LEGEND = Legend(VOC_CLASSES, palette(len(VOC_CLASSES)), class_labels(len(VOC_CLASSES), IGNORE))
 LAYOUT = """\
   ROOT/ImageSets/Segmentation/train.txt   lines: NAME
   ROOT/JPEGImages/NAME.jpg
@@ -33,14 +35,8 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     stems = [line for _, line in split_lines(file, LAYOUT)]
     images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
     masks = [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
-    names = tuple(path.name for path in images)
-    pairs = Pairs(images, masks)
-    own = config.classes
-    if own and not set(own) <= set(VOC_CLASSES):  # somebody's own data in VOC's folders
-        table, learned = label_table(config), split == config.train
-        return Listing(names, own, palette(len(own)), table, pairs, Sources([file]), complete=learned)
-    labels = class_labels(len(VOC_CLASSES), IGNORE, config.ignore_label)
-    return Listing(names, VOC_CLASSES, palette(len(VOC_CLASSES)), labels, pairs, Sources([file]))
+    names, legend = tuple(path.name for path in images), read_legend(config, masks, LEGEND)
+    return Listing(names, legend, Pairs(images, masks, legend.colored), Sources([file]), learned=split == config.train)
 
 
 def _mark(root: Path, config: SegmentationDataConfig) -> str:
