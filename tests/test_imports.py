@@ -24,7 +24,7 @@ ORDER = (
     "config arch.cutting",
     "cost",
     "data.stamps data.naming data.places",
-    "data.decoding data.cache",
+    "data.decoding data.cache data.hashes",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.cutting data.recognising",
     "data.synthetic",

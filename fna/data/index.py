@@ -20,6 +20,7 @@ from typing import Any
 
 from fna.config import TASKS, DataConfig
 from fna.data.cutting import Cut, Lists, cut, is_cut, read_pool, shares
+from fna.data.hashes import near_copies
 from fna.data.listing import data_root, overlap
 from fna.data.recognising import recognise
 from fna.data.stamps import compare, describe
@@ -258,6 +259,13 @@ def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], 
             say(
                 f"data: {len(both)} images of '{split}' are in '{config.train}', too ({', '.join(both[:3])}): the "
                 "score will flatter every network"
+            )
+        copies = near_copies(opened[split], train) if split != config.train else []
+        if copies:
+            say(
+                f"data: {len({own for own, _ in copies})} images of '{split}' are nearly the same as one of "
+                f"'{config.train}' ({', '.join(f'{own} as {other}' for own, other in copies[:3])}): the score will "
+                "flatter every network"
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fna.data.detection.checks import Found, Truth, check_record, place, printable, summarise
 from fna.data.detection.listing import DetectionListing, Record, mark_repeated
+from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
 from fna.data.listing import Color, palette
 from fna.data.stamps import Sources, below
@@ -99,6 +100,10 @@ class DetectionData:
         """Return the number that COCO's results know the image by."""
         return self._records[self._positions[index]].image_id
 
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._images.hashes.get(self._positions[index])
+
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return a record; the image may be a view of the cache, so do not write to it.
 
@@ -136,6 +141,7 @@ class DetectionData:
         for position, truth in zip(self._positions, self._truths, strict=True):
             record = self._records[position]
             image = {"name": record.name, "image": below(record.path, root), "image_id": record.image_id}
+            image |= write_hash(self._images.hashes.get(position))
             boxes = {key: getattr(truth, key).tolist() for key in TRUTH}
             records.append({**image, "size": self._images.sizes[position], **boxes})
         named = {"classes": self.classes, "category_ids": self.category_ids}
@@ -153,6 +159,7 @@ class DetectionData:
         listing = DetectionListing(records, tuple(index["classes"]), tuple(index["category_ids"]))
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._images.hashes = read_hashes(index["records"])
         return data
 
     def _check_all(self, on_error: str) -> list[Found]:

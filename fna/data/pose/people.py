@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
 from fna.data.listing import Color
 from fna.data.pose.checks import Box, check
@@ -148,6 +149,10 @@ class PoseData:
         """Return what the data set calls the image of a person."""
         return self._people[index].image_id
 
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._images.hashes.get(self._people[index].image)
+
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return a record; the image may be a view of the cache, so do not write to it.
 
@@ -180,12 +185,17 @@ class PoseData:
         """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
         if not self._images.on_disk:
             return None
-        images = zip(self._names, self._images.paths, self._images.sizes, strict=True)
+        images = [
+            {"name": name, "image": below(path, root), "size": size, **write_hash(self._images.hashes.get(position))}
+            for position, (name, path, size) in enumerate(
+                zip(self._names, self._images.paths, self._images.sizes, strict=True)
+            )
+        ]
         return {
             "classes": self.classes,
             "links": self.links,
             "skipped": self.skipped,
-            "images": [{"name": name, "image": below(path, root), "size": size} for name, path, size in images],
+            "images": images,
             "people": [person.to_json() for person in self._people],
             "ignored": [person.to_json() for person in self.ignored],
         }
@@ -205,6 +215,7 @@ class PoseData:
         known = Known([(height, width) for image in images for height, width in [image["size"]]], people, ignored)
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._images.hashes = read_hashes(images)
         return data
 
     def _check_all(self, listing: PoseListing, where: str, on_error: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fna.data.cache import Cache
+from fna.data.hashes import difference_hash, read_hashes, write_hash
 from fna.data.images import is_utf8
 from fna.data.listing import IGNORE, Color, Legend, Listing, Pairs
 from fna.data.segmentation.checks import (
@@ -97,6 +98,7 @@ class SegmentationData:
         self._listing = listing
         self._table, self._class_ids = _tables(listing.legend)
         self._labels: dict[int, Mapping[int, int]] = {}  # position -> pixels by label, of those checked now
+        self._hashes: dict[int, int] = {}  # by position
         self._unknown: dict[str, UnknownLabelsError] = {}
         self._stamps: dict[Path, Stamp] | None = {} if known is None else None
         self._cache: Cache[Sample] = Cache(self._decode, where, cache_gb)  # by position
@@ -122,6 +124,10 @@ class SegmentationData:
     def name(self, index: int) -> str:
         """Return the image's file name."""
         return self._listing.names[self._records[index]]
+
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._hashes.get(self._records[index])
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a record; the tensors may be views of the cache, so do not write to them.
@@ -153,6 +159,7 @@ class SegmentationData:
                 "mask": below(masks[position], root),
                 "size": extent.size_hw,
                 "pixels": extent.pixels,
+                **write_hash(self._hashes.get(position)),
             }
             for position, extent in zip(self._records, self._extents, strict=True)
         ]
@@ -181,6 +188,7 @@ class SegmentationData:
         ]
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._hashes = read_hashes(records)
         return data
 
     def _check_all(self) -> None:
@@ -235,6 +243,7 @@ class SegmentationData:
             raise UnknownLabelsError(_count(labels_HW[places_HW == UNKNOWN]), self._listing.legend)
         if self._stamps is not None:
             counts = np.bincount(places_HW.reshape(-1), minlength=len(self._listing.legend.labels)).tolist()
+            self._hashes[position] = difference_hash(image_HW3)
             self._labels[position] = {k: n for k, n in zip(self._listing.legend.labels, counts, strict=True) if n}
         return Sample(image_HW3, self._class_ids[places_HW])
 
