@@ -14,6 +14,7 @@ import typer
 from fna.cli.exporting import add_export
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, pick
 from fna.progress import first_rank, quiet
@@ -31,7 +32,7 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
+TAKE_SETTINGS = ("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -263,6 +264,7 @@ def list_(
         show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
+add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)

@@ -87,6 +87,23 @@ class Reader:
     mark: Mark | None = None
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a record without its pixels.
+
+    Attributes:
+        path: of the image; what is drawn has none.
+        size_hw: of the image, in pixels.
+        counts: pixels, boxes or labelled joints by class id; `IGNORE`: of no class.
+        things: height and width of each box, or of the person, in pixels.
+    """
+
+    path: Path
+    size_hw: tuple[int, int]
+    counts: Mapping[int, int]
+    things: Sequence[tuple[float, float]] = ()
+
+
 class Family(Protocol):
     """A reader of any task: the layout it expects below ROOT, and whether there is a ROOT at all."""
 

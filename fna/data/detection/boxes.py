@@ -13,7 +13,7 @@ from fna.data.detection.checks import Found, Truth, check_record, place, printab
 from fna.data.detection.listing import DetectionListing, Record, mark_repeated
 from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
-from fna.data.listing import Color, palette
+from fna.data.listing import Color, Facts, palette
 from fna.data.stamps import Sources, below
 from fna.errors import FnaError
 
@@ -45,6 +45,7 @@ class DetectionData:
         groups: a number per image: 1 = upright (higher than wide), 0 = any other.
         skipped: how many flaws of each kind there were, what the reader remarks, then what was left out or mended; a
             line each.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -83,6 +84,7 @@ class DetectionData:
                 f"{where}: none of the {len(self._truths)} images has a box of {', '.join(self.classes[:20])}; "
                 "is it the right annotation file?"
             )
+        self.flaws = len(found)
         kinds = Counter(one.flaw.kind for one in found)
         self.skipped = [*(f"{kind}: {n}" for kind, n in kinds.most_common()), *listing.notes, *self.skipped]
         sizes = [self._images.sizes[position] for position in self._positions]
@@ -99,6 +101,13 @@ class DetectionData:
     def image_id(self, index: int) -> int:
         """Return the number that COCO's results know the image by."""
         return self._records[self._positions[index]].image_id
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        position, truth = self._positions[index], self._truths[index]
+        sides_N2 = truth.boxes[:, 2:] - truth.boxes[:, :2]
+        things = [(height, width) for width, height in sides_N2.tolist()]
+        return Facts(self._records[position].path, self._images.sizes[position], Counter(truth.labels.tolist()), things)
 
     def hash(self, index: int) -> int | None:
         """Return the image's `hashes.difference_hash`; None: it is not known."""

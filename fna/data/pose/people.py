@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
-from fna.data.listing import Color
+from fna.data.listing import Color, Facts
 from fna.data.pose.checks import Box, check
 from fna.data.pose.joints import head_segment, joint_colors, mirror
 from fna.data.pose.listing import Defect, PoseListing, Record
@@ -103,6 +103,7 @@ class PoseData:
         groups: (), one group: all crops are alike.
         ignored: people who are no records, and in whose place a find is neither right nor wrong.
         skipped: what was mended or left out, a line each; then, in numbers, what the rules leave out.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -124,6 +125,7 @@ class PoseData:
         self.groups: Sequence[int] = ()
         self.skipped: list[str] = []
         self.changed: list[str] = []
+        self.flaws = 0
         self._names = listing.names
         self._images = Images(listing.paths, where, cache_gb, listing.read, known.sizes if known else None)
         if known:
@@ -148,6 +150,13 @@ class PoseData:
     def image_id(self, index: int) -> int | str:
         """Return what the data set calls the image of a person."""
         return self._people[index].image_id
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        person = self._people[index]
+        counts = {joint: 1 for joint in np.flatnonzero(person.points[:, 2]).tolist()}
+        _, _, width, height = person.box
+        return Facts(self._images.paths[person.image], self._images.sizes[person.image], counts, [(height, width)])
 
     def hash(self, index: int) -> int | None:
         """Return the image's `hashes.difference_hash`; None: it is not known."""
@@ -228,7 +237,7 @@ class PoseData:
         regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
         self.ignored = [region for region in regions if region]
         found.spoilt = len(regions) - len(self.ignored)
-        total = len(checked) + len(listing.problems)
+        total, self.flaws = len(checked) + len(listing.problems), len(found.defects)
         if found.defects and on_error == "fail":
             raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
         self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]

@@ -15,8 +15,20 @@ from fna.data.listing import IGNORE, Color, Legend, palette
 from fna.errors import FnaError, nearest
 
 MOST = IGNORE - 2  # classes, and labels
-LOOKED_AT = 8  # masks that tell what labels there are
+LOOKED_AT, PROPOSED_BY = 8, 100  # masks that tell what labels there are, in a message and for `fna data`
 SHOWN = 12  # labels that a message shows
+
+
+class UnnamedError(FnaError):
+    """Nothing says what the labels of masks mean.
+
+    Args:
+        masks: all of them.
+    """
+
+    def __init__(self, masks: Sequence[Path]) -> None:
+        super().__init__(f"the classes are not named; {_what_to_name(masks)}")
+        self.masks = masks
 
 
 def read_legend(config: SegmentationDataConfig, masks: Sequence[Path], published: Legend | None = None) -> Legend:
@@ -41,7 +53,7 @@ def read_legend(config: SegmentationDataConfig, masks: Sequence[Path], published
         more = {_number(label): IGNORE for label in config.ignore_label or ()}
         return Legend(published.classes, published.colors, {**published.labels, **more})
     elif config.classes is None:
-        raise FnaError(f"the classes are not named; {_what_to_name(masks)}")
+        raise UnnamedError(masks)
     else:
         classes, named = config.classes, {first + number: name for number, name in enumerate(config.classes)}
     _check(classes)
@@ -75,11 +87,22 @@ def suggestion(labels: Iterable[str], names: Sequence[str] | None = None) -> str
     return f"--data.labels '{{{pairs}}}'"
 
 
-def look(masks: Sequence[Path]) -> tuple[dict[int, int], bool]:
+def propose_labels(masks: Sequence[Path]) -> dict[Label, str]:
+    """Return labels with makeshift names for masks that nobody has named, by what is in them; few or none: {}."""
+    found, colored = look(masks, PROPOSED_BY)
+    labels: list[Label] = [f"#{label:06x}" if colored else label for label in found]
+    if len(labels) > 2:
+        labels = [label for label in labels if label != IGNORE]
+    if not 2 <= len(labels) <= MOST:
+        return {}
+    return {label: "background" if label in (0, "#000000") else f"class_{n}" for n, label in enumerate(labels)}
+
+
+def look(masks: Sequence[Path], most: int = LOOKED_AT) -> tuple[dict[int, int], bool]:
     """Return the pixels of each label in some masks, the labels sorted, and whether they are colours."""
     found: dict[int, int] = {}
     colored = False
-    for mask in masks[:: max(1, len(masks) // LOOKED_AT)][:LOOKED_AT]:
+    for mask in masks[:: max(1, len(masks) // most)][:most]:
         try:
             labels_HW: Any = read_mask(mask, colored=colored)
         except FnaError as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fna.data.cache import Cache
 from fna.data.hashes import difference_hash, read_hashes, write_hash
 from fna.data.images import is_utf8
-from fna.data.listing import IGNORE, Color, Legend, Listing, Pairs
+from fna.data.listing import IGNORE, Color, Facts, Legend, Listing, Pairs
 from fna.data.segmentation.checks import (
     SHOWN,
     UnknownLabelsError,
@@ -74,6 +74,7 @@ class SegmentationData:
         links: of joints; there are none.
         groups: of records; there is one.
         skipped: why records were left out, a line each.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -104,8 +105,10 @@ class SegmentationData:
         self._cache: Cache[Sample] = Cache(self._decode, where, cache_gb)  # by position
         self._records = list(range(len(known or ())))  # index -> position in the listing
         self._extents = list(known or ())  # by index
+        self.flaws = 0
         if known is None:
             self._check_all()
+            self.flaws = len(self.skipped)
             if self.skipped and on_error == "fail":
                 more = unknown_labels(self._unknown, listing.legend)
                 raise FnaError(_complaint(where, self.skipped, len(listing.names), more))
@@ -124,6 +127,12 @@ class SegmentationData:
     def name(self, index: int) -> str:
         """Return the image's file name."""
         return self._listing.names[self._records[index]]
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        extent, read = self._extents[index], self._listing.read
+        path = read.images[self._records[index]] if isinstance(read, Pairs) else Path()
+        return Facts(path, extent.size_hw, extent.pixels)
 
     def hash(self, index: int) -> int | None:
         """Return the image's `hashes.difference_hash`; None: it is not known."""
