@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import write_images
+from tiny_detection import NAMES, write_squares
+from tiny_pose import JOINTS, write_figures
 
 from fna.cli import main
 from fna.config import load_config
 from fna.data.splits import open_data
 from fna.data.suggesting import fitting_model
-from tiny import write_images
-from tiny_detection import NAMES, write_squares
-from tiny_pose import JOINTS, write_figures
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "segmentation": write_images,

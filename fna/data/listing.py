@@ -141,7 +141,7 @@ class _Some:
         if not isinstance(self.read, Pairs):
             return self
         images, masks = ([files[i] for i in self.chosen] for files in (self.read.images, self.read.masks))
-        return Pairs(images, masks, self.read.colored)
+        return replace(self.read, images=images, masks=masks)
 
     def __call__(self, position: int) -> Arrays:
         return self.read(self.chosen[position])

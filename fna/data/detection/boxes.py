@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fna.data.detection.checks import Found, Truth, check_record, place, printable, summarise
+from fna.data.detection.checks import Found, Truth, check_record, place, summarise
 from fna.data.detection.listing import DetectionListing, Record, mark_repeated
 from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
 from fna.data.listing import Color, Facts, palette
 from fna.data.stamps import Sources, below
-from fna.errors import FnaError
+from fna.errors import FnaError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from fna.data.images import Images
 from fna.data.listing import Color, Facts
 from fna.data.pose.checks import Box, check
 from fna.data.pose.joints import head_segment, joint_colors, mirror
-from fna.data.pose.listing import Defect, PoseListing, Record
+from fna.data.pose.listing import Defect, PoseListing, Record, in_pixels
 from fna.data.stamps import Sources, below
 from fna.errors import FnaError
 
@@ -259,6 +259,7 @@ class PoseData:
             detail = f"{size[1]}x{size[0]} pixels, not {declared[1]}x{declared[0]}"
             found.defects.append((Defect("the image has another size than its annotation says", who, detail), False))
             return None
+        record = in_pixels(record, size) if listing.relative else record
         checked = check(record.points, record.box, record.area, listing.joints, size)
         points = checked.points if fix or not checked.defects else None
         found.defects += [(Defect(what, who, detail), points is not None) for what, detail in checked.defects]

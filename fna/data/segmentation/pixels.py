@@ -23,6 +23,7 @@ from fna.data.segmentation.checks import (
     refuse_palettes,
     unknown_labels,
 )
+from fna.data.segmentation.polygons import Polygons
 from fna.data.stamps import Sources, Stamp, below
 from fna.errors import FnaError
 
@@ -179,6 +180,7 @@ class SegmentationData:
             "labels": sorted(legend.labels.items()),
         }
         named |= {"colored": True} if legend.colored else {}
+        named |= {"polygons": True} if isinstance(self._listing.read, Polygons) else {}
         return {**named, "skipped": self.skipped, "records": records}
 
     @classmethod
@@ -189,7 +191,8 @@ class SegmentationData:
         colors = tuple((r, g, b) for r, g, b in index["colors"])
         legend = Legend(tuple(index["classes"]), colors, dict(index["labels"]), index.get("colored", False))
         names = tuple(record["name"] for record in records)
-        listing = Listing(names, legend, Pairs(images, masks, legend.colored))
+        kind = Polygons if index.get("polygons") else Pairs
+        listing = Listing(names, legend, kind(images, masks, legend.colored))
         known = [
             Extent((height, width), {int(label): n for label, n in record["pixels"].items()})
             for record in records
