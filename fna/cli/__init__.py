@@ -103,17 +103,30 @@ def run(
     _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
 
 
-@app.command(epilog=example("fna demo --run runs/demo"))
+@app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
+    write_data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only write drawn plants, in a layout for every task.")
+    ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
+    if write_data is not None:
+        return _write_data(write_data)
     _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+
+
+def _write_data(folder: Path) -> None:
+    from fna.data.synthetic.writing import write_plants
+
+    for path, about in write_plants(folder).items():
+        print(f"{path}: {about}")
+    print(f"next: fna data {folder}")
 
 
 def _run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fna.data.listing import IGNORE, Facts, data_root
 from fna.data.places import WHOLE, MissingSplitError
 from fna.data.recognising import AUTO, inside, recognise
 from fna.data.segmentation.legend import UnnamedError, propose_labels
-from fna.errors import FnaError
+from fna.errors import FnaError, pick
 
 ORDER = ("pose", "segmentation", "detection")  # what says more about an image first
 UNITS = {"segmentation": "pixels", "detection": "boxes", "pose": "joints"}
@@ -53,28 +54,19 @@ def settle(root: Path, settings: Sequence[str]) -> tuple[Config, list[str]]:
     Raises:
         FnaError: no data set is recognised, or it has mistakes before any image is read.
     """
+    named = any(text.startswith(("task.name=", "task.model=")) for text in settings)
     errors: list[FnaError] = []
     ways: list[Config] = []
-    named = any(text.startswith(("task.name=", "task.model=")) for text in settings)
     for task in ("",) if named else ORDER:
+        about: dict[str, Any] = {"task": {"name": task}} if task else {}
+        about["data"] = {"root": str(root), **({"crop": list(PERSON)} if task == "pose" else {})}
         try:
-            about = {"task": {"name": task}} if task else {}
-            crop = {"crop": list(PERSON)} if task == "pose" else {}
-            config = make_config(merge({**about, "data": {"root": str(root), **crop}}, settings), "fna data")
-        except FnaError as error:  # settings of another task
+            config = make_config(merge(about, settings), "fna data")
+            if named or _is_marked(config, root):
+                _try(config)
+                ways.append(config)
+        except FnaError as error:  # settings, or files, of another task
             errors.append(error)
-            continue
-        package = find_package(config.task.name)
-        formats = package.FORMATS
-        if named or config.data.format != AUTO or any(r.mark and r.mark(root, config.data) for r in formats.values()):
-            try:
-                _pool(config)
-            except UnnamedError:
-                pass
-            except FnaError as error:
-                errors.append(error)
-                continue
-            ways.append(config)
     if ways:
         return ways[0], [config.task.name for config in ways[1:]]
     if errors:
@@ -83,6 +75,22 @@ def settle(root: Path, settings: Sequence[str]) -> tuple[Config, list[str]]:
         f"no data set is recognised in {root}, which has {inside(root)}; `fna list formats` shows what is; give the "
         f"task and the format: --task.name {'|'.join(TASKS)} --data.format NAME"
     )
+
+
+def _is_marked(config: Config, root: Path) -> bool:
+    """Tell whether a folder looks like one of a task, or the format that is given is one of its."""
+    formats = find_package(config.task.name).FORMATS
+    if config.data.format != AUTO:
+        everywhere = {name for task in TASKS for name in find_package(task).FORMATS}
+        pick(dict.fromkeys(everywhere), config.data.format, "data format")
+        return config.data.format in formats
+    return any(reader.mark and reader.mark(root, config.data) for reader in formats.values())
+
+
+def _try(config: Config) -> None:
+    """Read the annotations; that nothing names the labels of masks is no mistake here."""
+    with suppress(UnnamedError):
+        _pool(config)
 
 
 def survey(config: Config) -> Survey:
@@ -110,23 +118,20 @@ def survey(config: Config) -> Survey:
 
 def _pool(config: Config) -> Any:
     """Return the listing of the training split, or of all there is."""
-    package = find_package(config.task.name)
-    root = data_root(config.data, package.FORMATS[config.data.format])
-    data = recognise(config.data, root, package.FORMATS)
+    formats = find_package(config.task.name).FORMATS
+    root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
+    data = recognise(config.data, root, formats)
     try:
-        return package.FORMATS[data.format].read(root, data.train, data)
+        return formats[data.format].read(root, data.train, data)
     except MissingSplitError:
-        return package.FORMATS[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
+        return formats[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
 
 
 def _complete(config: Config) -> tuple[DataConfig, list[str]]:
     """Return the data's settings with what they leave open, and what was chosen."""
     formats, notes = find_package(config.task.name).FORMATS, []
-    data = config.data
-    if data.format not in formats:
-        return data, []  # who opens it says so
-    root = data_root(data, formats[data.format])
-    data = recognise(data, root, formats)
+    root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
+    data = recognise(config.data, root, formats)
     try:
         _pool(config)
     except UnnamedError as error:
@@ -138,8 +143,13 @@ def _complete(config: Config) -> tuple[DataConfig, list[str]]:
     reader = formats[data.format]
     there = [split for split in (data.train, data.val) if _is_there(reader, root, split, data)]
     if reader.on_disk and not shares(data) and data.val not in there:
-        wanted = CUT if data.train not in there else SplitConfig(val=CUT.val)
-        data = data.model_copy(update={"split": wanted})
+        cut_as = data.model_copy(update={"split": CUT if data.train not in there else SplitConfig(val=CUT.val)})
+        try:
+            cut(read_pool(reader, root, cut_as).image_names, cut_as)
+        except FnaError:
+            notes.append("there are no lists of splits, and too few images to be cut")
+            return data.model_copy(update={"train": WHOLE}), notes
+        data = cut_as
         notes.append("there are no lists of splits: as data.split would cut it" if not there else "there is no val")
     return data, notes
 
@@ -164,7 +174,7 @@ def _open(task: str, data: DataConfig) -> tuple[dict[str, Any], dict[str, list[s
     lists = None
     if shares(data):
         lists = cut(read_pool(reader, data_root(data, reader), data).image_names, data).lists
-    for split in dict.fromkeys((data.train, data.val, data.test)):
+    for split in dict.fromkeys((data.train,) if data.train == WHOLE else (data.train, data.val, data.test)):
         try:
             own = lists if is_cut(data, split) else None
             opened[split] = package.open_data(data.model_copy(update=update), split, None, own)
