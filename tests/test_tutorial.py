@@ -112,6 +112,7 @@ def test_the_tutorials_data_and_recipe_open(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_tutorials_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("leaves.yaml").write_text(RECIPE)
