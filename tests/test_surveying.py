@@ -127,6 +127,7 @@ def test_a_model_whose_boxes_begin_large_is_for_large_things() -> None:
         (["none"], "none is not there; expected the folder of a data set, or a recipe"),
         (["empty", "--data.rot", "x"], "did you mean"),
         (["empty", "--out", "nowhere/sheet.png"], "there is no folder nowhere for sheet.png"),
+        (["empty", "--out", "sheet.txt"], "expected a picture's name that ends in .png"),
         (["my.yaml", "--write-recipe", "other.yaml"], "is a recipe already"),
         (["empty", "--write-recipe", "my.yaml"], "is there already"),
     ],

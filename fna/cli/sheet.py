@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fna.files import os_errors
+
 if TYPE_CHECKING:
     from fna.config import Config
 
@@ -40,7 +42,8 @@ def draw_sheet(config: Config, opened: Mapping[str, Any], path: Path) -> None:
     for k, cell in enumerate(cells):
         sheet.paste(cell, (k % COLUMNS * (wide + GAP), k // COLUMNS * (tall + GAP)))
     sheet.paste(legend, (0, rows * (tall + GAP)))
-    sheet.save(path)
+    with os_errors("write", path):
+        sheet.save(path)
 
 
 def _cell(config: Config, data: Any, indices: list[int], title: str) -> Image.Image:

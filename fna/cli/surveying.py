@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fna.data.surveying import Survey
 
 SHOWN, MOST_LINES = 5, 12  # copies of each kind, and lines about a split
-RECIPES = (".yaml", ".yml")
+RECIPES, PICTURES = (".yaml", ".yml"), (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_data(app: typer.Typer) -> None:
@@ -55,6 +55,8 @@ def data(
 
     if recipe is not None and recipe.exists():
         raise FnaError(f"{recipe} is there already; give another name, or delete it")
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise FnaError(f"--out is {out}; expected a picture's name that ends in {' or '.join(PICTURES)}")
     if out is not None and not out.parent.is_dir():
         raise FnaError(f"there is no folder {out.parent} for {out.name}")
     with quiet(as_json):

@@ -15,7 +15,7 @@ from fna.data.listing import IGNORE, Color, Legend, palette
 from fna.errors import FnaError, nearest
 
 MOST = IGNORE - 2  # classes, and labels
-LOOKED_AT, PROPOSED_BY = 8, 100  # masks that tell what labels there are, in a message and for `fna data`
+LOOKED_AT, PROPOSED_BY = 8, 400  # masks that tell what labels there are, in a message and for `fna data`
 SHOWN = 12  # labels that a message shows
 
 
