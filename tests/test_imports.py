@@ -48,7 +48,7 @@ ORDER = (
     "runs.run",
     "reporting",
     "runs",
-    "exporting",
+    "exporting integrations",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything
