@@ -19,7 +19,7 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml config.budgets training.distributed",
-    "runs.manifest",
+    "runs.manifest integrations.hub",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
     "config arch.cutting",
     "cost",

@@ -265,7 +265,7 @@ def list_(
 
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)
+add_export(app)  # and push
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:
