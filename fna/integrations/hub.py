@@ -53,8 +53,8 @@ def hub_errors(repo: str, name: str = "") -> Iterator[Any]:
         from huggingface_hub import errors
     except ImportError as error:
         raise FnaError(f"the Hugging Face hub needs a package more ({error}); type: pip install 'fna[hub]'") from error
-    client: tuple[type[Exception], ...] = errors.HfHubHTTPError.__bases__  # errors of the HTTP client it uses
-    other = (errors.HFValidationError, OSError, *client)
+    client: Any = errors.HfHubHTTPError.__bases__  # errors of the HTTP client it uses
+    other: tuple[type[Exception], ...] = (errors.HFValidationError, OSError, *client)
     try:
         yield hub
     except errors.GatedRepoError as error:
