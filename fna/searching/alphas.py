@@ -303,13 +303,13 @@ def search(
     held = None if limit is None else {"text": str(budget), "cost": limit}
     evidence: Evidence
     if config.chooser == "halving":  # the super network stays as the seed left it
-        evidence, warnings, minutes = halve(loop, checkpoints)
+        evidence, warnings, spent = halve(loop, checkpoints)
     else:
         measured = not loop.learns_alphas
-        minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=measured)
+        spent = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=measured)
         if measured:
             evidence, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
-            minutes += scoring
+            spent += scoring
         else:
             evidence = Alphas([a.detach().tolist() for a in loop.alphas])
             held_at = loop.holder.target if loop.holder else None
@@ -319,7 +319,7 @@ def search(
     for warning in warnings:
         say(f"search: {warning}")
     trained = Network(network.arch, cpu_state(loop.model))
-    return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+    return Found(trained, evidence, costs.unit, held, spent, config.sampler, config.chooser, warnings)
 
 
 def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:

@@ -19,17 +19,18 @@ from fna.tasks.problem import Problem
 from fna.training.averaging import make_average
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
+from fna.training.clock import Spent
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, recalibrate
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A fine-tuned network, its scores on the validation split, the minutes training took, the epoch that was kept."""
+    """A fine-tuned network, its scores on the validation split, the time training took, the epoch that was kept."""
 
     network: Network[Arch]
     scores: dict[str, Any]
-    minutes: float
+    spent: Spent
     epoch: int
 
 
@@ -169,8 +170,8 @@ def adapt(
     """
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
-    minutes = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
+    spent = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
     state, scores, epoch = loop.kept()
     if config.keep == "best":
         say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
-    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, minutes, epoch)
+    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, spent, epoch)

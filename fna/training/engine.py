@@ -19,6 +19,7 @@ from fna.nets.network import Model
 from fna.progress import bar, say, shortly, tell
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
+from fna.training.clock import NOTHING, Spent, Stopwatch
 from fna.training.compute import Compute
 from fna.training.sinks import Log, check_log
 
@@ -232,7 +233,7 @@ def fit(
     config: EngineConfig,
     compute: Compute,
     keeps_end: bool = False,
-) -> float:
+) -> Spent:
     """Run a loop to its end, from its last checkpoint if it has one.
 
     Checkpoints are written at the ends of epochs, but not more often than every ``config.checkpoint_seconds``, and
@@ -248,14 +249,14 @@ def fit(
         keeps_end: whether the end is a checkpoint, too, because more is done with it.
 
     Returns:
-        Minutes of training, those before an interruption included.
+        The time of training, that before an interruption included.
 
     Raises:
         FnaError: the checkpoint is of another number of processes, records or iterations.
     """
     plan = {key: int(getattr(loop, key)) for key in PLAN}
     start, spent = _go_on(loop, checkpoints, logs, label, plan, compute)
-    began = time.monotonic() - spent
+    watch = Stopwatch(compute.device.type, spent)
     saved, every = time.monotonic(), config.checkpoint_steps
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
@@ -274,7 +275,7 @@ def fit(
             if done % loop.steps_per_epoch == 0:
                 epoch = done // loop.steps_per_epoch
                 scores = loop.end_epoch(epoch)
-                minutes = (time.monotonic() - began) / 60
+                minutes = watch.read().minutes
                 left = minutes / done * (loop.total_steps - done)
                 _tell_epoch(f"{label}: epoch {epoch} of {epochs}", losses, scores, minutes, left)
                 losses.clear()
@@ -282,15 +283,14 @@ def fit(
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
             asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
-                spent, processes = time.monotonic() - began, compute.world.size
-                about = {"spent": spent, "processes": processes, "plan": plan}
+                about = {"spent": watch.read().to_json(), "processes": compute.world.size, "plan": plan}
                 logged = [log.fingerprint() for log in (steps_log, epochs_log)]
                 _check_state(loop, done)
                 checkpoints.save(done, {"loop": loop.state(), **about, "logs": logged})
                 saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
         _check_state(loop, loop.total_steps)
-    return (time.monotonic() - began) / 60
+    return watch.read()
 
 
 def _go_on(
@@ -300,16 +300,16 @@ def _go_on(
     label: str,
     plan: Mapping[str, int],
     compute: Compute,
-) -> tuple[int, float]:
-    """Bring a loop to its last checkpoint, if it has one; return the iteration to go on at, and the seconds spent."""
+) -> tuple[int, Spent]:
+    """Bring a loop to its last checkpoint, if it has one; return the iteration to go on at, and the time spent."""
     latest = checkpoints.load_latest() if checkpoints else None
     if not latest:
-        return 0, 0.0
+        return 0, NOTHING
     start, state = latest
     assert checkpoints is not None
     with _of_this_structure(checkpoints, start):
         spent, processes, began = (
-            float(state["spent"]),
+            Spent.from_json(state["spent"]),
             int(state["processes"]),
             {k: int(state["plan"][k]) for k in PLAN},
         )
