@@ -229,4 +229,7 @@ class EngineConfig(Section):
     sync_bn: bool = note(True, "share batch statistics between processes")
     checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at ends of epochs only")
     checkpoint_seconds: FromZero = note(30.0, "least seconds between checkpoints at the ends of epochs; 0: at each")
+    log: Several[Literal["csv", "tensorboard", "wandb", "mlflow"]] = note(
+        ("csv",), "where the numbers of training go; the CSV files of the run folder are always written"
+    )
     strict: bool = note(False, "warnings (collapse, dead channels) stop the run")

@@ -18,7 +18,7 @@ from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 FREE = (
     *("adapt.", "derive.", "evaluate.", "baseline"),
     *("data.root", "data.test", "data.cache_gb", "data.allow_change", "data.allow_outside"),
-    *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
+    *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.log", "engine.checkpoint_"),
 )
 Jobs = Mapping[int, tuple[Path, Config]]  # run folder and settings by RNG seed
 OVER_ALL = ("controls.json", "report.html")  # of several RNG seeds, beside their run folders
