@@ -27,13 +27,13 @@ from fna.training.distributed import World
 from fna.training.engine import (
     WeightStep,
     fit,
-    freeze_norms,
     global_mean,
     learning_rate,
     make_optimizer,
     norms,
     recalibrate,
 )
+from fna.training.freezing import freeze_norms
 from fna.training.sinks import read_log
 
 CPU = Compute(torch.device("cpu"), None, False, World())

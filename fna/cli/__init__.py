@@ -48,6 +48,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and
 Controls = Annotated[
     bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
 ]
+Resume = Annotated[
+    Literal["auto", "never"], typer.Option(help="Go on with what is there, or refuse to (never).", show_default=True)
+]
 RngSeeds = Annotated[
     int | None,
     typer.Option(
@@ -92,6 +95,7 @@ def run(
     folder: Annotated[Path, RunOption],
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -99,7 +103,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words)
 
 
 @app.command(epilog=example("fna demo --run runs/demo"))
@@ -108,11 +112,12 @@ def demo(
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
-    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, resume, as_json, no_words)
 
 
 def _run(
@@ -121,14 +126,17 @@ def _run(
     settings: Sequence[str],
     controls: bool,
     rng_seeds: int | None,
+    resume: str,
     as_json: bool,
     no_words: bool,
 ) -> None:
     from fna.config import load_config
 
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs.opening import check_data, open_jobs
+    from fna.runs.opening import check_data, open_jobs, refuse_started
 
+    if resume == "never":
+        refuse_started(folder, "run", config)
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
         first = next(iter(jobs.values()))
@@ -170,19 +178,29 @@ def _add_stage(name: str, text: str, settings: str) -> None:
         recipe: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Settings of a new run.  [default: DIR/config.yaml]")
         ] = None,
+        resume: Resume = "auto",
         as_json: AsJson = False,
         no_words: Quiet = False,
     ) -> None:
-        _stage(name, folder, recipe, ctx.obj, as_json, no_words)
+        _stage(name, folder, recipe, ctx.obj, as_json, no_words, resume=resume)
 
 
 def _stage(
-    name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
+    name: str,
+    folder: Path,
+    recipe: Path | None,
+    settings: Sequence[str],
+    as_json: bool,
+    no_words: bool,
+    resume: str = "auto",
+    **more: Any,
 ) -> None:
     from fna.config import load_config
-    from fna.runs.opening import NEEDS, check_data, settle_config
+    from fna.runs.opening import NEEDS, check_data, refuse_started, settle_config
 
     config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    if resume == "never":
+        refuse_started(folder, name, config)
     with quiet(as_json or no_words):
         data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline

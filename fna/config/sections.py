@@ -196,6 +196,12 @@ class AdaptConfig(Section):
     batch_size: Positive = 8
     recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
     bn: Literal["open", "frozen"] = "open"
+    freeze: Literal["none", "stem", "backbone"] | Positive = note(
+        "none", "what does not learn, its batch norms included: stem, a number n (stem and first n stages), backbone"
+    )
+    class_weights: Literal["none", "balanced"] | Several[AboveZero] | dict[str, AboveZero] = note(
+        "none", "of the loss, not for pose: balanced (rare classes count more), a list, or some by name"
+    )
     ema: BelowOne | None = note(None, "decay of a running average of the weights, which is scored and kept; null: none")
     keep: Literal["last", "best"] = note(
         "last", "the epoch whose weights are kept; best: on val, whose score is optimistic then"

@@ -107,6 +107,7 @@ def _row(
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
         **{key: record[key] for key in ("params", "madds", "minutes", "compute_minutes", "head_width", "scale")},
+        "frozen_params": record.get("frozen_params", 0),
         **scores,
         "seconds_per_image": seconds,
         "rng_seed": rng_seed,

@@ -133,6 +133,32 @@ def reopen_jobs(folder: Path, overrides: Sequence[str]) -> Jobs:
     return {k: (path, settle_config(path, None, overrides)) for k, path in paths.items()}
 
 
+def refuse_started(path: Path, stage: str, config: Config) -> None:
+    """Refuse to go on with what has begun, as ``--resume never`` asks.
+
+    Args:
+        path: the run folder.
+        stage: ``run``, or a stage that goes on: expand, search, derive, adapt.
+        config: the settings, which name targets and networks.
+
+    Raises:
+        FnaError: something of it is there.
+    """
+    name = config.adapt.folder
+    begun = {
+        "run": [path],
+        "expand": [path / "super.json"],
+        "derive": [path / "targets" / f"{config.derive.name}.json"],
+        "search": [path / "search.csv", path / "found.json", path / "checkpoints" / "search"],
+        "adapt": [path / name, path / "checkpoints" / name],
+    }.get(stage, [])
+    with os_errors("read", path):
+        there = [entry for entry in begun if (any(entry.iterdir()) if entry.is_dir() else entry.exists())]
+    if there:
+        other = f"--{stage}.name OTHER" if stage in ("adapt", "derive") else "another folder"
+        raise FnaError(f"{there[0]} is there already, and --resume is never: give {other}, or --resume auto to go on")
+
+
 def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, Any]:
     """Check the data of a run and keep their indices in its folder, in the first process of a job.
 

@@ -36,7 +36,8 @@ from fna.training import distributed
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.compute import Compute
-from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
+from fna.training.engine import WeightStep, check_finite, fit, global_mean, make_optimizer
+from fna.training.freezing import freeze_norms
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS

@@ -21,6 +21,7 @@ from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
 from fna.training.clock import NOTHING, Spent, Stopwatch
 from fna.training.compute import Compute
+from fna.training.freezing import norms
 from fna.training.sinks import check_log
 from fna.training.tracking import Logs
 
@@ -79,18 +80,6 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int, steps_pe
 
 
 # --- batch norms ----------------------------------------------------------------------------------
-
-
-def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the batch norms of a model."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def freeze_norms(model: Model) -> None:
-    """Fix affine parameters and statistics of the backbone's batch norms; call again after every ``train()``."""
-    for norm in norms(model.backbone):
-        norm.eval()
-        norm.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -218,6 +218,12 @@ class SegmentationData:
                         "indices are right, as grey images"
                     )
 
+    def class_counts(self) -> list[int]:
+        """Return the number of pixels of each class."""
+        return [
+            sum(extent.pixels.get(class_id, 0) for extent in self._extents) for class_id in range(len(self.classes))
+        ]
+
     def _refuse_absent(self, where: str) -> None:
         """Refuse classes without a pixel where every class must have one."""
         total: Counter[int] = Counter()

@@ -1,0 +1,38 @@
+"""What of a network does not learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fna.nets.network import Model
+
+
+def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the batch norms of a model."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def freeze_norms(model: Model) -> None:
+    """Fix affine parameters and statistics of the backbone's batch norms; call again after every ``train()``."""
+    for norm in norms(model.backbone):
+        norm.eval()
+        norm.requires_grad_(False)
+
+
+def freeze(model: Model, what: str | int) -> None:
+    """Let parts of the backbone learn no more, batch norms included; call again after every ``train()``.
+
+    Args:
+        model: its backbone is not a super network.
+        what: ``none``, ``stem``, ``backbone``, or a number n: the stem and the first n stages.
+    """
+    if what == "none":
+        return
+    backbone: Any = model.backbone
+    stages = list(backbone.stages)
+    number = what if isinstance(what, int) else 0 if what == "stem" else len(stages)
+    for part in (backbone.stem, *stages[:number]):
+        part.eval()
+        part.requires_grad_(False)
