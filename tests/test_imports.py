@@ -24,7 +24,7 @@ ORDER = (
     "training.tracking",
     "config arch.cutting",
     "cost",
-    "data.stamps data.naming data.places",
+    "data.stamps data.naming data.places data.transforming",
     "data.decoding data.cache",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.cutting data.recognising",

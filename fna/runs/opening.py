@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fna.config import Config, dump_yaml, load_config, make_config, merge
+from fna.config import Config, dump_yaml, load_config, make_config, merge, refuse_code
 from fna.data.index import open_splits
 from fna.errors import FnaError
 from fna.files import TEMPORARY, os_errors
@@ -45,6 +45,7 @@ def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -
             return load_config(file, overrides)
         if file.exists():
             read_checked(path, file.name)
+        refuse_code(settings, overrides, str(path))
         return make_config(merge(settings, overrides), str(file))
     if overrides:
         return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
