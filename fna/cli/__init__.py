@@ -55,6 +55,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and
 Controls = Annotated[
     bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
 ]
+Resume = Annotated[
+    Literal["auto", "never"], typer.Option(help="Go on with what is there, or refuse to (never).", show_default=True)
+]
 RngSeeds = Annotated[
     int | None,
     typer.Option(
@@ -99,6 +102,7 @@ def run(
     folder: Annotated[Path, RunOption],
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -106,7 +110,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words)
 
 
 @app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
@@ -118,13 +122,14 @@ def demo(
     ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
     if write_data is not None:
         return _write_data(write_data)
-    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, resume, as_json, no_words)
 
 
 def _write_data(folder: Path) -> None:
@@ -141,14 +146,17 @@ def _run(
     settings: Sequence[str],
     controls: bool,
     rng_seeds: int | None,
+    resume: str,
     as_json: bool,
     no_words: bool,
 ) -> None:
     from fna.config import load_config
 
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs.opening import check_data, open_jobs
+    from fna.runs.opening import check_data, open_jobs, refuse_started
 
+    if resume == "never":
+        refuse_started(folder, "run", config)
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
         first = next(iter(jobs.values()))
@@ -190,19 +198,29 @@ def _add_stage(name: str, text: str, settings: str) -> None:
         recipe: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Settings of a new run.  [default: DIR/config.yaml]")
         ] = None,
+        resume: Resume = "auto",
         as_json: AsJson = False,
         no_words: Quiet = False,
     ) -> None:
-        _stage(name, folder, recipe, ctx.obj, as_json, no_words)
+        _stage(name, folder, recipe, ctx.obj, as_json, no_words, resume=resume)
 
 
 def _stage(
-    name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
+    name: str,
+    folder: Path,
+    recipe: Path | None,
+    settings: Sequence[str],
+    as_json: bool,
+    no_words: bool,
+    resume: str = "auto",
+    **more: Any,
 ) -> None:
     from fna.config import load_config
-    from fna.runs.opening import NEEDS, check_data, settle_config
+    from fna.runs.opening import NEEDS, check_data, refuse_started, settle_config
 
     config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    if resume == "never":
+        refuse_started(folder, name, config)
     with quiet(as_json or no_words):
         data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline
@@ -286,7 +304,7 @@ def list_(
 add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)
+add_export(app)  # and push
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

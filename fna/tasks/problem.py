@@ -25,7 +25,17 @@ from fna.tasks.labels import Labels
 
 Rgb = tuple[float, float, float]
 SETTINGS = ("task", "data", "evaluate")  # sections that a network in use depends on
-HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change")  # of data: of a machine
+HERE = (
+    "root",
+    "train",
+    "val",
+    "test",
+    "image_folder",
+    "cache_gb",
+    "on_error",
+    "allow_change",
+    "transform",
+)  # of data: of a machine
 
 
 @dataclass(frozen=True)

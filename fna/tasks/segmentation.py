@@ -45,10 +45,15 @@ def train_view(data: Any, indices: Sequence[int], config: SegmentationConfig) ->
 
 
 def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
-    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
+    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN.
+
+    With ``class_weights`` in the batch a pixel counts as its class does, in the number, too.
+    """
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
-    total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
-    return total, (mask != IGNORE).sum()
+    weights = batch.get("class_weights")
+    total = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="sum")
+    labelled = mask != IGNORE
+    return total, labelled.sum() if weights is None else weights[mask[labelled]].sum()
 
 
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:
