@@ -289,7 +289,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Show what there is: seeds, formats, models, strategies, samplers, choosers, costs, settings ..."""
-    from fna.cli.catalogue import CATALOGUE, settings
+    from fna.cli.catalogue import CATALOGUE, narrow, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
     if model and what != "settings":
@@ -298,7 +298,8 @@ def list_(
     if as_json:
         return show_json(rows)
     for name, collect in chosen.items():
-        show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
+        shown = [narrow(row) for row in rows[name]] if name == "seeds" else rows[name]
+        show_table(table(shown, f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
 add_data(app)

@@ -25,17 +25,8 @@ from fna.tasks.labels import Labels
 
 Rgb = tuple[float, float, float]
 SETTINGS = ("task", "data", "evaluate")  # sections that a network in use depends on
-HERE = (
-    "root",
-    "train",
-    "val",
-    "test",
-    "image_folder",
-    "cache_gb",
-    "on_error",
-    "allow_change",
-    "transform",
-)  # of data: of a machine
+# Of the section data: of a machine, or of training.
+HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change", "transform")
 
 
 @dataclass(frozen=True)

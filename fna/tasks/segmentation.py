@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import SEGMENTATION_LAYERS
@@ -126,24 +126,25 @@ def _offsets(size: int, window: int, overlap: float) -> list[int]:
 
 
 class SegmentationScores:
-    """Mean intersection over union and pixel accuracy from torchmetrics' confusion matrix.
+    """Mean intersection over union and pixel accuracy from the confusion matrix of all pixels.
 
     Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
     """
 
     def __init__(self, data: Any, config: SegmentationConfig) -> None:
         self.classes: tuple[str, ...] = data.classes
-        # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
-        self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
+        self.matrix = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)  # truth, prediction
 
     def update(self, indices: Sequence[int], predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> None:
         """Add predictions, (h, w) each, and as many masks."""
         for prediction, truth in zip(predictions, truths, strict=True):
-            self.matrix.update(prediction, truth.long())
+            labelled = truth != IGNORE
+            pairs = len(self.matrix) * truth[labelled].long() + prediction[labelled]
+            self.matrix += torch.bincount(pairs, minlength=self.matrix.numel()).view_as(self.matrix)
 
     def compute(self) -> dict[str, Any]:
         """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
-        matrix = distributed.total(self.matrix.compute()).double()
+        matrix = distributed.total(self.matrix).double()
         hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = hits / (truth + guessed - hits)
         present = truth > 0
