@@ -16,7 +16,7 @@ from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = (
-    *("adapt.", "derive.", "evaluate.", "baseline"),
+    *("adapt.", "derive.", "evaluate.", "baseline", "search.latency_table"),
     *("data.root", "data.test", "data.cache_gb", "data.allow_change", "data.allow_outside"),
     *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
 )

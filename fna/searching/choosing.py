@@ -136,8 +136,6 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
     if not isinstance(found.evidence, Pool):
         raise FnaError("chooser 'measured' needs a search that scored candidates; --derive.chooser alphas")
     candidates = found.evidence.candidates
-    if found.unit != costs.unit:
-        raise FnaError(f"the candidates were scored by {found.unit}; give --derive.budget in {found.unit}, e.g. 0.9x")
     chosen, free = choose(candidates, limit), choose(candidates, None)
     if chosen is None or free is None:
         raise FnaError(
