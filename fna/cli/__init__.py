@@ -15,6 +15,7 @@ from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.studies import add_studies
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, pick
 from fna.progress import first_rank, quiet
@@ -32,7 +33,20 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", "plan", *STAGES, "controls", "predict", "export", "count", "remap", "latency")
+TAKE_SETTINGS = (
+    "run",
+    "demo",
+    "plan",
+    *STAGES,
+    "controls",
+    "predict",
+    "export",
+    "count",
+    "remap",
+    "latency",
+    "front",
+    "study",
+)
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 UNDOTTED = ("baseline",)  # settings that are in no section
 
@@ -268,6 +282,7 @@ add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)
 add_latency(app)
+add_studies(app)
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

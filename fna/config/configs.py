@@ -31,7 +31,7 @@ from fna.config.sections import (
 )
 from fna.errors import FnaError, nearest
 
-FOLDERS = ("checkpoints", "data", "predictions", "targets")  # of every run: no names for adaptations
+FOLDERS = ("checkpoints", "data", "front", "predictions", "targets")  # of every run: no names for adaptations
 FILES = (".csv", ".html", ".json", ".safetensors", ".yaml")  # what the other names in a run's folder end in
 SEED = "seed"  # what adapt.arch calls the seed's architecture: no name for a target
 
