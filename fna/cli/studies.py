@@ -32,6 +32,12 @@ def add_studies(app: typer.Typer) -> None:
             "fna front runs/camvid --pick 0.5x",
         )
     )(front)
+    app.command(
+        epilog=example(
+            "fna study from_super recipes/camvid_deeplabv3.yaml --data.root data/camvid --run runs/xii --rng-seeds 2",
+            "fna study my_study.yaml leaves.yaml --run runs/mine --job-array 1/4",
+        )
+    )(study)
 
 
 def front(
@@ -72,6 +78,41 @@ def front(
         if done["missing"]:
             print(f"still to do: {', '.join(done['missing'])}")
         print(f"front: {folder / 'front' / 'front.html'}")
+
+
+def study(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False, help="See fna list studies.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file of settings.")],
+    folder: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Where all of it goes.  [default: runs/NAME]")
+    ] = None,
+    rng_seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Do every row N times.")] = 1,
+    array: JobArray = None,
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
+    """Do a study of the article on your own data: a table of runs, some of which share a super network.
+
+    Interrupted, the same command goes on. A row is a run folder like any other.
+    """
+    from fna.config import load_config
+
+    config = load_config(recipe, ctx.obj)
+    with quiet(as_json or no_words):
+        from fna.reporting.study import study_table
+        from fna.runs.study import plan_study, read_study, run_study
+
+        chosen, where = read_study(name), folder or Path("runs") / Path(name).stem
+        done = run_study(chosen, plan_study(chosen, config, where, rng_seeds), where, array)
+    if as_json:
+        return show_json(done)
+    head, rows = study_table(done)
+    show_table(table([dict(zip(head, row, strict=True)) for row in rows], done["title"]))
+    if first_rank():
+        if done["missing"]:
+            print(f"still to do: {', '.join(done['missing'])}")
+        print(f"study: {where / 'study.html'}")
 
 
 def _row(point: Mapping[str, Any], unit: str) -> dict[str, Any]:
