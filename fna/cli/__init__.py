@@ -15,7 +15,7 @@ from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
-from fna.cli.studies import add_studies
+from fna.cli.studies import JobArray, add_studies
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, pick
 from fna.progress import first_rank, quiet
@@ -107,6 +107,7 @@ def run(
     folder: Annotated[Path, RunOption],
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    array: JobArray = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -114,7 +115,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words, array)
 
 
 @app.command(epilog=example("fna demo --run runs/demo"))
@@ -138,14 +139,19 @@ def _run(
     rng_seeds: int | None,
     as_json: bool,
     no_words: bool,
+    array: str | None = None,
 ) -> None:
     from fna.config import load_config
 
+    if array and not rng_seeds:
+        raise FnaError("--job-array shares out the RNG seeds of --rng-seeds N; give that, too")
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
     from fna.runs.opening import check_data, open_jobs
 
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
+        if array:
+            return _show(_repeat_part(folder, jobs, array, controls), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs import pipeline
@@ -158,8 +164,23 @@ def _run(
         _show({**result, "report": str(folder / "report.html")}, as_json)
 
 
+def _repeat_part(folder: Path, jobs: Mapping[int, Any], array: str, controls: bool = True) -> dict[str, Any]:
+    """Do some of the RNG seeds of a job, beside other processes."""
+    from fna.runs.controls import repeat
+    from fna.runs.jobs import share_of
+
+    result = repeat(folder, jobs, only=share_of(list(jobs), array), controls=controls)
+    return {**result, "report": str(folder / "report.html")}
+
+
 @app.command(epilog=example("fna controls runs/camvid", "fna controls runs/camvid3 --engine.workers 4"))
-def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_words: Quiet = False) -> None:
+def controls(
+    ctx: typer.Context,
+    folder: Folder,
+    array: JobArray = None,
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
     """Judge a run's network (c), or those of several RNG seeds, beside what costs less work; go on where it stopped.
 
     (a) the seed under the same schedule, (b) for the run's total compute, (d) with the super network's weights, (e) a
@@ -169,6 +190,8 @@ def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_wor
 
     with quiet(as_json or no_words):
         jobs = reopen_jobs(folder, ctx.obj)
+        if array:
+            return _show(_repeat_part(folder, jobs, array), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs.controls import repeat, run_controls

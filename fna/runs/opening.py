@@ -112,11 +112,11 @@ def open_jobs(folder: Path, config: Config, rng_seeds: int | None) -> Jobs:
         )
     with os_errors("open", folder):
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    known = (*OVER_ALL, *(path.name for path in seed_folders(folder).values()))
+    paths = seed_folders(folder, rng_seeds)
+    known = (*OVER_ALL, *(path.name for path in (*seed_folders(folder).values(), *paths.values())))
     if foreign := [name for name in sorted(names) if name not in known and not TEMPORARY.fullmatch(name)]:
         raise FnaError(f"{folder} is no folder of runs of fna: it has {foreign[0]}; give a new or empty one with --run")
     engines = {k: config.engine.model_copy(update={"rng_seed": k}) for k in range(rng_seeds)}
-    paths = seed_folders(folder, rng_seeds)
     return {k: (paths[k], config.model_copy(update={"engine": engine})) for k, engine in engines.items()}
 
 
