@@ -131,6 +131,7 @@ def test_times_multiplies_numbers_but_no_budgets() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.name == "nt", reason="kills a process")
 def test_two_workers_one_killed_end_where_one_does(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     name, recipe, where = write(tmp_path), tmp_path / "recipe.yaml", tmp_path / "runs"
