@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import tiny
+from tiny import opened, search_tiny, tiny_config, write_images
 
 from fna import cli
+from fna.config.budgets import parse_budget
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.front import dominated
 from fna.runs import pipeline
 from fna.runs.front import make_front, pick_point
 from fna.runs.jobs import share_network, share_of
+from fna.searching.found import Pool
+from fna.searching.rescoring import score_again
+from fna.stages.derive import derive
 
 BUDGETS = ("0.9x", "0.7x")
 
@@ -25,7 +31,7 @@ BUDGETS = ("0.9x", "0.7x")
 def fronted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run and its front."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    pipeline.run(path, tiny("search.epochs=2"))
+    pipeline.run(path, tiny("search.epochs=2", "data.images=4"))
     return path, make_front(path, BUDGETS)
 
 
@@ -57,7 +63,7 @@ def test_going_on_trains_nothing_again(fronted: tuple[Path, dict[str, Any]]) -> 
 def test_parts_do_all_of_it_and_the_same(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     _, front = fronted
     copy = tmp_path / "copy"
-    pipeline.run(copy, tiny("search.epochs=2"))
+    pipeline.run(copy, tiny("search.epochs=2", "data.images=4"))
     for array in ("2/2", "1/2"):
         done = make_front(copy, BUDGETS, array=array)
     strip = ("minutes", "folder")
@@ -99,6 +105,24 @@ def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[
 def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(FnaError, match=r"trained with search\.epochs = 2, here it is 5"):
         share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5"))
+
+
+def test_a_trained_super_network_answers_budgets_that_the_search_did_not_have(tmp_path: Path) -> None:
+    measured = ("search.chooser=measured", "search.sampler=anchored", "search.candidates=4", "search.recalibrate=1")
+    small = ("search.epochs=1", "space.input_scales=[1.0]", "space.head_channels=[1.0]", "space.layers=[3, 2, 1]")
+    with opened(tiny_config(write_images(tmp_path / "blocks"), *measured, *small)) as job:
+        found = search_tiny(job, tmp_path / "run")
+        before = {name: tensor.clone() for name, tensor in found.network.state.items()}
+        again = score_again(found, job.problem, job.data.train, job.compute, parse_budget("0.8x"), None)
+        limit = int(0.8 * job.problem.costs(found.network.arch).seed)
+        chosen = derive(again, job.problem, "0.8x").choice
+    assert again.budget == {"text": "0.8x", "cost": limit}
+    assert isinstance(again.evidence, Pool)
+    paths = [candidate.path for candidate in again.evidence.candidates if candidate.cost <= limit]
+    assert chosen is not None
+    assert chosen.path in paths
+    assert found.network.arch.seed_path() in [candidate.path for candidate in again.evidence.candidates]
+    assert all(torch.equal(again.network.state[name], tensor) for name, tensor in before.items())
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))

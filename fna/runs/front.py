@@ -16,7 +16,7 @@ from fna.config.budgets import UNITS, Budget, parse_budget
 from fna.cost.costs import COSTS
 from fna.cost.units import with_unit
 from fna.errors import FnaError
-from fna.files import read_json, write_bytes, write_json, write_text
+from fna.files import read_json, remove, write_bytes, write_json, write_text
 from fna.progress import first_rank, say
 from fna.reporting.front import dominated, front_page, front_png
 from fna.runs.folder import Folder
@@ -138,8 +138,10 @@ def _score_for(run: Run, budget: Budget, config: Config) -> None:
         raise FnaError("a front needs a trained super network; search.chooser halving trains none: use measured")
     kept = run.path / "checkpoints" / "front.json"
     again = score_again(found, run.problem, run.data("train")[0], run.compute, budget, kept)
-    info = {**run.folder.info("search"), "minutes": again.minutes, "warnings": list(again.warnings)}
+    info = {**run.folder.info("search"), **again.spent.to_json(), "warnings": list(again.warnings)}
     run.write("search", {"found.json": again.to_json(), "found.safetensors": again.network.state}, info)
+    if run.writes:
+        remove([kept])
 
 
 def _costs(problem: Problem, target: Target) -> dict[str, int]:

@@ -29,15 +29,13 @@ def score_again(
         file: where scores are kept until the choice is made.
 
     Returns:
-        The same super network with these candidates as evidence, the seed among them; minutes are those of both.
+        The same super network with these candidates as evidence, the seed among them; the time is that of both.
     """
     arch = found.network.arch
     costs = problem.costs(arch, budget.cost)
     limit = costs.limit(budget, "the budget")
     loop = SearchLoop(found.network, problem, data, compute, costs, limit)
     load_weights(loop.model, found.network.state, "the trained super network")
-    pool, warnings, minutes = measure(loop, file)
+    pool, warnings, spent = measure(loop, file)
     held = {"text": str(budget), "cost": limit}
-    return replace(
-        found, evidence=pool, unit=costs.unit, budget=held, minutes=found.minutes + minutes, warnings=warnings
-    )
+    return replace(found, evidence=pool, unit=costs.unit, budget=held, spent=found.spent + spent, warnings=warnings)
