@@ -160,11 +160,11 @@ def choose_cut(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> 
     """Cut the seed by hand to 90 to 100 % of the budget: a control (see `cut_by_hand`).
 
     Raises:
-        FnaError: there is no budget, the seed is within it already, or no such cut is in the space.
+        FnaError: no such cut is in the space.
     """
     space = found.network.arch
-    if limit is None or limit >= costs.seed:
-        raise FnaError("chooser 'cut' needs a budget below the seed's cost, such as --derive.budget 0.5x")
+    if limit is None or costs.whole(space.seed_path()) <= limit:
+        return _of_arch(space.seed, space, costs)  # there is nothing to cut
     arch = cut_by_hand(space.seed, space, limit, lambda arch: costs.whole(space.path_of(arch)), tapped(space))
     if arch is None:
         raise FnaError("no cut of the seed spends 90 to 100 % of the budget; choose another --derive.budget")
