@@ -44,6 +44,8 @@ ORDER = (
     "searching.choosing",
     "searching",
     "stages.expand stages.predict",
+    "exporting.graph",
+    "exporting.onnx_files",
     "stages",
     "runs.saved cli.counting cli.transfer cli.tables",
     "runs.run",

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fna.cli.exporting import add_export
+from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
 from fna.cli.streams import complain, flush_output, open_streams
+from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, out_of_memory, pick
@@ -34,7 +36,10 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
+TAKE_SETTINGS = (
+    *("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap"),
+    *("latency", "front", "study"),
+)
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
@@ -103,6 +108,7 @@ def run(
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
     resume: Resume = "auto",
+    array: JobArray = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -110,7 +116,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words, array)
 
 
 @app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
@@ -149,9 +155,12 @@ def _run(
     resume: str,
     as_json: bool,
     no_words: bool,
+    array: str | None = None,
 ) -> None:
     from fna.config import load_config
 
+    if array and not rng_seeds:
+        raise FnaError("--job-array shares out the RNG seeds of --rng-seeds N; give that, too")
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
     from fna.runs.opening import check_data, open_jobs, refuse_started
 
@@ -159,6 +168,8 @@ def _run(
         refuse_started(folder, "run", config)
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
+        if array:
+            return _show(_repeat_part(folder, jobs, array, controls), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs import pipeline
@@ -171,8 +182,23 @@ def _run(
         _show({**result, "report": str(folder / "report.html")}, as_json)
 
 
+def _repeat_part(folder: Path, jobs: Mapping[int, Any], array: str, controls: bool = True) -> dict[str, Any]:
+    """Do some of the RNG seeds of a job, beside other processes."""
+    from fna.runs.controls import repeat
+    from fna.runs.jobs import share_of
+
+    result = repeat(folder, jobs, only=share_of(list(jobs), array), controls=controls)
+    return {**result, "report": str(folder / "report.html")}
+
+
 @app.command(epilog=example("fna controls runs/camvid", "fna controls runs/camvid3 --engine.workers 4"))
-def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_words: Quiet = False) -> None:
+def controls(
+    ctx: typer.Context,
+    folder: Folder,
+    array: JobArray = None,
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
     """Judge a run's network (c), or those of several RNG seeds, beside what costs less work; go on where it stopped.
 
     (a) the seed under the same schedule, (b) for the run's total compute, (d) with the super network's weights, (e) a
@@ -182,6 +208,8 @@ def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_wor
 
     with quiet(as_json or no_words):
         jobs = reopen_jobs(folder, ctx.obj)
+        if array:
+            return _show(_repeat_part(folder, jobs, array), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs.controls import repeat, run_controls
@@ -306,6 +334,8 @@ add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)  # and push
+add_latency(app)
+add_studies(app)
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

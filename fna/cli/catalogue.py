@@ -123,6 +123,15 @@ def choosers() -> list[Row]:
     return _documented(CHOOSERS)
 
 
+def studies() -> list[Row]:
+    """What `fna study NAME RECIPE` does: tables of the article, on data of your own."""
+    from fna.runs.study import known_studies, read_study
+
+    return [
+        {"name": name, "rows": len(read_study(name).rows), "title": read_study(name).title} for name in known_studies()
+    ]
+
+
 def costs() -> list[Row]:
     """What a budget can limit, and the unit it is written in."""
     from fna.cost.costs import COSTS
@@ -161,5 +170,6 @@ CATALOGUE: dict[str, Callable[[], list[Row]]] = {
     "estimators": estimators,
     "choosers": choosers,
     "costs": costs,
+    "studies": studies,
     "settings": settings,
 }

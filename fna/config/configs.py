@@ -32,7 +32,7 @@ from fna.config.sections import (
 from fna.errors import FnaError, nearest
 
 # Folders of every run: no names for adaptations.
-FOLDERS = ("checkpoints", "data", "predictions", "targets", "tensorboard", "wandb")
+FOLDERS = ("checkpoints", "data", "front", "predictions", "targets", "tensorboard", "wandb")
 FILES = (".csv", ".html", ".json", ".safetensors", ".yaml")  # what the other names in a run's folder end in
 SEED = "seed"  # what adapt.arch calls the seed's architecture: no name for a target
 

@@ -159,6 +159,9 @@ class SearchConfig(Section):
     budget_rate: FromZero = note(0.05, "step size of the budget's multiplier")
     budget_weight: FromZero = note(2.0, "quadratic pull of the expected cost to the budget")
     lambda_: Annotated[FromZero, Field(alias="lambda")] = note(0.0, "fixed weight of lg cost (article, Eq. 8)")
+    latency_table: str | None = note(
+        None, "a file of `fna latency`, for budgets in ms: what blocks take on the device that counts"
+    )
     cost_size: Size | None = note(None, "height, width costs are counted at; null: those images are scored at")
     estimator: str = note("two_path", "gradient of the alphas; `fna list estimators`")
     sampler: str = note(

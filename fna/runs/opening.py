@@ -16,7 +16,7 @@ from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = (
-    *("adapt.", "derive.", "evaluate.", "baseline"),
+    *("adapt.", "derive.", "evaluate.", "baseline", "search.latency_table"),
     *("data.root", "data.test", "data.cache_gb", "data.allow_change", "data.allow_outside"),
     *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.log", "engine.checkpoint_"),
 )
@@ -113,11 +113,11 @@ def open_jobs(folder: Path, config: Config, rng_seeds: int | None) -> Jobs:
         )
     with os_errors("open", folder):
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    known = (*OVER_ALL, *(path.name for path in seed_folders(folder).values()))
+    paths = seed_folders(folder, rng_seeds)
+    known = (*OVER_ALL, *(path.name for path in (*seed_folders(folder).values(), *paths.values())))
     if foreign := [name for name in sorted(names) if name not in known and not TEMPORARY.fullmatch(name)]:
         raise FnaError(f"{folder} is no folder of runs of fna: it has {foreign[0]}; give a new or empty one with --run")
     engines = {k: config.engine.model_copy(update={"rng_seed": k}) for k in range(rng_seeds)}
-    paths = seed_folders(folder, rng_seeds)
     return {k: (paths[k], config.model_copy(update={"engine": engine})) for k, engine in engines.items()}
 
 
