@@ -20,7 +20,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import evaluating, pipeline
 from fna.runs.run import Run
-from fna.runs.saved import predict_folder
+from fna.runs.saved import predict_images
 
 TINY = (
     *("seed.name=mobilenet_v2_035", "seed.weights=null", "task.channels=16"),
@@ -131,20 +131,19 @@ def test_predict_draws_every_image(finished: tuple[Path, dict[str, Any]], tmp_pa
     (tmp_path / "in").mkdir()
     Image.new("RGB", (70, 50), "gray").save(tmp_path / "in" / "a.png")
     Image.new("L", (64, 64)).save(tmp_path / "in" / "b.jpg")
-    result = predict_folder(path, tmp_path / "in", tmp_path / "out")
-    assert result["files"] == ["a.png", "b.png"]
+    result = predict_images(path, tmp_path / "in", tmp_path / "out")
+    assert result["files"] == ["a.png", "masks/a.png", "b.png", "masks/b.png", "classes.txt"]
     with Image.open(tmp_path / "out" / "a.png") as picture:
         assert picture.size == (70, 50)
-        assert {color for _, color in picture.getcolors(10000)} <= {tuple(c) for c in result["colors"].values()}
 
 
 def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, _ = finished
     (tmp_path / "broken.png").write_bytes(b"<html>")
     with pytest.raises(FnaError, match=r"broken\.png"):
-        predict_folder(path, tmp_path, tmp_path / "out")
+        predict_images(path, tmp_path, tmp_path / "out")
     with pytest.raises(FnaError, match="nowhere does not exist"):
-        predict_folder(path, tmp_path / "nowhere", tmp_path / "out")
+        predict_images(path, tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_a_misspelt_adaptation_is_answered_with_the_nearest(
@@ -152,7 +151,7 @@ def test_a_misspelt_adaptation_is_answered_with_the_nearest(
 ) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
     with pytest.raises(FnaError, match=r"there is no .*adaptd \(did you mean 'adapted'\?\); give a run's folder"):
-        predict_folder(finished[0] / "adaptd", tmp_path, tmp_path / "out")
+        predict_images(finished[0] / "adaptd", tmp_path, tmp_path / "out")
 
 
 def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Pa
     boxes = tmp_path / "boxes.json"
     boxes.write_text('[{"file_name": "a.png", "bbox": [1, 2, 30, 40]}]')
     with pytest.raises(FnaError, match="--boxes are of persons, for pose; this network is of segmentation"):
-        predict_folder(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
+        predict_images(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fna.config import Config, DeepLabV3, make_config
-from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, predict, scored_size, slide, view
+from fna.tasks.segmentation import (
+    IGNORE,
+    STRIPES_RGB,
+    SegmentationScores,
+    draw,
+    loss,
+    predict,
+    scored_size,
+    slide,
+    view,
+)
 
 
 def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
@@ -100,8 +110,10 @@ def test_images_are_scored_at_a_multiple_of_their_size_and_labelled_at_their_own
     assert predict(PixelWise(), shown[None].float(), [own], config)[0].shape == own
 
 
-def test_void_is_drawn_black() -> None:
-    picture = draw(
-        np.zeros((1, 2, 3), np.uint8), torch.tensor([[0, IGNORE]]), SimpleNamespace(colors=((9, 8, 7),)), Config()
-    )
-    assert picture.tolist() == [[[9, 8, 7], [0, 0, 0]]]
+def test_a_class_is_mixed_with_the_image_and_void_is_striped() -> None:
+    """Void looks like no class, not even like a black background."""
+    image, mask = np.full((16, 16, 3), (200, 100, 0), np.uint8), torch.full((16, 16), IGNORE)
+    mask[:, :8] = 0
+    picture = draw(image, mask, SimpleNamespace(colors=((0, 0, 0),)), Config())
+    assert (picture[:, :8] == (100, 50, 0)).all()
+    assert {tuple(pixel) for pixel in picture[:, 8:].reshape(-1, 3).tolist()} == set(STRIPES_RGB)

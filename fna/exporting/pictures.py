@@ -14,7 +14,8 @@ from fna.data.decoding import read_image
 from fna.data.index import open_splits
 from fna.errors import FnaError
 from fna.runs.opening import settle_config
-from fna.stages.predict import Finished, find_images
+from fna.stages.photos import find_images
+from fna.stages.predict import Finished
 
 Record = tuple[
     np.ndarray[Any, Any], Mapping[str, Any]

@@ -16,7 +16,8 @@ from fna.runs.opening import flatten
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE, TWIN, WEIGHTS, make_finished
 from fna.stages.evaluate import evaluate
-from fna.stages.predict import Finished, png
+from fna.stages.predict import Finished
+from fna.stages.writing import png
 from fna.tasks.problem import Problem
 
 PREDICTIONS = 6  # pictures in the report

@@ -98,9 +98,10 @@ class Task:
             scored, uint8 (3, H, W), and the frame: how to get back to the image.
         predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
         scores: (data, config) -> an empty metric.
-        draw: (picture, prediction or truth, data, config) -> the picture with it drawn in, or instead of it.
+        draw: (picture, prediction or truth, data, config) -> the picture with it drawn in.
         records: (prediction, image id, data) -> COCO results of a prediction, ready for JSON; None: the
             task has no such format.
+        probabilities: as `predict`, but the probability of each class at each pixel; None: the task has no such map.
     """
 
     metric: str
@@ -118,6 +119,7 @@ class Task:
     scores: Callable[[Any, Settings], Scores]
     draw: Callable[[Picture, Any, Any, Settings], Picture]
     records: Callable[[Any, Any, Any], list[dict[str, Any]]] | None = None
+    probabilities: Callable[[nn.Module, Tensor, Sequence[Any], Settings], Sequence[Any]] | None = None
     multiple: int = 1
 
 

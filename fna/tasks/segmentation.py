@@ -20,6 +20,9 @@ from fna.tasks import Picture, Task, load_model
 from fna.training import distributed
 
 IGNORE = 255  # the label of pixels without a class, in every mask we hold
+OPACITY = 0.5  # of a class's colour over the image
+STRIPE = 4  # pixels; void is striped, which no class is
+STRIPES_RGB = ((255, 255, 255), (96, 96, 96))
 
 
 def prepare(arch: A, config: DeepLab) -> A:
@@ -73,7 +76,14 @@ def view(image_3HW: Tensor, truth: Any, config: SegmentationConfig) -> tuple[Ten
 def predict(
     model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
 ) -> Sequence[Tensor]:
-    """Return class ids, (h, w) each.
+    """Return class ids on the CPU, (h, w) each; the arguments are those of `probabilities`."""
+    return [scores_CHW.argmax(0).cpu() for scores_CHW in _scores(model, images_N3HW, sizes, config)]
+
+
+def probabilities(
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
+) -> Sequence[Tensor]:
+    """Return the probability of each class on the CPU, (C, h, w) each.
 
     Args:
         model: in eval mode.
@@ -81,20 +91,27 @@ def predict(
         sizes: (h, w) of each image as it was.
         config: ``evaluate.mode``: the whole image at once, or windows whose probabilities are averaged.
     """
+    scores = _scores(model, images_N3HW, sizes, config)
+    return [(part.softmax(0) if config.evaluate.mode == "whole" else part).cpu() for part in scores]
+
+
+def _scores(
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
+) -> Sequence[Tensor]:
+    """Return logits, or probabilities of windows, at the size of each image: (C, h, w) each."""
     if config.evaluate.mode == "whole":
         scores: Tensor = model(images_N3HW).float()
     else:
         scores = slide(model, images_N3HW, config.evaluate.window or config.data.crop, config.evaluate.overlap)
     if len(set(sizes)) > 1:
-        return [_labels(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
-    return list(_labels(scores, sizes[0]))
+        return [_resized(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
+    return list(_resized(scores, sizes[0]))
 
 
-def _labels(scores_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the likeliest class of every pixel of images of `size`, (N, h, w), on the CPU."""
-    if scores_NCHW.shape[2:] != tuple(size):
-        scores_NCHW = F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
-    return scores_NCHW.argmax(1).cpu()
+def _resized(scores_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if scores_NCHW.shape[2:] == tuple(size):
+        return scores_NCHW
+    return F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
 
 
 def slide(model: nn.Module, images_N3HW: Tensor, window: tuple[int, int], overlap: float) -> Tensor:
@@ -150,11 +167,14 @@ class SegmentationScores:
 
 
 def draw(picture: Picture, mask_HW: Tensor, data: Any, config: SegmentationConfig) -> Picture:
-    """Colour a mask of class ids; void is black."""
-    palette = np.zeros((256, 3), np.uint8)
+    """Lay the colours of class ids over a picture; void, which is no class, is striped."""
+    ids_HW = np.asarray(mask_HW.cpu(), np.int64)
+    palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[: len(data.colors)] = data.colors
-    colored: Picture = palette[mask_HW.cpu().numpy().astype(np.uint8)]
-    return colored
+    mixed = (1 - OPACITY) * picture + OPACITY * palette[ids_HW]
+    rows, columns = np.indices(ids_HW.shape)
+    stripes = np.array(STRIPES_RGB)[(rows + columns) // STRIPE % 2]
+    return np.where((ids_HW == IGNORE)[..., None], stripes, mixed.round()).astype(np.uint8)
 
 
 TASK = Task(
@@ -170,6 +190,7 @@ TASK = Task(
     scored_size=scored_size,
     view=view,
     predict=predict,
+    probabilities=probabilities,
     scores=SegmentationScores,
     draw=draw,
 )
