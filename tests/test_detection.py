@@ -220,7 +220,9 @@ def test_a_run_leaves_results_pictures_and_a_report(squares: Path, tmp_path: Pat
     row = metrics["rows"]["adapted"]
     assert metrics["metric"] == "map"
     assert set(TITLES) <= set(row)
-    assert row["seconds_per_image"] > 0
+    assert row["latency"]["ms"] > 0
+    assert row["latency"]["device"].startswith("cpu, 1 thread,")
+    assert sum(row["counts"]["boxes"].values()) == 6, "two in each image but the first"
     assert row["confusion"]["rows"] == [*NAMES.values(), "background"]
     results = read_json(tmp_path / "run" / "adapted" / "results.json")
     assert results

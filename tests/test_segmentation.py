@@ -17,6 +17,7 @@ from fna.tasks.segmentation import (
     STRIPES_RGB,
     SegmentationScores,
     draw,
+    draw_errors,
     loss,
     predict,
     scored_size,
@@ -25,10 +26,28 @@ from fna.tasks.segmentation import (
 )
 
 
-def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
+def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, Any]:
     scores = SegmentationScores(SimpleNamespace(classes=tuple("abcdefgh"[:classes])), Config())
     scores.update([0], [torch.tensor(predictions)], [torch.tensor(truths)])
     return scores.compute()
+
+
+def test_precision_recall_and_counts_are_the_confusions() -> None:
+    result = scored([[0, 1], [1, 1]], [[0, 0], [1, IGNORE]])
+    assert result["confusion"]["counts"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert result["precision"] == {"a": 1.0, "b": 0.5, "c": None}
+    assert result["recall"] == {"a": 0.5, "b": 1.0, "c": None}
+    assert result["counts"] == {"pixels": {"a": 2, "b": 1, "c": 0}}
+
+
+def test_errors_are_marked_in_grey_and_void_is_none() -> None:
+    image, truth = np.full((8, 12, 3), (90, 120, 150), np.uint8), torch.zeros(8, 12, dtype=torch.uint8)
+    mask = truth.clone()
+    mask[:, :4], truth[:, 8:] = 1, IGNORE
+    picture = draw_errors(image, mask, truth)
+    assert (picture[:, 4:8] == 120).all(), "right"
+    assert len(set(picture[0, 0].tolist())) == 3, "wrong, in colour"
+    assert {tuple(pixel) for pixel in picture[:, 8:].reshape(-1, 3).tolist()} == set(STRIPES_RGB)
 
 
 def test_a_two_by_two_case() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,17 @@ def _time(
     ours, *theirs = latencies(deployed, [one.run for one in made.values()], _batch(view_3HW, batch))
     for row, ms in zip(rows.values(), theirs, strict=True):
         row["latency_ms"] = ms
-    return {"size_hw": list(view_3HW.shape[1:]), "torch_latency_ms": ours, "threads": torch.get_num_threads()}
+    return {
+        "size_hw": list(view_3HW.shape[1:]),
+        "torch_latency_ms": ours,
+        "threads": torch.get_num_threads(),
+        **_load(),
+    }
+
+
+def _load() -> dict[str, float]:
+    """Say how busy the machine is beside, where the system knows: processes that compute, a minute's mean."""
+    return {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
 
 
 def _score(

@@ -23,6 +23,11 @@ IGNORE = 255  # the label of pixels without a class, in every mask we hold
 OPACITY = 0.5  # of a class's colour over the image
 STRIPE = 4  # pixels; void is striped, which no class is
 STRIPES_RGB = ((255, 255, 255), (96, 96, 96))
+WRONG_RGB = (230, 60, 20)
+TITLES = {
+    **{"miou": "mIoU", "pixel_accuracy": "pixel accuracy"},
+    **{"iou": "IoU", "precision": "precision", "recall": "recall"},
+}
 
 
 def prepare(arch: A, config: DeepLab) -> A:
@@ -154,7 +159,11 @@ class SegmentationScores:
             self.matrix.update(prediction, truth.long())
 
     def compute(self) -> dict[str, Any]:
-        """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
+        """Return ``miou`` and ``pixel_accuracy``; by class ``iou``, ``precision`` and ``recall``; all in [0, 1].
+
+        A class that is absent from the truth has no IoU and no recall, one that is never predicted no precision (None).
+        ``confusion`` and ``counts`` are in pixels.
+        """
         matrix = distributed.total(self.matrix.compute()).double()
         hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = hits / (truth + guessed - hits)
@@ -163,7 +172,15 @@ class SegmentationScores:
             "miou": float(iou[present].mean()) if present.any() else 0.0,
             "iou": {name: float(v) if p else None for name, v, p in zip(self.classes, iou, present, strict=True)},
             "pixel_accuracy": float(hits.sum() / matrix.sum().clamp_min(1)),
+            "precision": self._by_class(hits, guessed),
+            "recall": self._by_class(hits, truth),
+            "confusion": {"rows": [*self.classes], "columns": [*self.classes], "counts": matrix.long().tolist()},
+            "counts": {"pixels": dict(zip(self.classes, truth.long().tolist(), strict=True))},
         }
+
+    def _by_class(self, hits_C: Tensor, of_C: Tensor) -> dict[str, float | None]:
+        pairs = zip(self.classes, hits_C.tolist(), of_C.tolist(), strict=True)
+        return {name: hits / of if of else None for name, hits, of in pairs}
 
 
 def draw(picture: Picture, mask_HW: Tensor, data: Any, config: SegmentationConfig) -> Picture:
@@ -172,14 +189,26 @@ def draw(picture: Picture, mask_HW: Tensor, data: Any, config: SegmentationConfi
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[: len(data.colors)] = data.colors
     mixed = (1 - OPACITY) * picture + OPACITY * palette[ids_HW]
+    return _with_void(mixed.round().astype(np.uint8), ids_HW)
+
+
+def draw_errors(picture: Picture, mask_HW: Tensor, truth_HW: Tensor) -> Picture:
+    """Lay a colour over the pixels of another class than the true one, in a grey image; void is striped."""
+    grey = picture.mean(2, keepdims=True).repeat(3, 2)
+    wrong_HW1 = np.asarray(mask_HW.cpu() != truth_HW.cpu())[..., None]
+    mixed = np.where(wrong_HW1, 0.3 * grey + 0.7 * np.array(WRONG_RGB), grey).round().astype(np.uint8)
+    return _with_void(mixed, np.asarray(truth_HW.cpu()))
+
+
+def _with_void(picture: Picture, ids_HW: np.ndarray[Any, Any]) -> Picture:
     rows, columns = np.indices(ids_HW.shape)
-    stripes = np.array(STRIPES_RGB)[(rows + columns) // STRIPE % 2]
-    return np.where((ids_HW == IGNORE)[..., None], stripes, mixed.round()).astype(np.uint8)
+    stripes = np.array(STRIPES_RGB, np.uint8)[(rows + columns) // STRIPE % 2]
+    return np.where((ids_HW == IGNORE)[..., None], stripes, picture)
 
 
 TASK = Task(
     metric="miou",
-    titles={"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+    titles=TITLES,
     layers=SEGMENTATION_LAYERS,
     train_view=train_view,
     collate=collate,
@@ -193,4 +222,5 @@ TASK = Task(
     probabilities=probabilities,
     scores=SegmentationScores,
     draw=draw,
+    draw_errors=draw_errors,
 )
