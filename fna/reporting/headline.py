@@ -224,10 +224,11 @@ def _averaged(rows: Mapping[str, Any]) -> list[str]:
 
 def next_steps(folder: Path) -> Part:
     """Say what to type next, with this run's path."""
-    run, rows = shlex.quote(str(folder)), read_json(folder / "metrics.json")["rows"]
+    run, rows = shlex.quote(str(folder)), seed_first(read_json(folder / "metrics.json")["rows"])
+    network = run if "adapted" in rows else shlex.quote(str(folder / next(iter(rows))))
     steps = [
-        (f"fna predict {run} --images PHOTOS --out LABELLED", "label new images"),
-        (f"fna export {run} --to onnx", "run the network without fna and torch"),
+        (f"fna predict {network} --images PHOTOS --out LABELLED", "label new images"),
+        (f"fna export {network} --to onnx", "run the network without fna and torch"),
         (f"fna derive {run} --derive.name half --derive.budget 0.5x", "another target from the same search"),
         (f"fna adapt {run} --adapt.arch half", "fine-tune it"),
     ]
