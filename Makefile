@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fna demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

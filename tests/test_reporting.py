@@ -85,7 +85,8 @@ def metrics_json(data: dict[str, object], *, split: str = "val", fewer: float = 
         "rows": {name: metrics_row(name, k, fewer) for k, name in enumerate(NETWORKS)},
         "metric": "miou",
         "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU", "recall": "recall"},
-        "search_minutes": 25.4, "warnings": ["layer 2.1 collapsed to skip in epoch 3"], "colors": CLASSES,
+        "search_minutes": 25.4, "search_compute_minutes": 25.4, "colors": CLASSES,
+        "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
         "data": data, "settings": {"evaluate.mode": "whole", "evaluate.window": None, "data.eval_size": None},
     }  # fmt: skip
 
@@ -155,11 +156,11 @@ def metrics_row(name: str, k: int, fewer: float) -> dict[str, object]:
         "params": SEED_PARAMS - 100_000 * (k == 1), "madds": SEED_MADDS - 600_000_000 * (k == 1),
         "head_width": 1.0, "scale": 1.0, "miou": 0.587 + 0.021 * k - fewer,
         "iou": {c: None if c == "train" else 0.5 + 0.1 * i - 0.02 * i * k for i, c in enumerate(CLASSES)},
-        "pixel_accuracy": 0.88 + 0.01 * k - fewer, "minutes": 17.25, "epochs": 6,
+        "pixel_accuracy": 0.88 + 0.01 * k - fewer, "minutes": 17.25, "compute_minutes": 17.0, "peak_memory": 2**30,
         "latency": {"ms": 200.04, "runs": 50, "size_hw": [1024, 2048], "device": "cpu, 1 thread, fp32"},
         "recall": dict.fromkeys(CLASSES, 0.5), "counts": {"pixels": {c: 0 if c == "train" else 1234 for c in CLASSES}},
         "confusion": {"rows": [*CLASSES], "columns": [*CLASSES], "counts": np.eye(len(CLASSES)).tolist()},
-        "rng_seed": 0,
+        "epochs": 6, "rng_seed": 0,
     }  # fmt: skip
 
 
@@ -592,7 +593,7 @@ def test_torn_lines_are_left_out_and_said(run: Path, tmp_path: Path) -> None:
 def test_a_broken_picture_costs_its_own_section(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "predictions", tmp_path / "predictions")
     (tmp_path / "predictions" / "03_truth.png").unlink()
-    assert report(tmp_path).count("<img") == 23
+    assert report(tmp_path).count("<img") == 29
     (tmp_path / "predictions" / "02_truth.png").write_bytes(b"\x89PNG")
     assert "UnidentifiedImageError" in report(tmp_path)
 

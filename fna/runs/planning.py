@@ -192,7 +192,7 @@ def _plan_one(
         unit=costs.unit,
         limit=limit,
         why_not=why_not,
-        memory=training_memory(problem, arch, config.adapt.batch_size, config.adapt.optimizer, compute),
+        memory=training_memory(problem, arch, config.adapt.at_once, config.adapt.optimizer, compute),
     )
     if sample is None or basis.train is None:
         return row
