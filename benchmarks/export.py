@@ -88,8 +88,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for model in CASES:  # the training first: it would disturb the clock
         trained(model, words.data, words.runs)
-    rows = [measured(model, words.data, words.runs) for model in CASES]
-    print(record.write("export", rows, ratios(rows)))
+    rows = []
+    for model in CASES:
+        rows.append(measured(model, words.data, words.runs))
+        print(record.write("export", rows, ratios(rows)))
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

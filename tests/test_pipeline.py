@@ -55,7 +55,8 @@ def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> 
     assert set(metrics["rows"]) == {"baseline", "adapted"}
     assert all(0 <= row["miou"] <= 1 for row in metrics["rows"].values())
     assert load_config(path / "config.yaml") == tiny()
-    assert len(list((path / "predictions").iterdir())) == 4 * evaluating.PREDICTIONS
+    kinds = 6  # the image, the truth, and of both networks what they predict and where they are wrong
+    assert len(list((path / "predictions").iterdir())) == kinds * evaluating.PREDICTIONS
     assert not list((path / "checkpoints").rglob("*.pt")), "finished phases keep no checkpoints"
 
 
