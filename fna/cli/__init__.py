@@ -15,6 +15,7 @@ import typer
 from fna.cli.exporting import add_export
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.predicting import add_predict
 from fna.cli.streams import complain, flush_output, open_streams
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
@@ -235,54 +236,6 @@ def evaluate(
     _stage("evaluate", folder, None, ctx.obj, as_json, no_words, split=split)
 
 
-@app.command(
-    epilog=example(
-        "fna predict runs/camvid --images photos --out labelled",
-        "fna predict runs/bccd --images 'cells/*.jpg' --out labelled --format overlay --format yolo --format csv",
-        "fna predict bccd_network --images cell.jpg --out labelled --evaluate.score_threshold 0.3",
-    )
-)
-def predict(
-    ctx: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
-    ],
-    images: Annotated[
-        Path, typer.Option(metavar="FOLDER|FILE|'*.jpg'", show_default=False, help="Images or video frames to label.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the files go.")],
-    more: Annotated[  # of a pattern without quotes, the shell leaves the first name to --images, and the others here
-        list[Path] | None, typer.Argument(metavar="", hidden=True)
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="overlay; of masks png (class ids), npz (probabilities); of boxes and poses coco, yolo, csv. May be "
-            "repeated.  [default: overlay, and png or coco]",
-        ),
-    ] = None,
-    boxes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
-    ] = None,
-    as_json: AsJson = False,
-    no_words: Quiet = False,
-) -> None:
-    """Label images with a fine-tuned network, batch by batch: pictures, masks, boxes and poses as files.
-
-    Settings of evaluate and engine can be given, too, e.g. --evaluate.batch_size 16.
-    """
-    from fna.runs.saved import predict_images
-
-    with quiet(as_json or no_words):
-        network = folder / name if name else folder
-        _show(predict_images(network, [images, *(more or ())], out, boxes, ctx.obj, formats or ()), as_json)
-
-
 @app.command("list", epilog=example("fna list seeds", "fna list settings retinanet"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
@@ -306,6 +259,7 @@ add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)
+add_predict(app)
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:
