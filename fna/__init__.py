@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fna.remapping import remap as remap
     from fna.runs.pipeline import run as run
     from fna.runs.saved import load as load
+    from fna.runs.saved import predict_images as predict_images
     from fna.searching.alphas import search as search
     from fna.searching.found import Found as Found
     from fna.seeds import Seed as Seed
@@ -70,7 +71,7 @@ NAMES = {  # module: its public names
     "nets.weights": "Network",
     "remapping": "Strategy remap",
     "runs.pipeline": "run",
-    "runs.saved": "load",
+    "runs.saved": "load predict_images",
     "searching.alphas": "search",
     "searching.found": "Found",
     "seeds": "Seed load_seed",

@@ -71,7 +71,7 @@ def test_the_weighted_loss_is_torchs_own() -> None:
 
 @pytest.mark.parametrize("model", ["retinanet", "ssdlite"])
 def test_a_detectors_class_counts_as_its_weight_says(model: str) -> None:
-    from tiny_finished import ARCH, SETTINGS
+    from tiny_networks import ARCH, SETTINGS
 
     from fna.tasks.problem import Problem
 

@@ -13,7 +13,7 @@ import torch
 from hub_stand_in import COMMIT, TOKEN, serve_hub
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import save_file
-from tiny_finished import HW, write_network
+from tiny_networks import HW, write_network
 
 import fna
 from fna.cli import main

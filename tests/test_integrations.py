@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tiny_finished import HW, write_network
+from tiny_networks import HW, write_network
 
 import fna
 import fna.integrations.timm

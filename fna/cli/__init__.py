@@ -16,6 +16,7 @@ from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.predicting import add_predict
 from fna.cli.streams import complain, flush_output, open_streams
 from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
@@ -281,35 +282,6 @@ def evaluate(
     _stage("evaluate", folder, None, ctx.obj, as_json, no_words, split=split)
 
 
-@app.command(
-    epilog=example(
-        "fna predict runs/camvid --images photos --out labelled",
-        "fna predict bccd_network --images cell.jpg --out labelled --evaluate.score_threshold 0.3",
-    )
-)
-def predict(
-    ctx: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
-    ],
-    images: Annotated[Path, typer.Option(metavar="FOLDER|FILE", show_default=False, help="Images to label.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the pictures go.")],
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
-    boxes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
-    ] = None,
-    as_json: AsJson = False,
-    no_words: Quiet = False,
-) -> None:
-    """Label images with a fine-tuned network of a run: a picture per image; boxes and poses also as COCO results."""
-    from fna.runs.saved import predict_folder
-
-    with quiet(as_json or no_words):
-        _show(predict_folder(folder / name if name else folder, images, out, boxes, ctx.obj), as_json)
-
-
 @app.command("list", epilog=example("fna list seeds", "fna list settings retinanet"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
@@ -334,6 +306,7 @@ add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)  # and push
+add_predict(app)
 add_latency(app)
 add_studies(app)
 

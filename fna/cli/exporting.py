@@ -32,10 +32,10 @@ def export_network(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
     ],
-    to: Annotated[Literal["onnx", "torch_export"], typer.Option(help="What to write.")] = "onnx",
+    to: Annotated[Literal["onnx", "torch.export", "torchscript"], typer.Option(help="What to write.")] = "onnx",
     name: Name = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: onnx beside the network]")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: beside the network]")
     ] = None,
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Write this, too, and score it.")] = "fp32",
     size: Annotated[
@@ -73,11 +73,10 @@ def _show(done: dict[str, Any]) -> None:
     for row in done.get("checks", ()):
         images, height, width = row["shape"]
         print(f"  {images} x {height}x{width}: error {row['max_abs_error']:.3g}, {row['equal']:.4%} predictions equal")
-    if "images_alike" in done:
-        print(f"predict.py: {done['images_alike']:.2%} as fna predict")
-        print(f"latency_ms: torch {done['torch_latency_ms']:.3g} at {'x'.join(map(str, done['size_hw']))}, one image")
+    size = "x".join(map(str, done["size_hw"]))
+    print(f"latency_ms: torch {done['torch_latency_ms']:.3g} at {size}, one image, {done['threads']} threads")
     for precision, row in done["files"].items():
-        words = [f"{row['latency_ms']:.3g} ms"] if "latency_ms" in row else []
+        words = [f"{row['latency_ms']:.3g} ms"]
         if "score" in row:
             words.append(f"{done['metric']} {row['score']:.4f}, torch {done['torch_score']:.4f}")
         print(f"{precision}: {Path(done['out']) / row['file']}{' (' + ', '.join(words) + ')' if words else ''}")

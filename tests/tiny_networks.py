@@ -1,4 +1,4 @@
-"""Finished networks in miniature: untrained, but their answers differ from place to place."""
+"""Untrained networks of every model in miniature, written as finished ones, and pictures for them to look at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from fna.arch import Arch, Block, Stem
@@ -33,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def write_network(folder: Path, model: str, padding: str = "same", arch: Arch = ARCH, **changes: Any) -> Path:
-    """Write an untrained network as a finished one."""
+    """Write an untrained network, whose answers differ from place to place, as a finished one."""
     settings = {"task": {"model": model, **SETTINGS[model]}, "data": {"crop": list(HW)}, **changes}
     config = make_config(settings)
     arch = replace(arch, padding=padding)
@@ -51,7 +53,21 @@ def write_network(folder: Path, model: str, padding: str = "same", arch: Arch = 
         network.head.classification.cls_logits.weight.data *= 0.2
         network.head.regression.bbox_reg.weight.data *= 0.02
     network.eval()
+    if config.task.name == "segmentation":  # no class is everywhere the likeliest
+        with torch.no_grad():
+            classifier = list(network.head.parameters())[-1]
+            classifier.sub_(network(torch.randn(2, 3, *HW, generator=draws)).mean((0, 2, 3)))
     record = describe(Network(arch, {}), problem, {})
     write_state(folder / WEIGHTS, cpu_state(network), {KEY: json.dumps(record)})
     write_json(folder / TWIN, record)
+    return folder
+
+
+def write_photos(folder: Path, size: tuple[int, int] = HW) -> Path:
+    """Write three pictures with something in them."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        small = rng.integers(0, 255, (6, 9, 3)).astype(np.uint8)
+        Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder
