@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +29,7 @@ from fna.training.compute import Compute
 from fna.training.distributed import World
 
 NAMED = 5  # unreadable images that an error names
+COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})")  # of an image's file, without its ending
 
 
 class Finished(nn.Module):
@@ -220,7 +221,7 @@ def _make_folder(out: Path, sources: Collection[Path]) -> None:
 
 
 def _label(
-    model: Finished, compute: Compute, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: int
+    model: Finished, compute: Compute, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: Any
 ) -> tuple[Pixels, list[dict[str, Any]]]:
     """Return the picture of an image's predictions, and their COCO results.
 
@@ -237,29 +238,24 @@ def _label(
 
 
 def number_images(paths: Sequence[Path], known: Mapping[str, Any]) -> dict[Path, Any]:
-    """Return a number per image: those known, else those the names hold, as COCO's do, or 1, 2, ... if these fail.
+    """Return what COCO's results call each image: its number if that is known, else the file's name.
+
+    A number that is made up could be another image's in somebody's annotations; a name is nobody's number.
 
     Args:
         paths: the images.
-        known: numbers of some of them, and of others, by file name; no image gets the number of another one.
+        known: numbers of some of them, and of others, by file name. COCO's own names hold theirs.
 
-    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")], {}).values())
-    [139, 285]
-    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")], {}).values())
-    [1, 2]
-    >>> list(number_images([Path("a.jpg"), Path("b.jpg"), Path("c.jpg")], {"b.jpg": 1}).values())
-    [2, 1, 3]
-    >>> list(number_images([Path("1.jpg"), Path("2.jpg")], {"cat.jpg": 2}).values())
-    [1, 3]
+    >>> list(number_images([Path("000000000139.jpg"), Path("cat.jpg"), Path("2.jpg")], {"cat.jpg": 7}).values())
+    [139, 7, '2.jpg']
     """
-    others = [path for path in paths if path.name not in known]
-    numbers: dict[str, Any] = {path.name: int(path.stem) for path in others if path.stem.isdecimal()}
     taken = set(known.values())
-    if len(set(numbers.values()) - taken) < len(others):  # some have no number, or two have the same
-        free = (number for number in itertools.count(1) if number not in taken)
-        numbers = {path.name: next(free) for path in others}
-    numbers |= known
-    return {path: numbers[path.name] for path in paths}
+    numbers: dict[Path, Any] = {}
+    for path in paths:
+        of_coco = COCO_NAME.fullmatch(path.stem)
+        number = known.get(path.name, int(of_coco[1]) if of_coco else path.name)
+        numbers[path] = path.name if path.name not in known and number in taken else number
+    return numbers
 
 
 def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:
