@@ -49,7 +49,7 @@ if __name__ == "__main__":
         "row": "fine-tuned seed",
         "rng_seed": CONFIG.engine.rng_seed,
         **{"metric": "PCK@0.2 torso", "score": scores["pck_torso"], "params": cost.params, "madds": cost.madds},
-        **{"minutes": adapted.minutes, "epochs": CONFIG.adapt.epochs},
+        **{"minutes": adapted.spent.minutes, "epochs": CONFIG.adapt.epochs},
     }
     minutes = (time.monotonic() - began) / 60
     about = {"train": len(data.train), "val": len(data.val)}

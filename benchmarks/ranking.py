@@ -88,17 +88,19 @@ def score(folder: Path, config: Config, number: int) -> tuple[list[Candidacy], l
         scorer.score(chosen)
         scorer.measure(chosen)
         costs = [loop.forms.costs[form].whole(path) for path, form in chosen]
-        return chosen, [scorer.loss(*one) for one in chosen], [scorer.metrics[one] for one in chosen], costs
+        return chosen, [scorer.loss(*one) for one in chosen], [scorer.metric(*one) for one in chosen], costs
 
 
 def adapt(folder: Path, path: Sequence[int], form: Form, number: int, epochs: int) -> dict[str, Any]:
-    """Fine-tune an architecture from the seed's weights."""
+    """Fine-tune an architecture from the seed's weights; return its row."""
     file = folder / f"ranking_{number:02d}.json"
     with Run.open(folder) as job:
         file.write_text(json.dumps(job.space.path_arch(path).to_json()))
     settings = {"name": f"ranking_{number:02d}", "arch": file, "init": "seed", "epochs": epochs, **form._asdict()}
     with Run.open(folder, None, [f"adapt.{key}={value}" for key, value in settings.items()]) as job:
-        return pipeline.adapt_one(job, job.config.adapt)
+        done, metric = pipeline.adapt_one(job, job.config.adapt), job.problem.task.metric
+    row = {"row": f"architecture {number}", "rng_seed": job.config.engine.rng_seed, "metric": metric}
+    return row | {"score": done[metric]} | {key: done[key] for key in ("params", "madds", "minutes")}
 
 
 def tau(ours: Sequence[float], truth: Sequence[float]) -> float:
@@ -125,22 +127,13 @@ def main() -> None:
     assert all(other[0] == chosen for other in scored.values()), "one space, the same architectures"
     rows, truth = [], []
     for number, ((path, form), cost) in enumerate(zip(chosen, costs, strict=True)):
-        done = adapt(given.runs / "anchored", path, form, number, given.adapt_epochs)
-        metric = next(key for key in done if key not in ("params", "madds", "adapt", "minutes"))
-        truth.append(done[metric])
+        row = adapt(given.runs / "anchored", path, form, number, given.adapt_epochs)
+        truth.append(row["score"])
         shared = {
-            way: {"loss": losses[number], metric: metrics[number]} for way, (_, losses, metrics, _) in scored.items()
+            way: {"loss": losses[number], row["metric"]: metrics[number]}
+            for way, (_, losses, metrics, _) in scored.items()
         }
-        rows.append(
-            {
-                "row": f"architecture {number}",
-                "rng_seed": config.engine.rng_seed,
-                "metric": metric,
-                "score": done[metric],
-            }
-            | {key: done[key] for key in ("params", "madds", "minutes")}
-            | {"shared": shared, "path": list(path), **form._asdict(), "cost": cost}
-        )
+        rows.append(row | {"shared": shared, "path": list(path), **form._asdict(), "cost": cost})
         ratios = {"architectures": float(len(rows))}
         for way, (_, losses, metrics, _) in scored.items():
             if len(rows) > 1:

@@ -233,7 +233,10 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path
     assert len(messages) <= 2
     assert all("another process of this job ended" in message for message in messages)
     assert end(start(torchrun(*words, killed), errors)) == 0, errors.read_text()
-    ours, theirs = ({**read_json(run / "found.json"), "minutes": 0} for run in (killed, whole))
+    ours, theirs = (
+        {**read_json(run / "found.json"), "minutes": 0, "compute_minutes": 0, "peak_memory": 0}
+        for run in (killed, whole)
+    )
     assert ours == theirs
     for name in ("found", "adapted/network"):
         ours, theirs = (read_state(run / f"{name}.safetensors") for run in (killed, whole))

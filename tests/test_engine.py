@@ -24,16 +24,8 @@ from fna.progress import quiet
 from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute, computing
 from fna.training.distributed import World
-from fna.training.engine import (
-    WeightStep,
-    fit,
-    freeze_norms,
-    global_mean,
-    learning_rate,
-    make_optimizer,
-    norms,
-    recalibrate,
-)
+from fna.training.engine import WeightStep, fit, global_mean, learning_rate, make_optimizer
+from fna.training.norms import freeze_norms, norms, recalibrate
 from fna.training.sinks import read_log
 
 CPU = Compute(torch.device("cpu"), None, False, World())
@@ -154,6 +146,29 @@ def cross_entropy(logits_NCHW: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor
 
 def weight_step(model: Model, config: OptimizerConfig, loss: Any = cross_entropy) -> WeightStep:
     return WeightStep(model, make_optimizer(model, config), config, loss, CPU, 100, 10)
+
+
+def weighted(logits_NCHW: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """A loss whose number of terms differs from part to part."""
+    total = nn.functional.cross_entropy(logits_NCHW, batch["mask"], reduction="sum", ignore_index=255)
+    return total, (batch["mask"] != 255).sum()
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 9])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(parts: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, mask = torch.randn(4, 3, 8, 8, generator=draw), torch.randint(0, 2, (4, 6, 6), generator=draw)
+    mask[0], mask[1, :5] = 255, 255  # the first part may be without any term
+    batch, config = {"mask": mask, "names": list("abcd")}, optimizer(lr=0.5, momentum=0.0, schedule="constant")
+    ends = []
+    for number in (1, parts):
+        model = Chain()
+        freeze_norms(model)
+        step = replace(weight_step(model, config, weighted), parts=number)
+        ends.append((step(0, batch, images)["loss"], nn.utils.parameters_to_vector(model.parameters())))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-6)
+    assert torch.allclose(ends[0][1], ends[1][1], atol=1e-6)
+    assert not torch.allclose(ends[0][1], nn.utils.parameters_to_vector(Chain().parameters()), atol=1e-3)
 
 
 # --- batch norms ------------------------------------------------------------------------------------------------------
@@ -360,9 +375,9 @@ def test_short_epochs_write_no_checkpoints_unless_asked(tmp_path: Path) -> None:
 
 def test_a_loop_goes_on_where_its_last_checkpoint_is(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    minutes = fit(Counting(), checkpoints, None, "count", often(4), CPU)
+    spent = fit(Counting(), checkpoints, None, "count", often(4), CPU)
     again = Counting()
-    assert fit(again, checkpoints, None, "count", often(4), CPU) >= minutes - 1e-3
+    assert fit(again, checkpoints, None, "count", often(4), CPU).minutes >= spent.minutes - 1e-3
     assert (again.seen, again.epochs, again.started) == ([0, 1, 2, 3, 4, 5, 6], [], [6])
 
 

@@ -120,6 +120,15 @@ def test_an_architecture_file_can_be_adapted(finished: tuple[Path, dict[str, Any
     assert Arch.from_json(read_json(path / "from_file" / "network.json")["arch"]) == seed
 
 
+def test_what_was_begun_and_has_learned_nothing_may_have_other_settings(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = finished
+    ours = ["adapt.name=thrifty", "adapt.arch=seed"]
+    with Run.open(path, None, [*ours, "adapt.batch_size=100"]) as run, pytest.raises(FnaError, match="batch size 100"):
+        pipeline.stage(run, "adapt")
+    with Run.open(path, None, [*ours, "adapt.accumulate=2"]) as run:
+        assert pipeline.stage(run, "adapt")["adapt"]["accumulate"] == 2
+
+
 def test_the_same_name_cannot_mean_two_networks(finished: tuple[Path, dict[str, Any]]) -> None:
     path, _ = finished
     with Run.open(path, None, ["adapt.epochs=2"]) as run, pytest.raises(FnaError, match=r"epochs = 1, now it is 2"):

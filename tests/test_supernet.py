@@ -31,7 +31,7 @@ from fna.searching.sampling import draw_path
 from fna.tasks.heads import DeepLabV3Head
 from fna.training.compute import Compute
 from fna.training.distributed import World
-from fna.training.engine import recalibrate
+from fna.training.norms import recalibrate
 
 
 def tiny_seed(padding: str = "symmetric") -> Arch:

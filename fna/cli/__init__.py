@@ -16,6 +16,7 @@ from fna.cli.exporting import add_export
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
 from fna.cli.streams import complain, flush_output, open_streams
+from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, out_of_memory, pick
 from fna.progress import first_rank, quiet
@@ -33,7 +34,7 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
+TAKE_SETTINGS = ("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
@@ -108,17 +109,30 @@ def run(
     _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
 
 
-@app.command(epilog=example("fna demo --run runs/demo"))
+@app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
+    write_data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only write drawn plants, in a layout for every task.")
+    ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
+    if write_data is not None:
+        return _write_data(write_data)
     _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+
+
+def _write_data(folder: Path) -> None:
+    from fna.data.synthetic.writing import write_plants
+
+    for path, about in write_plants(folder).items():
+        print(f"{path}: {about}")
+    print(f"next: fna data {folder}")
 
 
 def _run(
@@ -269,6 +283,7 @@ def list_(
         show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
+add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)

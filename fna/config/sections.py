@@ -195,6 +195,7 @@ class AdaptConfig(Section):
     init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
     epochs: Positive = 20
     batch_size: Positive = 8
+    accumulate: Positive = note(1, "parts in which a batch is computed, one after another, for less memory")
     recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
     bn: Literal["open", "frozen"] = "open"
     ema: BelowOne | None = note(None, "decay of a running average of the weights, which is scored and kept; null: none")
@@ -202,6 +203,11 @@ class AdaptConfig(Section):
         "last", "the epoch whose weights are kept; best: on val, whose score is optimistic then"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @property
+    def at_once(self) -> int:
+        """Images that are in the network at the same time."""
+        return -(-self.batch_size // self.accumulate)
 
     @property
     def folder(self) -> str:

@@ -17,7 +17,7 @@ PAIRS = (  # the differences that are told, by letters: of the first row to the 
     *(("c", "a"), ("c", "b"), ("c", "d"), ("c", "e"), ("c", "f")),
     *(("d", "a"), ("b", "a")),
 )
-MEANS = ("params", "madds", "minutes", "epochs", "head_width", "scale")
+MEANS = ("params", "madds", "minutes", "compute_minutes", "epochs", "head_width", "scale")
 TODO = "still to do"
 TIE = 0.0005  # of a score: less than a twentieth of a point is none
 
@@ -34,7 +34,7 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
     Returns:
         JSON-ready: `metric` (its title), `entries` (a row of a run each), `missing` (rows of a run that are not there,
         and why), `rows` (a row each: mean and spread), `differences` (of scores, as shares, over the runs that have
-        both rows; see `spread`), `search_share` (minutes of the search / those of the seed's adaptation) and
+        both rows; see `spread`), `search_share` (computing time of the search / that of the seed's adaptation) and
         `madds_target_over_seed_max`.
 
     Raises:
@@ -51,8 +51,8 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
                 metric = entries[-1]["metric"]
             else:
                 missing.append({"rng_seed": rng_seed, "row": title, "why": why.get(name, TODO)})
-        if "baseline" in rows and metrics["search_minutes"]:
-            shares.append(metrics["search_minutes"] / rows["baseline"]["minutes"])
+        if "baseline" in rows and metrics["search_compute_minutes"]:
+            shares.append(metrics["search_compute_minutes"] / rows["baseline"]["compute_minutes"])
     by_letter = {
         letter: {entry["rng_seed"]: entry for entry in entries if entry["row"] == title}
         for letter, title in LETTERS.items()
@@ -99,7 +99,7 @@ def _entry(metrics: Mapping[str, Any], row: Mapping[str, Any], title: str, rng_s
         "metric": metrics["titles"][metric],
         "score": row[metric],
         **{key: row[key] for key in ("params", "madds")},
-        "minutes": row["minutes"] + charged_minutes(row, metrics["search_minutes"]),
+        **{key: row[key] + charged_minutes(row, metrics[f"search_{key}"]) for key in ("minutes", "compute_minutes")},
         **{key: row[key] for key in ("epochs", "init", "head_width", "scale")},
         "scores": {key: row[key] for key in metrics["titles"] if isinstance(row.get(key), float)},
     }
@@ -141,7 +141,7 @@ def sentences(compared: Compared) -> list[str]:
             said.append(f"{words}: ({one}) {MINUS} ({other}) = {_points(differences[pair])}.")
     said += _verdict(compared)
     if share := compared["search_share"]:
-        said.append(f"The search took {share:.2g} {TIMES} the minutes that the adaptation of (a) took.")
+        said.append(f"The search took {share:.2g} {TIMES} the computing time of the adaptation of (a).")
     return said + _missing(compared)
 
 

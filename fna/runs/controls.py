@@ -158,14 +158,14 @@ def scored(run: Run) -> bool:
 
 
 def seed_long(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
-    """Train the seed for the minutes that search and adaptation took, measured in its own minutes an epoch."""
+    """Train the seed for the time that search and adaptation took to compute, measured in its own time an epoch."""
     record = run.path / "checkpoints" / "seed_long" / "adapt.json"
     if run.finished("adapt:seed_long"):
         return {"epochs": run.folder.info("adapt:seed_long")["adapt"]["epochs"]}
     if record.exists():  # begun: how long an epoch takes is not asked again
         return {"epochs": read_json(record)["epochs"]}
-    searched = charged_minutes(found["adapt"], run.folder.info("search")["minutes"])
-    epochs = (searched + found["minutes"]) / (base["minutes"] / base["adapt"]["epochs"])
+    searched = charged_minutes(found["adapt"], run.folder.info("search")["compute_minutes"])
+    epochs = (searched + found["compute_minutes"]) / (base["compute_minutes"] / base["adapt"]["epochs"])
     return {"epochs": max(1, round(epochs))}
 
 

@@ -63,6 +63,8 @@ def _metrics(run: Run, split: str, rows: Mapping[str, Any], data: Any) -> dict[s
         "titles": dict(run.problem.task.titles),
         "seed_madds_parts": run.problem.parts(run.seed_arch),
         "search_minutes": searched.get("minutes"),
+        "search_compute_minutes": searched.get("compute_minutes"),
+        "search_peak_memory": searched.get("peak_memory"),
         "warnings": [*run.folder.info("expand")["warnings"], *searched.get("warnings", []), *run.folder.made_with()],
         "colors": run.problem.labels.to_json()["colors"],
         "data": {
@@ -105,7 +107,10 @@ def _row(
         **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
-        **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
+        **{
+            key: record[key]
+            for key in ("params", "madds", "minutes", "compute_minutes", "peak_memory", "head_width", "scale")
+        },
         **scores,
         "seconds_per_image": seconds,
         "rng_seed": rng_seed,

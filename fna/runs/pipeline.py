@@ -66,7 +66,7 @@ def run_search(run: Run) -> dict[str, Any]:
     logs = (run.path / "search.csv", run.path / "entropy.csv")
     run.begin("search")
     found = search(run.expanded(), run.problem, train, run.compute, checkpoints=run.checkpoints("search"), logs=logs)
-    info = {"minutes": found.minutes, "warnings": list(found.warnings), "epochs": run.config.search.epochs}
+    info = {**found.spent.to_json(), "warnings": list(found.warnings), "epochs": run.config.search.epochs}
     run.write("search", {"found.json": found.to_json(), "found.safetensors": found.network.state}, info, logs)
     run.clear("search")
     return info
@@ -154,7 +154,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         _same_settings(info["adapt"], wanted, run.path)
         say(f"{name}: finished already")
         return info
-    if (run.path / record).exists():
+    if (run.path / record).exists() and run.checkpoints(name).steps():  # as long as nothing is learned, they may change
         _same_settings(decode_json(run.path / record, run.folder.read(record)), wanted, run.path)
     elif run.compute.world.writes:
         run.folder.keep(record, wanted)
@@ -164,7 +164,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
     costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
-    about = {**costs, "adapt": wanted, "minutes": tuned.minutes, "epoch": tuned.epoch, metric: tuned.scores[metric]}
+    about = {**costs, "adapt": wanted, **tuned.spent.to_json(), "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})
     run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about, logs)

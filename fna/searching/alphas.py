@@ -35,8 +35,11 @@ from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import SCORES, Checkpoints
+from fna.training.clock import Spent
 from fna.training.compute import Compute
-from fna.training.engine import WeightStep, check_finite, fit, freeze_norms, global_mean, make_optimizer
+from fna.training.engine import WeightStep, check_finite, fit, global_mean, make_optimizer
+from fna.training.memory import in_memory
+from fna.training.norms import freeze_norms
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
@@ -307,25 +310,31 @@ def search(
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     held = None if limit is None else {"text": str(budget), "cost": limit}
-    evidence: Evidence
-    if config.chooser == "halving":  # the super network stays as the seed left it
-        evidence, warnings, minutes = halve(loop, checkpoints)
-    else:
-        measured = not loop.learns_alphas
-        minutes = fit(loop, checkpoints, logs, "search", problem.config.engine, compute, keeps_end=measured)
-        if measured:
-            evidence, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
-            minutes += scoring
-        else:
-            evidence = Alphas([a.detach().tolist() for a in loop.alphas])
-            held_at = loop.holder.target if loop.holder else None
-            warnings = tuple(collapse(network.arch, loop.alphas, loop.table, held_at))
-            if warnings and problem.config.engine.strict:
-                raise FnaError(" ".join(warnings))
+    largest = problem.at(Form(scale=max(form.scale for form in loop.forms.choices)))
+    with in_memory("search", config, largest, network.arch.seed, compute):
+        evidence, warnings, spent = _evidence(loop, checkpoints, logs)
     for warning in warnings:
         say(f"search: {warning}")
     trained = Network(network.arch, cpu_state(loop.model))
-    return Found(trained, evidence, costs.unit, held, minutes, config.sampler, config.chooser, warnings)
+    return Found(trained, evidence, costs.unit, held, spent, config.sampler, config.chooser, warnings)
+
+
+def _evidence(
+    loop: SearchLoop, checkpoints: Checkpoints | None, logs: tuple[Path, Path] | None
+) -> tuple[Evidence, tuple[str, ...], Spent]:
+    """Train and choose; return what tells architectures apart, what looks wrong, and the time it took."""
+    if loop.config.chooser == "halving":  # the super network stays as the seed left it
+        return halve(loop, checkpoints)
+    measured, engine = not loop.learns_alphas, loop.problem.config.engine
+    spent = fit(loop, checkpoints, logs, "search", engine, loop.compute, keeps_end=measured)
+    if measured:
+        pool, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
+        return pool, warnings, spent + scoring
+    held_at = loop.holder.target if loop.holder else None
+    warnings = tuple(collapse(loop.arch, loop.alphas, loop.table, held_at))
+    if warnings and engine.strict:
+        raise FnaError(" ".join(warnings))
+    return Alphas([a.detach().tolist() for a in loop.alphas]), warnings, spent
 
 
 def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:

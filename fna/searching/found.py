@@ -11,6 +11,7 @@ from fna.arch import LayerPath, SuperArch
 from fna.arch.target import Form
 from fna.errors import FnaError
 from fna.nets.weights import Network
+from fna.training.clock import NOTHING, Spent
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def by_loss(candidate: Candidate) -> tuple[Any, ...]:
 
 
 Evidence = Alphas | Pool
-ABOUT = ("unit", "budget", "sampler", "chooser", "minutes")  # what found.json says besides
+ABOUT = ("unit", "budget", "sampler", "chooser")  # what found.json says besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Found:
         evidence: what tells its architectures apart.
         unit: of the cost the search held.
         budget: what it held it at: ``text`` as it was given and ``cost`` of the whole network; None: a fixed lambda.
-        minutes: how long it took.
+        spent: the time it took.
         sampler: how paths were drawn, a name of `sampling.SAMPLERS`.
         chooser: how a target is chosen, a name of `choosing.CHOOSERS`.
         warnings: what looks wrong with it, such as a collapse to skips.
@@ -110,7 +111,7 @@ class Found:
     evidence: Evidence
     unit: str = "MAdds"
     budget: Mapping[str, Any] | None = None
-    minutes: float = 0.0
+    spent: Spent = NOTHING
     sampler: str = "uniform"
     chooser: str = "alphas"
     warnings: tuple[str, ...] = ()
@@ -118,7 +119,8 @@ class Found:
     def to_json(self) -> dict[str, Any]:
         """Return all but the weights; `from_json` is its inverse."""
         about = {key: getattr(self, key) for key in ABOUT}
-        return {**self.evidence.to_json(self.network.arch), **about, "warnings": list(self.warnings)}
+        more = {**about, **self.spent.to_json(), "warnings": list(self.warnings)}
+        return {**self.evidence.to_json(self.network.arch), **more}
 
     @classmethod
     def from_json(cls, data: Any, network: Network[SuperArch]) -> Found:
@@ -130,7 +132,7 @@ class Found:
         try:
             evidence = _evidence(data, network.arch)
             about = {key: data[key] for key in ABOUT}
-            return cls(network, evidence, **about, warnings=tuple(data["warnings"]))
+            return cls(network, evidence, **about, spent=Spent.from_json(data), warnings=tuple(data["warnings"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FnaError(f"not what a search found in this space: {type(error).__name__} {error}") from error
 

@@ -33,6 +33,7 @@ from fna.searching.scoring import Candidacy, Scorer, seed_of
 from fna.training import distributed
 from fna.training.batches import train_batches
 from fna.training.checkpoints import SCORES, Checkpoints
+from fna.training.clock import Spent
 from fna.training.engine import WeightStep, make_optimizer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ LEAST = 10  # iterations at least that each is trained for at first
 TRIES = 500  # networks drawn until one is new and within the budget
 
 
-def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tuple[str, ...], float]:
+def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tuple[str, ...], Spent]:
     """Train candidates, and more and more those that do better on held-out training images.
 
     Args:
@@ -51,8 +52,8 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
         checkpoints: of the search; each candidate has a folder of its own below theirs.
 
     Returns:
-        The pool, the seed in it; a warning where nothing was better than the seed; and the minutes, those before
-        an interruption included. Only the last two have a score, the task's metric on held-out images: it decides.
+        The pool, the seed in it; a warning where nothing was better than the seed; and the time, that before an
+        interruption included. Only the last two have a score, the task's metric on held-out images: it decides.
 
     Raises:
         FnaError: there is nothing but the seed to train within the budget.
@@ -64,7 +65,7 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     rounds = len(starters).bit_length() - 1
     lengths = [max(1, loop.total_steps // rounds // (len(starters) >> r)) for r in range(rounds)]
     races = [_Race(loop, *one, i, sum(lengths), checkpoints) for i, one in enumerate(starters)]
-    kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute.world.writes, "results")
+    kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute, "results")
     results: dict[str, tuple[float, float | None]] = kept.tables["results"]  # loss and score after a round
     scorer, left, last = Scorer(loop), races, dict[int, Candidate]()
     with bar(sum(n * (len(starters) >> r) for r, n in enumerate(lengths)), "halving") as progress:
@@ -86,7 +87,7 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     best = choose(pool.candidates, None)
     nothing = best is not None and (best.path, best.form) == seed_of(loop)
     warning = "nothing that was trained within the budget beats the seed on held-out training images"
-    return pool, (warning,) * nothing, kept.minutes
+    return pool, (warning,) * nothing, kept.spent
 
 
 def _number(loop: SearchLoop) -> int:

@@ -35,6 +35,7 @@ from fna.searching.forms import SEEDS
 from fna.searching.found import Candidate, Pool, by_loss, choose
 from fna.searching.knapsack import best_path
 from fna.searching.scoring import Candidacy, Scorer, seed_of
+from fna.training.clock import Spent
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
@@ -49,7 +50,7 @@ CLEAR = 0.01  # a difference of metrics that is no noise
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
 
 
-def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str, ...], float]:
+def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str, ...], Spent]:
     """Score candidates of a trained super network.
 
     Args:
@@ -57,8 +58,8 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
         file: where scores are kept until the choice is made.
 
     Returns:
-        The pool, the seed among them; warnings: that nothing is better than the seed, or only by noise; and the minutes
-        it took, those before an interruption included.
+        The pool, the seed among them; warnings: that nothing is better than the seed, or only by noise; and the time it
+        took, that before an interruption included.
     """
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
     seed, singles = seed_of(loop), list(_single_changes(loop))
@@ -78,7 +79,7 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
     members = {one: candidate for pool in pools for one, candidate in pool.members.items()}
-    return Pool(tuple(members.values())), _doubts(pools[0], scorer, seed), scorer.minutes
+    return Pool(tuple(members.values())), _doubts(pools[0], scorer, seed), scorer.spent
 
 
 def _fill(pool: _Pool, seed: Candidacy) -> None:

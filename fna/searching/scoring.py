@@ -23,7 +23,8 @@ from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import train_batches
-from fna.training.engine import recalibrate
+from fna.training.clock import Spent
+from fna.training.norms import recalibrate
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
@@ -51,14 +52,14 @@ class Scorer:
     saved: float = 0.0
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.file, self.loop.compute.world.writes, "losses", "metrics")
+        self.kept = Kept(self.file, self.loop.compute, "losses", "metrics")
         self._by_batch: dict[str, list[float]] = self.kept.tables["losses"]
         self._metrics: dict[str, float] = self.kept.tables["metrics"]
 
     @property
-    def minutes(self) -> float:
-        """Minutes so far, those before an interruption included."""
-        return self.kept.minutes
+    def spent(self) -> Spent:
+        """The time so far, that before an interruption included."""
+        return self.kept.spent
 
     def losses(self, path: LayerPath, form: Form) -> list[float]:
         """Return the loss of a network that has been scored on each of the held-out batches."""

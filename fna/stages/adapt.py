@@ -19,17 +19,20 @@ from fna.tasks.problem import Problem
 from fna.training.averaging import make_average
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
+from fna.training.clock import Spent
 from fna.training.compute import Compute
-from fna.training.engine import WeightStep, fit, freeze_norms, make_optimizer, recalibrate
+from fna.training.engine import WeightStep, fit, make_optimizer
+from fna.training.memory import in_memory
+from fna.training.norms import freeze_norms, recalibrate
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A fine-tuned network, its scores on the validation split, the minutes training took, the epoch that was kept."""
+    """A fine-tuned network, its scores on the validation split, the time training took, the epoch that was kept."""
 
     network: Network[Arch]
     scores: dict[str, Any]
-    minutes: float
+    spent: Spent
     epoch: int
 
 
@@ -62,6 +65,7 @@ class AdaptLoop:
             compute,
             self.total_steps,
             self.steps_per_epoch,
+            config.accumulate,
         )
 
     def start(self, step: int) -> None:
@@ -168,8 +172,9 @@ def adapt(
     """
     config = config or problem.config.adapt
     loop = AdaptLoop(network, problem.at(network), data, compute, config)
-    minutes = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
+    with in_memory("adapt", config, problem.at(network), network.arch, compute):
+        spent = fit(loop, checkpoints, logs, config.folder, problem.config.engine, compute)
     state, scores, epoch = loop.kept()
     if config.keep == "best":
         say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
-    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, minutes, epoch)
+    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, spent, epoch)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fna.config import EngineConfig, OptimizerConfig
 from fna.errors import FnaError
@@ -19,6 +20,7 @@ from fna.nets.network import Model
 from fna.progress import bar, say, shortly, tell
 from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
+from fna.training.clock import NOTHING, Spent, Stopwatch
 from fna.training.compute import Compute
 from fna.training.sinks import Log, check_log
 
@@ -76,49 +78,16 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int, steps_pe
     return config.lr * factor
 
 
-# --- batch norms ----------------------------------------------------------------------------------
-
-
-def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the batch norms of a model."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def freeze_norms(model: Model) -> None:
-    """Fix affine parameters and statistics of the backbone's batch norms; call again after every ``train()``."""
-    for norm in norms(model.backbone):
-        norm.eval()
-        norm.requires_grad_(False)
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, images: Iterator[Tensor], batches: int, compute: Compute) -> None:
-    """Recompute every batch norm's running statistics as the average over `batches` batches of normalised images.
-
-    Only `model`'s own norms are touched: of a super network's path (`supernet.path_network`) no other candidate's.
-    Weights do not change. Statistics inherited by remapping, or of rarely drawn candidates, are poor (a path scored
-    3.8 mIoU before and 37.2 after, on CamVid).
-    """
-    momenta = [(norm, norm.momentum) for norm in norms(model)]
-    model.train()
-    try:
-        for norm, _ in momenta:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        for _ in range(batches):
-            with compute.autocast():
-                model(next(images))
-    finally:
-        for norm, momentum in momenta:
-            norm.momentum = momentum
-
-
 # --- one step -------------------------------------------------------------------------------------
 
 
 @dataclass
 class WeightStep:
-    """An iteration of the weights: forward, global loss, backward, clipping, update; stops at the first bad number."""
+    """An iteration of the weights: forward, global loss, backward, clipping, update; stops at the first bad number.
+
+    A batch may go through the network in several `parts`, one after another, which takes less memory. The gradients are
+    those of the whole batch, but for batch norms, which see a part at a time.
+    """
 
     model: nn.Module  # possibly wrapped for several processes
     optimizer: torch.optim.Optimizer
@@ -127,6 +96,7 @@ class WeightStep:
     compute: Compute
     total_steps: int
     steps_per_epoch: int
+    parts: int = 1
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,13 +111,9 @@ class WeightStep:
         rate = learning_rate(self.config, step, self.total_steps, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        with self.compute.autocast():
-            output = self.model(images_N3HW, *choice)
-            loss_sum, weight = self.loss(output, batch)
-        loss, value = global_mean(loss_sum, weight, self.compute)
-        check_finite(value, "loss", step, rate, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        value = self._backward(batch, images_N3HW, *choice)
+        check_finite(value, "loss", step, rate, batch)
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
@@ -156,6 +122,45 @@ class WeightStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {"loss": value, "lr": rate}
+
+    def _backward(self, batch: Batch, images_N3HW: Tensor, *choice: Any) -> float:
+        """Compute the gradients of the mean loss over all parts and processes; return that mean.
+
+        How many terms there are in all is known after the last part only. Until then all parts are divided by the
+        number of the first, and that is set right in the end.
+        """
+        parts, sums = list(_parts(batch, images_N3HW, self.parts)), list[Tensor]()
+        for part, (own, images) in enumerate(parts):
+            with self._shared(part == len(parts) - 1):
+                with self.compute.autocast():
+                    loss_sum, weight = self.loss(self.model(images, *choice), own)
+                sums.append(global_sums(loss_sum, weight))
+                unit = sums[0][1].clamp_min(1)
+                self.scaler.scale(loss_sum * (self.compute.world.size / unit)).backward()
+        total = torch.stack(sums).sum(0)
+        count = total[1].clamp_min(1)
+        if len(parts) > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= unit / count
+        return float(total[0] / count)
+
+    def _shared(self, now: bool) -> AbstractContextManager[Any]:
+        """Return a context in which gradients are averaged over processes `now`, or kept until a later time."""
+        return nullcontext() if now or not isinstance(self.model, DistributedDataParallel) else self.model.no_sync()
+
+
+def _parts(batch: Batch, images_N3HW: Tensor, number: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Cut a batch, all of whose values have an item an image, into `number` parts or fewer."""
+    size = -(-len(images_N3HW) // number)
+    for start in range(0, len(images_N3HW), size):
+        own = slice(start, start + size)
+        yield {key: value[own] for key, value in batch.items()} if number > 1 else batch, images_N3HW[own]
+
+
+def global_sums(loss_sum: Tensor, weight: Tensor) -> Tensor:
+    """Return summed loss and number of its terms over all processes, (2,)."""
+    return distributed.total(torch.stack([loss_sum.detach().float(), weight.float()]))
 
 
 def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Tensor, float]:
@@ -169,7 +174,7 @@ def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Ten
         weight: number of terms in it (pixels, boxes), a scalar.
         compute: the processes.
     """
-    sums = distributed.total(torch.stack([loss_sum.detach().float(), weight.float()]))
+    sums = global_sums(loss_sum, weight)
     count = sums[1].clamp_min(1)
     return loss_sum * (compute.world.size / count), float(sums[0] / count)
 
@@ -233,7 +238,7 @@ def fit(
     config: EngineConfig,
     compute: Compute,
     keeps_end: bool = False,
-) -> float:
+) -> Spent:
     """Run a loop to its end, from its last checkpoint if it has one.
 
     Checkpoints are written at the ends of epochs, but not more often than every ``config.checkpoint_seconds``, and
@@ -249,14 +254,14 @@ def fit(
         keeps_end: whether the end is a checkpoint, too, because more is done with it.
 
     Returns:
-        Minutes of training, those before an interruption included.
+        The time of training, that before an interruption included.
 
     Raises:
         FnaError: the checkpoint is of another number of processes, records or iterations.
     """
     plan = {key: int(getattr(loop, key)) for key in PLAN}
     start, spent = _go_on(loop, checkpoints, logs, label, plan, compute)
-    began = time.monotonic() - spent
+    watch = Stopwatch(compute.device.type, spent)
     saved, every = time.monotonic(), config.checkpoint_steps
     writes = compute.world.writes
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
@@ -276,7 +281,7 @@ def fit(
             if done % loop.steps_per_epoch == 0:
                 epoch = done // loop.steps_per_epoch
                 scores = loop.end_epoch(epoch)
-                minutes = (time.monotonic() - began) / 60
+                minutes = watch.read().minutes
                 left = minutes / done * (loop.total_steps - done)
                 _tell_epoch(f"{label}: epoch {epoch} of {epochs}", losses, scores, minutes, left)
                 losses.clear()
@@ -284,15 +289,14 @@ def fit(
                     epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
             asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
-                spent, processes = time.monotonic() - began, compute.world.size
-                about = {"spent": spent, "processes": processes, "plan": plan}
+                about = {"spent": watch.read().to_json(), "processes": compute.world.size, "plan": plan}
                 logged = [log.fingerprint() for log in (steps_log, epochs_log)]
                 _check_state(loop, done)
                 checkpoints.save(done, {"loop": loop.state(), **about, "logs": logged})
                 saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
         _check_state(loop, loop.total_steps)
-    return (time.monotonic() - began) / 60
+    return watch.read()
 
 
 def _go_on(
@@ -302,16 +306,16 @@ def _go_on(
     label: str,
     plan: Mapping[str, int],
     compute: Compute,
-) -> tuple[int, float]:
-    """Bring a loop to its last checkpoint, if it has one; return the iteration to go on at, and the seconds spent."""
+) -> tuple[int, Spent]:
+    """Bring a loop to its last checkpoint, if it has one; return the iteration to go on at, and the time spent."""
     latest = checkpoints.load_latest() if checkpoints else None
     if not latest:
-        return 0, 0.0
+        return 0, NOTHING
     start, state = latest
     assert checkpoints is not None
     with _of_this_structure(checkpoints, start):
         spent, processes, began = (
-            float(state["spent"]),
+            Spent.from_json(state["spent"]),
             int(state["processes"]),
             {k: int(state["plan"][k]) for k in PLAN},
         )

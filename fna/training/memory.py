@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from fna.arch import Arch
-from fna.config import OptimizerConfig
+from fna.config import AdaptConfig, OptimizerConfig, SearchConfig
+from fna.errors import FnaError, out_of_memory
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
 MOMENTS = {"sgd": 1, "rmsprop": 2, "adam": 2, "adamw": 2}  # numbers an optimizer keeps for each weight
 MARGIN = 4 / 3  # gradients of the maps, the loss and the kernels' work space; measured, see docs/reference.md
+USABLE = 0.9  # of a device's memory
+
+
+@contextmanager
+def in_memory(
+    section: str, config: AdaptConfig | SearchConfig, problem: Problem, arch: Arch, compute: Compute
+) -> Iterator[None]:
+    """Turn running out of memory into an error that says what was tried and what would fit.
+
+    Args:
+        section: of the settings that `config` is.
+        config: how it trains.
+        problem: at the largest input scale.
+        arch: the backbone, undilated; of a super network that of its seed.
+        compute: the device.
+
+    Raises:
+        FnaError: there was not enough memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        (height, width), whole = problem.config.data.crop, device_memory(compute.device)
+        images = config.at_once if isinstance(config, AdaptConfig) else config.batch_size
+        have = f" ({whole / 2**30:.1f} GiB)" if whole else ""
+        tried = f"{compute.device}{have} ran out of memory: {section} took {images} images of {height}x{width} at once"
+        images //= 2
+        while images and whole and training_memory(problem, arch, images, config.optimizer, compute) > USABLE * whole:
+            images //= 2
+        raise FnaError(f"{tried}; {_smaller(section, config, images)}") from error
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= os.sysconf_names.keys():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _smaller(section: str, config: AdaptConfig | SearchConfig, images: int) -> str:
+    """Say what to type so that so many images are in the network at once."""
+    if not images:
+        return "not one image fits: type a smaller --data.crop HEIGHT,WIDTH, or take a machine with more memory"
+    said = f"type --{section}.batch_size {images}"
+    if isinstance(config, AdaptConfig):
+        said += (
+            f", or --{section}.accumulate {-(-config.batch_size // images)} to keep the batch of {config.batch_size}"
+        )
+    return f"{said}; a smaller --data.crop helps, too"
 
 
 def training_memory(problem: Problem, arch: Arch, batch_size: int, optimizer: OptimizerConfig, compute: Compute) -> int:
