@@ -11,7 +11,7 @@ TORCH ?= torch torchvision
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format soak clean
+.PHONY: demo test lint format soak audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fna demo
@@ -31,6 +31,13 @@ format: $(VENV)/.installed-dev
 # By hand: 200 kills at random moments of all tasks and stages, half an hour on two cores.
 soak: $(VENV)/.installed
 	$(BIN)/python benchmarks/resume.py 200
+
+# By hand: known weaknesses and licences of what is installed, asked of PyPI; the tools have an environment of their own.
+audit: $(VENV)/.installed
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit pip-licenses
+	$(VENV)/audit/bin/pip-audit --strict --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --from=mixed --partial-match --fail-on GPL
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -6,17 +6,19 @@ import json
 import random
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tiny import tiny_config, write_images
 
 from fna import cli
-from fna.config import Config, dump_yaml
+from fna.config import Config, dump_yaml, make_config, merge
 from fna.errors import FnaError
 from fna.files import read_json, read_state, write_json
 from fna.runs import pipeline
 from fna.runs.manifest import MANIFEST, damages, read_manifest, read_vouched
+from fna.runs.opening import check_data
 from fna.runs.run import Run
 from fna.runs.saved import load
 from fna.training.engine import WeightStep
@@ -227,3 +229,33 @@ def test_another_machine_is_recorded_compared_and_said(
         change = run.folder.note_machine("adapt:b", {**first["machine"], "threads": "2", "torch": "3.0"})
         assert change.startswith(f"'adapt:b' went on with torch 3.0 (before: {first['machine']['torch']}): ")
         assert not run.folder.note_machine("adapt:b", {**first["machine"], "threads": "2", "torch": "3.0"})
+
+
+def test_an_index_of_the_data_that_is_gone_is_noticed(config: Config, tmp_path: Path) -> None:
+    check_data(tmp_path / "run", config, ("train", "val"))
+    (tmp_path / "run" / "data" / "val.json").unlink()
+    with pytest.raises(FnaError, match=r"data/val\.json is gone, by which .* type --data\.allow_change true"):
+        check_data(tmp_path / "run", config, ("train", "val"))
+    check_data(tmp_path / "run", config, ("train",))
+    accepting = make_config(merge(config.model_dump(mode="json", by_alias=True), ["data.allow_change=true"]))
+    check_data(tmp_path / "run", accepting, ("train", "val"))
+    assert (tmp_path / "run" / "data" / "val.json").exists()
+    check_data(tmp_path / "run", config, ("train", "val"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [None, b"[]\n", b"\xff\xfe{"], ids=["a folder", "a list", "no text"])
+def test_anything_of_another_type_is_our_error(
+    run: Path, finished: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    for name in sorted(path.relative_to(finished) for path in finished.rglob("*")):
+        path = run / name
+        if path.is_dir() and content is None:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+        assert cli.main(["derive", str(run), "--derive.name", "b"]) in (0, 2), name
+        with suppress(FnaError):
+            assert damages(run)
+        shutil.rmtree(run)
+        shutil.copytree(finished, run)

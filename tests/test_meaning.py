@@ -283,8 +283,9 @@ def test_labelled_joints_at_0_0_are_remarked_on(tmp_path: Path) -> None:
     assert any(line.startswith("joints labelled at exactly 0, 0, ") and ": 1;" in line for line in data.skipped)
 
 
-def test_no_image_gets_the_number_of_another_one() -> None:
-    known = {"cell_3.jpg": 7, "cell_1.jpg": 2, "cell_9.jpg": 1}  # of the data of the run
+def test_no_number_of_an_image_is_made_up() -> None:
+    known = {"cell_3.jpg": 7, "cell_1.jpg": 2, "cell_9.jpg": 139}  # of the data of the run
     paths = [Path("a/cell_1.jpg"), Path("a/cell_3.jpg"), Path("a/new.jpg")]
-    assert list(number_images(paths, known).values()) == [2, 7, 3]
-    assert list(number_images([Path("1.jpg"), Path("8.jpg")], known).values()) == [3, 4]
+    assert list(number_images(paths, known).values()) == [2, 7, "new.jpg"]
+    coco = [Path("000000000285.jpg"), Path("COCO_val2014_000000000042.jpg"), Path("000000000139.jpg"), Path("8.jpg")]
+    assert list(number_images(coco, known).values()) == [285, 42, "000000000139.jpg", "8.jpg"]

@@ -32,7 +32,7 @@ FORMAT = 1
 DECISIVE = (  # what an index depends on
     *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "reduce_zero_label", "on_error"),
 )
-ANEW = "put the intact file back, or delete it, and the data are checked anew"
+ANEW = "put the intact file back, or delete it and type --data.allow_change true to go on with the data as they are"
 LISTS = "cut.lists.json"  # the names by split where ``data.split`` cut them; no split has such a file
 REMARKS = 6  # on a split's data that the terminal shows
 

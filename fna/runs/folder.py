@@ -140,6 +140,18 @@ class Folder:
         manifest["kept"][name] = [fingerprint(data)]
         write_manifest(self.path, manifest)
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Record that files are there which have a digest of their own."""
+        manifest = read_manifest(self.path)
+        new: dict[str, list[Any]] = {name: [] for name in names if name not in manifest["kept"]}
+        if new:
+            write_manifest(self.path, {**manifest, "kept": {**manifest["kept"], **new}})
+
+    def lost(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that were recorded and are no files any more."""
+        kept = read_manifest(self.path)["kept"]
+        return [name for name in names if name in kept and not (self.path / name).exists()]
+
     def read(self, name: str) -> bytes:
         """Return the content of a file, verified if there is a record of how it is.
 

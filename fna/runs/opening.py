@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fna.config import Config, dump_yaml, load_config, make_config, merge, refuse_code
-from fna.data.index import open_splits
+from fna.data.index import index_file, open_splits
 from fna.errors import FnaError
 from fna.files import TEMPORARY, os_errors
+from fna.progress import say
 from fna.runs.folder import Folder, seed_folders
 from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 
@@ -178,8 +179,27 @@ def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, A
         return {}
     with Folder.open(path) as folder:
         keep_config(folder, config)
-        names = [getattr(config.data, split) for split in splits]
-        return open_splits(config.task.name, config.data, names, path / "data")
+        return open_indexed(folder, config, [getattr(config.data, split) for split in splits])
+
+
+def open_indexed(folder: Folder, config: Config, names: Sequence[str]) -> dict[str, Any]:
+    """Open splits by name, as a run's writer: check and index them, or compare them with the index of the run's start.
+
+    Raises:
+        FnaError: they are missing, flawed or changed, or nothing is left to compare them with.
+    """
+    indices = [f"data/{index_file(folder.path / 'data', name).name}" for name in names]
+    lost = folder.lost(indices)
+    if lost and not config.data.allow_change:
+        raise FnaError(
+            f"{folder.path / lost[0]} is gone, by which the data are known to be those that the run began with: put it "
+            "back, or type --data.allow_change true to go on with the data as they are"
+        )
+    opened = open_splits(config.task.name, config.data, names, folder.path / "data")
+    if lost:
+        say(f"warning: {', '.join(lost)} was gone: whether the data are those that the run began with is not known")
+    folder.expect(name for name in indices if (folder.path / name).exists())
+    return opened
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

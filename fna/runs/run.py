@@ -19,7 +19,7 @@ from fna.errors import FnaError
 from fna.nets.weights import Network
 from fna.progress import say
 from fna.runs.folder import Folder
-from fna.runs.opening import keep_config, settle_config
+from fna.runs.opening import keep_config, open_indexed, settle_config
 from fna.searching.found import Found
 from fna.seeds import Seed, load_seed
 from fna.stages.expand import with_head
@@ -125,7 +125,7 @@ class Run:
         opened, error = {}, None
         if writes:
             try:
-                opened = open_splits(task, data, names, folder)
+                opened = open_indexed(self.folder, self.config, names)
             except FnaError as problem:
                 error = str(problem)
         distributed.agree(error)

@@ -152,6 +152,11 @@ class SearchLoop:
         """Draw the alphas; they live on the CPU, where paths are drawn, and go to the device as weights of maps."""
         alpha, draw = self.config.alpha, generator(self.compute.rng_seed, "alphas")
         rows = self.costs.table
+        if all(len(row) == 1 for row in rows):
+            raise FnaError(
+                "the search space has a single candidate at every layer: there is nothing to search; give more "
+                "--space.kernels, --space.expansions or --space.layers in another run"
+            )
         self.alphas = [(alpha.init_std * torch.randn(len(row), generator=draw)).requires_grad_() for row in rows]
         self.alpha_optimizer = torch.optim.Adam(
             [a for a in self.alphas if len(a) > 1], lr=alpha.lr, betas=alpha.betas, weight_decay=alpha.weight_decay

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 from fna.data.places import ENDINGS, files, walk
 from fna.errors import FnaError, nearest
 
+COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})")  # of an image's file, without its ending
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
@@ -90,29 +90,27 @@ def name_files(names: Sequence[str]) -> dict[str, str]:
 
 
 def number_images(paths: Sequence[Path], known: Mapping[str, Any]) -> dict[Path, Any]:
-    """Return a number per image: those known, else those the names hold, as COCO's do, or 1, 2, ... if these fail.
+    """Return what COCO's results call each image: its number if that is known, else its name.
+
+    A number that is made up could be another image's in somebody's annotations; a name is nobody's number.
 
     Args:
         paths: the images.
-        known: numbers of some of them, and of others, by file name; no image gets the number of another one.
+        known: numbers of some of them, and of others, by file name. COCO's own names hold theirs.
 
-    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")], {}).values())
-    [139, 285]
-    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")], {}).values())
-    [1, 2]
-    >>> list(number_images([Path("a.jpg"), Path("b.jpg"), Path("c.jpg")], {"b.jpg": 1}).values())
-    [2, 1, 3]
-    >>> list(number_images([Path("1.jpg"), Path("2.jpg")], {"cat.jpg": 2}).values())
-    [1, 3]
+    >>> list(number_images([Path("000000000139.jpg"), Path("cat.jpg"), Path("2.jpg")], {"cat.jpg": 7}).values())
+    [139, 7, '2.jpg']
     >>> list(number_images([Path("a/1.jpg"), Path("b/1.jpg")], {"1.jpg": 7}).values())
-    [1, 2]
+    ['a/1.jpg', 'b/1.jpg']
     """
-    names = Counter(path.name for path in paths)
-    own = {path: known[path.name] for path in paths if path.name in known and names[path.name] == 1}
-    others = [path for path in paths if path not in own]
-    numbers: dict[Path, Any] = {path: int(path.stem) for path in others if path.stem.isdecimal()}
-    taken = set(known.values())
-    if len(set(numbers.values()) - taken) < len(others):  # some have no number, or two have the same
-        free = (number for number in itertools.count(1) if number not in taken)
-        numbers = {path: next(free) for path in others}
-    return {path: own.get(path, numbers.get(path)) for path in paths}
+    named, alike, taken = name_images(paths), Counter(path.name for path in paths), set(known.values())
+
+    def number(path: Path) -> Any:
+        of_coco = COCO_NAME.fullmatch(path.stem)
+        if alike[path.name] > 1:
+            return named[path]
+        if path.name in known:
+            return known[path.name]
+        return named[path] if of_coco is None or int(of_coco[1]) in taken else int(of_coco[1])
+
+    return {path: number(path) for path in paths}
