@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fna.errors import FnaError as FnaError
     from fna.exporting.export import export as export
     from fna.exporting.standalone import Exported as Exported
+    from fna.integrations.pushing import push as push
     from fna.nets.network import Backbone as Backbone
     from fna.nets.weights import Network as Network
     from fna.remapping import Strategy as Strategy
@@ -64,6 +65,7 @@ NAMES = {  # module: its public names
     "errors": "FnaError",
     "exporting.export": "export",
     "exporting.standalone": "Exported",
+    "integrations.pushing": "push",
     "nets.network": "Backbone",
     "nets.weights": "Network",
     "remapping": "Strategy remap",

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -55,6 +56,25 @@ def write_bytes(path: Path, data: bytes) -> None:
             _sync_folder(path.parent)
         finally:
             with suppress(OSError):  # gone already if all went well
+                temporary.unlink()
+
+
+def link(source: Path, path: Path) -> None:
+    """Let a file have the content of another: as a hard link where the disk allows it, else as a copy.
+
+    Files are replaced, never changed, so neither of the two notices what becomes of the other.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with os_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
                 temporary.unlink()
 
 

@@ -28,8 +28,10 @@ MEANINGS = {
     "2.4e9 madds": (2.4e9, "MAdds", "madds"),
     "3 Mparams": (3e6, "params", "params"),
     "3500 kparams": (3.5e6, "params", "params"),
-    "30 ms": (30.0, "ms", "latency"),
-    ".5ms": (0.5, "ms", "latency"),
+    "30 ms": (3e7, "ns", "latency"),
+    ".5ms": (5e5, "ns", "latency"),
+    "0.5x latency": (0.5, "x", "latency"),
+    "1500 ns": (1500.0, "ns", "latency"),
 }
 
 

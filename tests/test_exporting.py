@@ -13,64 +13,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_finished import HW, write_network
 from torch import nn
 
 import fna
-from fna.arch import Arch, Block, Stem
 from fna.cli import main
-from fna.config import MODELS, make_config
+from fna.config import MODELS
 from fna.errors import FnaError
 from fna.exporting import standalone
 from fna.exporting.checks import Runtime, alike, check_maps
-from fna.files import write_json, write_state
-from fna.nets.weights import Network, cpu_state
 from fna.reporting.page import write_report
-from fna.runs.saved import KEY, TWIN, WEIGHTS, describe
-from fna.seeds import IMAGENET_MEAN, IMAGENET_STD
 from fna.stages.predict import Finished
-from fna.tasks import load_model, load_task, simple_baseline
+from fna.tasks import load_model, simple_baseline
 from fna.tasks.heads import ASPP
-from fna.tasks.labels import Labels
-from fna.tasks.problem import Problem
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-
-HW = (64, 96)
-ARCH = Arch(Stem(8), ((Block("mbconv", 8, 8),), *((Block("mbconv", 8, 8, stride=2, expansion=2),) for _ in range(4))))
-NAMES = {"pose": ("left_hand", "right_hand", "nose")}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "deeplabv3": {"channels": 16},
-    "deeplabv3plus": {"channels": 16},
-    "retinanet": {"channels": 16, "anchor_scale": 2.0},
-    "ssdlite": {"width": 0.05},
-    "simple_baseline": {"channels": 16},
-}
-
-
-def write_network(folder: Path, model: str, padding: str = "same", **changes: Any) -> Path:
-    """Write an untrained network, whose answers differ from place to place, as a finished one."""
-    settings = {"task": {"model": model, **SETTINGS[model]}, "data": {"crop": list(HW)}, **changes}
-    config = make_config(settings)
-    arch = Arch(ARCH.stem, ARCH.stages, padding=padding)
-    labels = Labels(NAMES.get(config.task.name, ("a", "b", "c")), ((220, 0, 0), (0, 220, 0), (0, 0, 220)))
-    problem = Problem(config, load_task(config.task.name), labels, HW, IMAGENET_MEAN, IMAGENET_STD)
-    network = problem.build(arch)
-    draws = torch.Generator().manual_seed(0)
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean = 0.3 * torch.randn(part.num_features, generator=draws)
-        elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-            fan_in = part.weight[0].numel()
-            part.weight.data = torch.randn(part.weight.shape, generator=draws) * (2 / fan_in) ** 0.5
-    if model == "retinanet":  # not all scores are 1, and boxes not the whole image
-        network.head.classification.cls_logits.weight.data *= 0.2
-        network.head.regression.bbox_reg.weight.data *= 0.02
-    network.eval()
-    record = describe(Network(arch, {}), problem, {})
-    write_state(folder / WEIGHTS, cpu_state(network), {KEY: json.dumps(record)})
-    write_json(folder / TWIN, record)
-    return folder
 
 
 def write_photos(folder: Path, size: tuple[int, int] = HW) -> Path:

@@ -19,7 +19,7 @@ from fna.config import MODELS, Config, load_config, make_config, parse_budget
 from fna.cost.madds import path_cost
 from fna.data.index import open_splits
 from fna.data.splits import open_data
-from fna.runs.planning import Basis, SeedPlan, _adapt_seconds, _search_seconds, _space, find_basis, plan, synthetic
+from fna.runs.planning import Basis, SeedPlan, _adapt_seconds, _search_seconds, find_basis, plan, space_of, synthetic
 from fna.seeds import load_seed
 from fna.training.compute import Compute
 from fna.training.distributed import World
@@ -101,7 +101,7 @@ def test_a_larger_seed_is_shrunk_into_the_budget_of_the_recipes(recipe: Path, pl
     _, overrides = cli.split_settings(row.shrink)
     shrunk = basis_of(recipe, *overrides)
     arch = load_seed(shrunk.problem.config.seed.name, None).arch
-    costs = shrunk.problem.costs(_space(shrunk.problem, arch))
+    costs = shrunk.problem.costs(space_of(shrunk.problem, arch))
     limit = costs.limit(parse_budget(shrunk.problem.config.search.budget or 0), "search.budget")
     assert limit == pytest.approx(by_name["efficientnet_lite1"].madds, rel=1e-5)
     assert limit < costs.seed
@@ -140,7 +140,7 @@ def test_memory_is_weights_moments_and_the_maps_that_a_real_pass_keeps(model: st
 def seconds(config: Config, train: int, val: int, spent: float = 1.0) -> tuple[float, float]:
     """Search and adaptation, where a step takes 3 s and running a batch 1 s."""
     basis = replace(find_basis(config, train), val=val)
-    space = _space(basis.problem, load_seed("mobilenet_v2_035", None).arch)
+    space = space_of(basis.problem, load_seed("mobilenet_v2_035", None).arch)
     pace = Pace(3.0, 1.0)
     return _search_seconds(basis, pace, space, spent), _adapt_seconds(basis, pace, spent)
 
@@ -155,7 +155,7 @@ def test_minutes_of_adaptation_by_hand(recipe: Path) -> None:
 def test_minutes_of_a_measured_search_by_hand(recipe: Path) -> None:
     settings = ("space.input_scales=[1.0]", "search.anchor=0.25", "search.window=[0.5, 1.0]", "search.candidates=10")
     config = load_config(recipe, [*settings, "search.held_out=0.2", "search.recalibrate=3"])
-    layers = len(_space(find_basis(config, 1).problem, load_seed("mobilenet_v2_035", None).arch).searchable)
+    layers = len(space_of(find_basis(config, 1).problem, load_seed("mobilenet_v2_035", None).arch).searchable)
     # 3 epochs of 8 steps on 16 of 20 images, a quarter on the seed, the others at 0.75 x the budget of 0.8 x; then 10
     # candidates and two changes of each layer, 3 + 2 batches each, and 7 finalists on 4 whole images, in batches of 2.
     weights = 24 * 3 * (0.25 + 0.75 * 0.75 * 0.8)

@@ -467,7 +467,7 @@ def test_costs_are_shown_in_their_unit(run: Path, tmp_path: Path) -> None:
     assert "cost (GMAdds)" not in page
     (copy / "found.json").unlink()
     assert "cost (unit known at the end)" in report(copy)  # the search goes on
-    assert [with_unit(cost, "ms") for cost in (12.34, 0.06)] == ["12.3 ms", "0.06 ms"]
+    assert [with_unit(cost, "ns") for cost in (12_340_000, 60_000)] == ["12.34 ms", "0.06 ms"]
     assert with_unit(5, "mJ") == "5.000 mJ"
 
 

@@ -48,6 +48,28 @@ def cut_by_hand(
     return arch if SPENT * limit <= spent <= limit else None
 
 
+def narrowed(seed: Arch, space: SuperArch, taps: Sequence[int] = ()) -> Arch:
+    """Return a seed whose layers all have the next smaller expansion of the space; the others stay as they are.
+
+    Args:
+        seed: see `cut_by_hand`.
+        space: see `cut_by_hand`.
+        taps: see `cut_by_hand`.
+    """
+    candidates = dict(space.layers())
+    stages = [list(stage) for stage in seed.stages]
+    for (s, n), block in seed.layers():
+        if len(candidates[s, n]) > 1 and (n > 0 or s not in taps):
+            stages[s][n] = _narrower(block, candidates[s, n]) or block
+    return with_blocks(seed, stages)
+
+
+def tapped(space: SuperArch) -> tuple[int, ...]:
+    """Return the stages whose first block has one width in all of a space, as where a head reads it."""
+    firsts = ((s, candidates) for (s, n), candidates in space.layers() if n == 0)
+    return tuple(s for s, candidates in firsts if len({block.hidden_channels for block in candidates}) == 1)
+
+
 def _cuts(seed: Arch, space: SuperArch, taps: Sequence[int]) -> Iterator[tuple[Layer, Callable[[Block], Block | None]]]:
     """Yield the layers in the order of the cuts, with what is done to the block there."""
     layers = [layer for layer, _ in seed.layers()]

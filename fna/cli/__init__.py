@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fna.cli.exporting import add_export
+from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
 from fna.cli.streams import complain, flush_output, open_streams
+from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.errors import FnaError, out_of_memory, pick
@@ -34,7 +36,10 @@ DEMO = (  # some minutes on two cores
     *("search.epochs=8", "search.candidates=40", "search.optimizer={weight_decay: 0.0, warmup: 0}"),
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
-TAKE_SETTINGS = ("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap")
+TAKE_SETTINGS = (
+    *("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap"),
+    *("latency", "front", "study"),
+)
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
@@ -54,6 +59,9 @@ RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
 Controls = Annotated[
     bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
+]
+Resume = Annotated[
+    Literal["auto", "never"], typer.Option(help="Go on with what is there, or refuse to (never).", show_default=True)
 ]
 RngSeeds = Annotated[
     int | None,
@@ -99,6 +107,8 @@ def run(
     folder: Annotated[Path, RunOption],
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
+    array: JobArray = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -106,7 +116,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words, array)
 
 
 @app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
@@ -118,13 +128,14 @@ def demo(
     ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
     if write_data is not None:
         return _write_data(write_data)
-    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, resume, as_json, no_words)
 
 
 def _write_data(folder: Path) -> None:
@@ -141,16 +152,24 @@ def _run(
     settings: Sequence[str],
     controls: bool,
     rng_seeds: int | None,
+    resume: str,
     as_json: bool,
     no_words: bool,
+    array: str | None = None,
 ) -> None:
     from fna.config import load_config
 
+    if array and not rng_seeds:
+        raise FnaError("--job-array shares out the RNG seeds of --rng-seeds N; give that, too")
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs.opening import check_data, open_jobs
+    from fna.runs.opening import check_data, open_jobs, refuse_started
 
+    if resume == "never":
+        refuse_started(folder, "run", config)
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
+        if array:
+            return _show(_repeat_part(folder, jobs, array, controls), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs import pipeline
@@ -163,8 +182,23 @@ def _run(
         _show({**result, "report": str(folder / "report.html")}, as_json)
 
 
+def _repeat_part(folder: Path, jobs: Mapping[int, Any], array: str, controls: bool = True) -> dict[str, Any]:
+    """Do some of the RNG seeds of a job, beside other processes."""
+    from fna.runs.controls import repeat
+    from fna.runs.jobs import share_of
+
+    result = repeat(folder, jobs, only=share_of(list(jobs), array), controls=controls)
+    return {**result, "report": str(folder / "report.html")}
+
+
 @app.command(epilog=example("fna controls runs/camvid", "fna controls runs/camvid3 --engine.workers 4"))
-def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_words: Quiet = False) -> None:
+def controls(
+    ctx: typer.Context,
+    folder: Folder,
+    array: JobArray = None,
+    as_json: AsJson = False,
+    no_words: Quiet = False,
+) -> None:
     """Judge a run's network (c), or those of several RNG seeds, beside what costs less work; go on where it stopped.
 
     (a) the seed under the same schedule, (b) for the run's total compute, (d) with the super network's weights, (e) a
@@ -174,6 +208,8 @@ def controls(ctx: typer.Context, folder: Folder, as_json: AsJson = False, no_wor
 
     with quiet(as_json or no_words):
         jobs = reopen_jobs(folder, ctx.obj)
+        if array:
+            return _show(_repeat_part(folder, jobs, array), as_json)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs.controls import repeat, run_controls
@@ -190,19 +226,29 @@ def _add_stage(name: str, text: str, settings: str) -> None:
         recipe: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Settings of a new run.  [default: DIR/config.yaml]")
         ] = None,
+        resume: Resume = "auto",
         as_json: AsJson = False,
         no_words: Quiet = False,
     ) -> None:
-        _stage(name, folder, recipe, ctx.obj, as_json, no_words)
+        _stage(name, folder, recipe, ctx.obj, as_json, no_words, resume=resume)
 
 
 def _stage(
-    name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
+    name: str,
+    folder: Path,
+    recipe: Path | None,
+    settings: Sequence[str],
+    as_json: bool,
+    no_words: bool,
+    resume: str = "auto",
+    **more: Any,
 ) -> None:
     from fna.config import load_config
-    from fna.runs.opening import NEEDS, check_data, settle_config
+    from fna.runs.opening import NEEDS, check_data, refuse_started, settle_config
 
     config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    if resume == "never":
+        refuse_started(folder, name, config)
     with quiet(as_json or no_words):
         data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline
@@ -271,7 +317,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Show what there is: seeds, formats, models, strategies, samplers, choosers, costs, settings ..."""
-    from fna.cli.catalogue import CATALOGUE, settings
+    from fna.cli.catalogue import CATALOGUE, narrow, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
     if model and what != "settings":
@@ -280,13 +326,16 @@ def list_(
     if as_json:
         return show_json(rows)
     for name, collect in chosen.items():
-        show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
+        shown = [narrow(row) for row in rows[name]] if name == "seeds" else rows[name]
+        show_table(table(shown, f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
 add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)
+add_export(app)  # and push
+add_latency(app)
+add_studies(app)
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:

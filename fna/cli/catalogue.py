@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def seeds() -> list[Row]:
-    """Pretrained networks at 224x224; also timm/NAME of an MBConv network or a plain ResNet, and a file of your own."""
+    """Pretrained networks at 224x224; also timm/NAME, and a file of your own."""
     from fna.cost.madds import backbone_rows, classifier_rows, total_cost
     from fna.seeds import collect
     from fna.seeds.finding import is_here
@@ -25,6 +25,12 @@ def seeds() -> list[Row]:
             row |= {"top1": w.top1, "source": w.source, "licence": w.licence, "weights": w.file, "here": is_here(w)}
         rows.append(row)
     return rows
+
+
+def narrow(row: Row) -> Row:
+    """Return what a terminal of 80 columns has room for of a seed; --json has all."""
+    costs = {"Mparams": f"{row['params'] / 1e6:.2f}", "GMAdds": f"{row['madds_224'] / 1e9:.3f}"}
+    return {"name": row["name"], **costs, **{key: row[key] for key in ("top1", "licence", "here")}}
 
 
 def formats() -> list[Row]:
@@ -117,6 +123,15 @@ def choosers() -> list[Row]:
     return _documented(CHOOSERS)
 
 
+def studies() -> list[Row]:
+    """What `fna study NAME RECIPE` does: tables of the article, on data of your own."""
+    from fna.runs.study import known_studies, read_study
+
+    return [
+        {"name": name, "rows": len(read_study(name).rows), "title": read_study(name).title} for name in known_studies()
+    ]
+
+
 def costs() -> list[Row]:
     """What a budget can limit, and the unit it is written in."""
     from fna.cost.costs import COSTS
@@ -155,5 +170,6 @@ CATALOGUE: dict[str, Callable[[], list[Row]]] = {
     "estimators": estimators,
     "choosers": choosers,
     "costs": costs,
+    "studies": studies,
     "settings": settings,
 }

@@ -1,4 +1,4 @@
-"""The command `fna export`."""
+"""The commands `fna export` and `fna push`: what one does with a finished network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from fna.cli.networks import AsJson, example, size_hw
 from fna.cli.tables import show_json
 from fna.progress import first_rank, quiet, say
 
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")]
+
 
 def add_export(app: typer.Typer) -> None:
-    """Give `app` the command."""
+    """Give `app` the commands."""
     app.command(
         "export",
         epilog=example(
@@ -22,6 +24,7 @@ def add_export(app: typer.Typer) -> None:
             "fna export bccd_network --images photos --out exported",
         ),
     )(export_network)
+    app.command("push", epilog=example("fna push runs/camvid me/camvid-fna --private"))(push_network)
 
 
 def export_network(
@@ -30,9 +33,7 @@ def export_network(
         Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
     ],
     to: Annotated[Literal["onnx", "torch_export"], typer.Option(help="What to write.")] = "onnx",
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
+    name: Name = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: onnx beside the network]")
     ] = None,
@@ -80,3 +81,21 @@ def _show(done: dict[str, Any]) -> None:
         if "score" in row:
             words.append(f"{done['metric']} {row['score']:.4f}, torch {done['torch_score']:.4f}")
         print(f"{precision}: {Path(done['out']) / row['file']}{' (' + ', '.join(words) + ')' if words else ''}")
+
+
+def push_network(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", show_default=False, help="A repository of the hub.")],
+    name: Name = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is not for everyone to see.")] = False,
+) -> None:
+    """Put a fine-tuned network on the Hugging Face hub, with a card made from its run's results.
+
+    `fna.load` and `fna predict` take it from there as hf://OWNER/NAME.
+    """
+    from fna.integrations.pushing import push
+
+    print(push(folder / name if name else folder, repo, private=private))

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 from fna.errors import FnaError
 
-UNITS = {"MAdds": "madds", "params": "params", "ms": "latency"}  # unit -> what is counted, as `cost.costs.COSTS` has it
+UNITS = {"MAdds": "madds", "params": "params", "ns": "latency"}  # unit -> what is counted, as `cost.costs.COSTS` has it
+NS_PER_MS = 1e6  # people write ms; costs are whole numbers
 PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 EXAMPLES = "0.9x (times the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams or 30 ms"
 FACTORS_BELOW = 10.0  # a bare number below it is a multiple of the seed's MAdds
 MADDS_FROM = 1e4  # from here on it is a number of MAdds; in between it may be either
-_UNIT = "|".join(UNITS)
-_WRITTEN = {unit.lower(): unit for unit in UNITS}  # upper and lower case are one
+_WRITTEN = {unit.lower(): unit for unit in UNITS} | {"ms": "ns"}  # upper and lower case are one
+_OF = {written: UNITS[unit] for written, unit in _WRITTEN.items()} | {cost: cost for cost in UNITS.values()}
 _PATTERN = re.compile(
-    rf"(?P<number>[-+.\w]*?[\d.])\s*(?:(?P<times>x)\s*(?P<of>{_UNIT})?|(?P<prefix>[kmgt]?)(?P<unit>{_UNIT}))?",
+    r"(?P<number>[-+.\w]*?[\d.])\s*"
+    rf"(?:(?P<times>x)\s*(?P<of>{'|'.join(_OF)})?|(?P<prefix>[kmgt]?)(?P<unit>{'|'.join(_WRITTEN)}))?",
     re.IGNORECASE,
 )
 
@@ -27,7 +29,7 @@ class Budget:
 
     Args:
         amount: above 0, in `unit`.
-        unit: ``MAdds``, ``params`` or ``ms``; or ``x``, a multiple of what the seed's network costs.
+        unit: ``MAdds``, ``params`` or ``ns``; or ``x``, a multiple of what the seed's network costs.
         cost: what is counted: ``madds``, ``params`` or ``latency``.
     """
 
@@ -43,11 +45,13 @@ class Budget:
     def __str__(self) -> str:
         """Return it as people write it.
 
-        >>> str(parse_budget(0.9)), str(parse_budget("0.8x params")), str(parse_budget(2.4e9))
-        ('0.9x', '0.8x params', '2.4 GMAdds')
+        >>> [str(parse_budget(written)) for written in (0.9, "0.8x params", 2.4e9, "30ms")]
+        ['0.9x', '0.8x params', '2.4 GMAdds', '30 ms']
         """
         if self.relative:
             return f"{self.amount:g}x{'' if self.cost == 'madds' else f' {self.cost}'}"
+        if self.unit == "ns":
+            return f"{self.amount / NS_PER_MS:g} ms"
         prefix, size = next((p, s) for p, s in reversed(PREFIXES.items()) if self.amount >= s or s == 1)
         return f"{self.amount / size:g} {prefix.upper().replace('K', 'k')}{self.unit}"
 
@@ -65,12 +69,13 @@ def parse_budget(value: float | str) -> Budget:
     """
     found = None if isinstance(value, bool) else _PATTERN.fullmatch(str(value).strip())
     amount = _amount(found["number"]) if found else math.nan
-    if not found or not 0 < amount < math.inf or (found["prefix"] and found["unit"].lower() == "ms"):
+    if not found or not 0 < amount < math.inf or (found["prefix"] and found["unit"].lower() in ("ms", "ns")):
         raise FnaError(f"{value!r} is no budget; expected {EXAMPLES}")
     if found["times"]:
-        return Budget(amount, "x", UNITS[_WRITTEN[(found["of"] or "MAdds").lower()]])
+        return Budget(amount, "x", _OF[(found["of"] or "madds").lower()])
     if found["unit"]:
         unit = _WRITTEN[found["unit"].lower()]
+        amount *= NS_PER_MS if found["unit"].lower() == "ms" else 1
         return Budget(amount * PREFIXES[found["prefix"].lower()], unit, UNITS[unit])
     if FACTORS_BELOW <= amount < MADDS_FROM:
         raise FnaError(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from fna.arch import SuperArch
 from fna.config.budgets import Budget
-from fna.cost.madds import Cost, CostTable, SizeHW, cost_table, param_table, path_cost
+from fna.cost.latency import LatencyTable, latency_table
+from fna.cost.madds import CostTable, SizeHW, cost_table, param_table, path_cost
 from fna.cost.units import with_unit
 from fna.errors import FnaError, pick
 
@@ -22,18 +23,18 @@ class Measure:
 
     Args:
         unit: of the numbers.
-        table: (space at its output stride, size of the image) -> the cost of every candidate of every layer.
-        of: takes the number out of a network's `Cost`.
+        table: (space at its output stride, size of the image, how to get at latencies) -> the cost of every candidate
+            of every layer.
     """
 
     unit: str
-    table: Callable[[SuperArch, SizeHW], CostTable]
-    of: Callable[[Cost], int]
+    table: Callable[[SuperArch, SizeHW, Callable[[], LatencyTable]], CostTable]
 
 
 COSTS = {
-    "madds": Measure("MAdds", cost_table, lambda cost: cost.madds),
-    "params": Measure("params", lambda space, size_hw: param_table(space), lambda cost: cost.params),
+    "madds": Measure("MAdds", lambda space, size_hw, _: cost_table(space, size_hw)),
+    "params": Measure("params", lambda space, size_hw, _: param_table(space)),
+    "latency": Measure("ns", lambda space, size_hw, latencies: latency_table(space, size_hw, latencies())),
 }
 
 
@@ -90,6 +91,4 @@ def find_measure(name: str) -> Measure:
     Raises:
         FnaError: there is none of that name.
     """
-    if name == "latency":
-        raise FnaError("a budget in ms needs measured latencies, which are to come; give 0.9x or '2 GMAdds'")
     return pick(COSTS, name, "cost")

@@ -20,7 +20,7 @@ class Unit:
     digits: int
 
 
-UNITS = {"MAdds": Unit("GMAdds", 1e9, 3), "params": Unit("Mparams", 1e6, 2), "ms": Unit("ms", 1, 1)}
+UNITS = {"MAdds": Unit("GMAdds", 1e9, 3), "params": Unit("Mparams", 1e6, 2), "ns": Unit("ms", 1e6, 2)}
 
 
 def shown_in(unit: str) -> Unit:
@@ -31,8 +31,8 @@ def shown_in(unit: str) -> Unit:
 def with_unit(cost: float, unit: str) -> str:
     """Write a cost with its unit.
 
-    >>> with_unit(2_400_000_000, "MAdds"), with_unit(2_567_507, "params"), with_unit(12.34, "ms")
-    ('2.400 GMAdds', '2.57 Mparams', '12.3 ms')
+    >>> with_unit(2_400_000_000, "MAdds"), with_unit(2_567_507, "params"), with_unit(12_340_000, "ns")
+    ('2.400 GMAdds', '2.57 Mparams', '12.34 ms')
     """
     shown = shown_in(unit)
     value = cost / shown.per

@@ -187,9 +187,11 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
         factors = [row.get(key, 1) for row in listed]
         if any(factor != 1 for factor in factors):
             columns.append((f"{head} {TIMES}", [f"{factor:g}" for factor in factors]))
+    columns.append(("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]))
+    if any(row.get("frozen_params") for row in listed):
+        columns.append(("frozen (M)", [f"{row.get('frozen_params', 0) / 1e6:.3f}" for row in listed]))
     return [
         *columns,
-        ("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]),
         ("MAdds (G)", [f"{row['madds'] / 1e9:.3f}" for row in listed]),
         (f"MAdds {TIMES} seed", [f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH for row in listed]),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,6 +83,11 @@ def write_report(
     if any(folder.glob(EXPORT.files[0])):
         sections.append((EXPORT.title, *_fill(EXPORT, folder)))
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
+    return render(_title(folder), folder, sections)
+
+
+def render(title: str, folder: Path, sections: Sequence[tuple[str, Part, str]]) -> str:
+    """Return a page of sections: title, content, and the hint that stands in its place where there is none."""
     environment = Environment(
         loader=PackageLoader("fna.reporting"),
         autoescape=True,
@@ -90,7 +95,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(title=_title(folder), folder=folder, sections=sections)
+    return environment.get_template("report.html").render(title=title, folder=folder, sections=sections)
 
 
 def installed_versions() -> dict[str, str]:

@@ -73,6 +73,23 @@ def optimistic(rows: Mapping[str, Mapping[str, Any]], folder: str) -> list[str]:
     ]
 
 
+def measured_text(latency: Mapping[str, Any]) -> str:
+    """Say what a target's latency was predicted to be, and what it is.
+
+    Args:
+        latency: as targets/NAME.json has it.
+
+    >>> measured_text({"predicted_ms": 30.0, "measured_ms": 31.5, "seed_measured_ms": 63.0})
+    'takes 31.50 ms, predicted 30.00 ms (-4.8 %); the seed takes 63.00 ms, 2.00 x that'
+    """
+    predicted, measured = latency["predicted_ms"], latency["measured_ms"]
+    if measured is None:
+        return f"is predicted to take {predicted:.2f} ms; not measured here: {latency['why']}"
+    error, faster = 100 * (predicted / measured - 1), latency["seed_measured_ms"] / measured
+    seed = f"the seed takes {latency['seed_measured_ms']:.2f} ms, {faster:.2f} x that"
+    return f"takes {measured:.2f} ms, predicted {predicted:.2f} ms ({error:+.1f} %); {seed}"
+
+
 def minutes_text(row: Mapping[str, Any], search_minutes: float | None) -> str:
     """Write the minutes of a row, those of the search before its own.
 

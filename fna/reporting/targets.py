@@ -15,6 +15,7 @@ from fna.cost.shares import Parts
 from fna.cost.units import with_unit
 from fna.reporting import figures
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, unusable
+from fna.reporting.rows import measured_text
 from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all
@@ -44,6 +45,7 @@ class Derived:
         disagreements: layers where the budget overrules the argmax.
         madds_parts: `madds` of stem, stages and head; empty in files that do not say.
         seed_madds_parts: the same of the seed.
+        latency: predicted and measured, where that is what the budget limits.
     """
 
     arch: Arch
@@ -63,6 +65,7 @@ class Derived:
     disagreements: Sequence[Mapping[str, Any]]
     madds_parts: Parts
     seed_madds_parts: Parts
+    latency: Mapping[str, Any] | None
 
 
 def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
@@ -70,7 +73,7 @@ def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
     found = {}
     for path in sorted(folder.glob("targets/*.json"), key=lambda path: (path.stem != FIRST, path.name)):
         try:
-            data = {"madds_parts": {}, "seed_madds_parts": {}} | read_json(path)
+            data = {"madds_parts": {}, "seed_madds_parts": {}, "latency": None} | read_json(path)
             known = {field.name: data[field.name] for field in fields(Derived)}
             found[path.stem] = Derived(**{**known, "arch": Arch.from_json(data["arch"])})
         except DAMAGES as error:
@@ -119,6 +122,7 @@ def architecture(folder: Path) -> Part:
     if targets:
         part.tables.append(_table(targets, Arch.from_json(seed_json["arch"])))
         _add_shares(part, shown)
+        part.notes += [f"'{n}' {measured_text(t.latency)}." for n, t in targets.items() if t.latency]
     for name, target in shown.items():
         _add_disagreements(part, name, target)
     return part

@@ -12,8 +12,6 @@ from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Target
 from fna.config import Config
 from fna.config.budgets import UNITS
-from fna.cost.costs import Measure, find_measure
-from fna.cost.madds import Cost
 from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.files import read_json, write_json, write_text
@@ -176,9 +174,9 @@ def seed_super(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> P
 
 def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
     """Draw an architecture of the target's cost, and where the space allows of its head width and input scale."""
-    target, (measure, cost) = target_named(run, run.config.adapt), _cost(run, found)
+    target, (unit, cost) = target_named(run, run.config.adapt), _cost(run)
     settings: Plan = {"arch": RANDOM, "init": "super"}
-    wanted = {"budget": f"{cost} {measure.unit}", "chooser": "random"}
+    wanted = {"budget": f"{cost} {unit}", "chooser": "random"}
     if kept_target(run, RANDOM, wanted):
         return settings
     why = ""
@@ -195,21 +193,24 @@ def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -
 
 def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
     """Cut the seed to the target's cost at its input scale and head width; see `cut_by_hand`."""
-    target, (measure, limit) = target_named(run, run.config.adapt), _cost(run, found)
+    target, (unit, limit) = target_named(run, run.config.adapt), _cost(run)
     problem, space, seed = run.problem.at(target), run.space, run.seed.arch
     plain = (target.head_width, target.scale) == (1, 1)
 
     def cost(arch: Arch) -> int:
-        return measure.of(problem.cost(arch))
+        return problem.whole(arch, UNITS[unit])
 
     whole = cost(seed)
     if whole < SPENT * limit or (plain and whole <= limit):
         where = "" if plain else " at the target's input scale and head width"
-        costs = f"the seed costs {with_unit(whole, measure.unit)}{where}, the target {with_unit(limit, measure.unit)}"
+        costs = f"the seed costs {with_unit(whole, unit)}{where}, the target {with_unit(limit, unit)}"
         return f"there is nothing to cut, {costs}" + ("; the row would be the seed, (a)" if plain else "")
-    arch = cut_by_hand(seed, space, limit, cost, run.problem.prepared(seed).taps)
+    try:
+        arch = cut_by_hand(seed, space, limit, cost, run.problem.prepared(seed).taps)
+    except FnaError as error:  # a narrower block than the space has was not measured
+        return f"the cost of a cut is not known: {error}"
     if arch is None:
-        return f"no cut of the seed costs {SPENT:.0%} to 100 % of the target's {with_unit(limit, measure.unit)}"
+        return f"no cut of the seed costs {SPENT:.0%} to 100 % of the target's {with_unit(limit, unit)}"
     try:
         path, init = space.path_of(arch), "super"
     except FnaError:  # a layer of it is no candidate
@@ -217,18 +218,18 @@ def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Pla
     if not run.finished(f"derive:{CUT}"):
         cut = replace(target, arch=arch)
         choice = Choice(path, cut, cost(arch), path, cost(arch))
-        costs_here = run.problem.costs(space, UNITS[measure.unit])
+        costs_here = run.problem.costs(space, UNITS[unit])
         network = start_network(run, cut, init)
         derived = Derived(**vars(network), choice=choice, costs=costs_here, cost=problem.cost(arch))
         keep_target(run, CUT, {"budget": None, "chooser": "by hand"}, derived)
     return {"arch": CUT, "init": init}
 
 
-def _cost(run: Run, found: Mapping[str, Any]) -> tuple[Measure, int]:
-    """Return how the target's cost was limited, and what the whole target costs so."""
+def _cost(run: Run) -> tuple[str, int]:
+    """Return the unit in which the target's cost was limited, and what the whole target costs in it."""
+    target, problem = target_named(run, run.config.adapt), run.problem
     unit = run.read_json(f"targets/{run.config.adapt.arch}.json", f"derive:{run.config.adapt.arch}")["unit"]
-    measure = find_measure(UNITS[unit])
-    return measure, measure.of(Cost(found["params"], found["madds"]))
+    return unit, problem.at(target).whole(target.arch, UNITS[unit])
 
 
 PLANS: dict[str, Callable[[Run, Mapping[str, Any], Mapping[str, Any]], Plan]] = {

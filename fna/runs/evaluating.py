@@ -111,6 +111,7 @@ def _row(
             key: record[key]
             for key in ("params", "madds", "minutes", "compute_minutes", "peak_memory", "head_width", "scale")
         },
+        "frozen_params": record.get("frozen_params", 0),
         **scores,
         "seconds_per_image": seconds,
         "rng_seed": rng_seed,

@@ -73,7 +73,7 @@ class Folder:
         try:
             with os_errors("open", path):
                 _refuse_links(path)
-                remove(temporaries(path))
+                remove(_left_behind(path))
                 if not (path / MANIFEST).exists():
                     folder._write_stages({})
         except FnaError:
@@ -204,6 +204,18 @@ class Folder:
         }
         self._write_stages({**self._stages(), stage: entry})
 
+    def adopt(self, stage: str, other: Folder) -> None:
+        """Take over a finished stage of another run; its log is left behind.
+
+        Raises:
+            FnaError: it is not finished there.
+        """
+        other.need(stage)
+        entry = other._entry(stage)
+        for name in entry["files"]:
+            files.link(other.path / name, self._claim(name))
+        self._write_stages({**self._stages(), stage: {**entry, "logs": {}}})
+
     def forget(self, stage: str) -> None:
         """Record that `stage` is to be done again; its files stay."""
         stages = self._stages()
@@ -325,6 +337,12 @@ def _refuse_links(path: Path) -> None:
             )
         if not (linked or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             raise FnaError(f"cannot open {path}: {entry} is neither a file nor a folder; remove it")
+
+
+def _left_behind(path: Path) -> list[Path]:
+    """Return what killed writes left in a run folder, those inside it aside: they may have writers of their own."""
+    inside = [manifest.parent for manifest in path.glob(f"*/**/{MANIFEST}")]
+    return [file for file in temporaries(path) if not any(run in file.parents for run in inside)]
 
 
 def seed_folders(folder: Path, number: int | None = None) -> dict[int, Path]:

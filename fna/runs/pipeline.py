@@ -12,7 +12,7 @@ from fna.arch import Arch
 from fna.arch.net_config import load_arch
 from fna.arch.target import Target
 from fna.config import AdaptConfig, Config
-from fna.config.budgets import parse_budget
+from fna.config.budgets import UNITS, parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
 from fna.files import decode_json
@@ -20,6 +20,7 @@ from fna.nets.weights import Network, backbone_only, take
 from fna.progress import say, tell
 from fna.remapping import summarise
 from fna.reporting.page import write_report
+from fna.reporting.rows import measured_text
 from fna.runs.evaluating import run_evaluate
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
@@ -27,6 +28,7 @@ from fna.searching.alphas import check_names, search
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
+from fna.stages.latency import remeasure
 
 PLAIN_SEED = {"arch": "seed", "init": "seed", "head_width": None, "scale": None}  # settings of adapt
 
@@ -40,7 +42,9 @@ def run_expand(run: Run) -> dict[str, Any]:
     costs = problem.costs(expanded.arch, budget.cost if budget else "madds")
     if budget:
         costs.limit(budget, "search.budget")
+    latencies = problem.latencies().digest if budget and budget.cost == "latency" else None
     info = {
+        "latencies": latencies,
         "size": str(expanded.arch.size),
         "searchable_layers": len(expanded.arch.searchable),
         "searchable_cost": asdict(space_cost(problem.prepared(expanded.arch), costs.table)),
@@ -64,6 +68,12 @@ def run_search(run: Run) -> dict[str, Any]:
     """Search the architecture of a run."""
     (train,) = run.data("train")
     logs = (run.path / "search.csv", run.path / "entropy.csv")
+    latencies = run.folder.info("expand").get("latencies")
+    if latencies and latencies != run.problem.latencies().digest:
+        raise FnaError(
+            f"{run.problem.latencies().path} is not the latency table {run.path} was started with; put that back, or "
+            "start in another folder with --run"
+        )
     run.begin("search")
     found = search(run.expanded(), run.problem, train, run.compute, checkpoints=run.checkpoints("search"), logs=logs)
     info = {**found.spent.to_json(), "warnings": list(found.warnings), "epochs": run.config.search.epochs}
@@ -130,6 +140,9 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         "counted_hw": list(problem.counted_hw(derived.arch)),
         "disagreements": [asdict(row) for row in choice.disagreements],
     }
+    if UNITS[costs.unit] == "latency":
+        info["latency"] = timed = remeasure(run.problem, run.seed_arch, choice.target)
+        say(f"derive: '{name}' {measured_text(timed)}")
     target = {"name": name, **choice.target.to_json(), "path": list(choice.path), **info}
     files = {f"targets/{name}.json": target, f"targets/{name}.safetensors": derived.state}
     run.write(f"derive:{name}", files, info)
@@ -164,6 +177,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
     costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
+    costs["frozen_params"] = tuned.frozen_params
     about = {**costs, "adapt": wanted, **tuned.spent.to_json(), "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})

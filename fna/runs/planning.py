@@ -173,8 +173,8 @@ def _plan_one(
 ) -> SeedPlan:
     problem = basis.problem
     config, cost = problem.config, problem.cost(arch)
-    space, budget = _space(problem, arch), _budget(config)
-    ranges = [problem.at(form).costs(space).range for form in _forms(config)]
+    space, budget = space_of(problem, arch), _budget(config)
+    ranges = [problem.at(form).costs(space).range for form in forms_wanted(config)]
     costs = problem.costs(space, budget.cost if budget else "madds")
     limit, why_not = None, ""
     try:
@@ -207,7 +207,8 @@ def _plan_one(
     )
 
 
-def _space(problem: Problem, arch: Arch) -> SuperArch:
+def space_of(problem: Problem, arch: Arch) -> SuperArch:
+    """Return the search space of a seed by the settings."""
     return task_space(arch, problem.task.layers, problem.prepared(arch).taps, **problem.config.space.blocks())
 
 
@@ -215,7 +216,8 @@ def _budget(config: Config) -> Budget | None:
     return None if config.search.budget is None else parse_budget(config.search.budget)
 
 
-def _forms(config: Config) -> tuple[Form, ...]:
+def forms_wanted(config: Config) -> tuple[Form, ...]:
+    """Return the head widths and input scales that the search chooses from."""
     return forms_of(config.space) if config.search.chooser in MEASURED else (Form(),)
 
 
@@ -224,7 +226,7 @@ def _shrink(basis: Basis, row: SeedPlan, arch: Arch, limit: int | None) -> tuple
     budget = _budget(basis.problem.config)
     if limit is None or budget is None or row.recipe:
         return ()
-    costs = basis.problem.costs(_space(basis.problem, arch), budget.cost)
+    costs = basis.problem.costs(space_of(basis.problem, arch), budget.cost)
     absolute = Budget(limit, costs.unit, budget.cost)
     if not costs.range[0] <= limit < costs.seed:
         return ()
@@ -275,7 +277,7 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     held = (basis.train or 0) * (config.held_out if measured else config.alpha_split)
     steps = ((basis.train or 0) - held) // config.batch_size
     seconds = config.batch_size / problem.config.adapt.batch_size  # of a batch here per second of one there
-    costs = [problem.at(form).costs(space) for form in _forms(problem.config)]
+    costs = [problem.at(form).costs(space) for form in forms_wanted(problem.config)]
     ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
     weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
     if not measured:

@@ -14,6 +14,7 @@ from fna.data.index import image_ids
 from fna.data.pose.person_boxes import read_boxes
 from fna.errors import FnaError, nearest
 from fna.files import decode_json, decode_state, read_metadata
+from fna.integrations.hub import fetch, is_address
 from fna.nets.weights import Network, State, load_weights
 from fna.runs.manifest import MANIFEST, read_vouched
 from fna.stages.predict import Finished, find_images, write_predictions
@@ -45,7 +46,8 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
     """Load a finished network. Data, seed and the machine that trained it are not needed.
 
     Args:
-        path: a run's folder (its FNA++ network), a network's folder in it or elsewhere, or the safetensors file.
+        path: a run's folder (its FNA++ network), a network's folder in it or elsewhere, the safetensors file, or one on
+            the Hugging Face hub: ``hf://OWNER/NAME``, maybe with ``@REVISION``.
         device: cpu, cuda, cuda:1 or auto.
         overrides: ``evaluate.*=value`` settings, such as ``evaluate.score_threshold=0.3``.
 
@@ -117,11 +119,13 @@ def predict_folder(
 
 
 def find_network(path: Path) -> Path:
-    """Return the safetensors file that a path means.
+    """Return the safetensors file that a path means; one on the hub is fetched.
 
     Raises:
         FnaError: there is none; the message names the networks that are there.
     """
+    if is_address(path):
+        return fetch(path, WEIGHTS)
     if path.is_file():
         file = path.with_suffix(".safetensors")
         if file.is_file():
@@ -144,6 +148,10 @@ def _record(file: Path) -> dict[str, Any]:
     """Return the JSON in a network's file, or of its twin where another program has dropped it."""
     text = read_metadata(file).get(KEY)
     twin = file.with_suffix(".json")
+    if text is None and not twin.is_file():
+        raise FnaError(
+            f"{file} is no network of fna: it does not describe itself, and there is no {twin.name} beside it"
+        )
     try:
         record: dict[str, Any] = json.loads(text) if text is not None else decode_json(twin, read_vouched(twin))
     except ValueError as error:

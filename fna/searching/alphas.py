@@ -14,8 +14,8 @@ from torch import Tensor
 from fna.arch import SuperArch
 from fna.arch.target import Form
 from fna.config import SearchConfig
-from fna.config.budgets import parse_budget
-from fna.cost.costs import COSTS, Costs, find_measure
+from fna.config.budgets import UNITS, parse_budget
+from fna.cost.costs import Costs, find_measure
 from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
@@ -38,11 +38,10 @@ from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, check_finite, fit, global_mean, make_optimizer
+from fna.training.freezing import freeze_norms
 from fna.training.memory import in_memory
-from fna.training.norms import freeze_norms
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
-COST_OF = {measure.unit: name for name, measure in COSTS.items()}  # unit -> its name in COSTS
 UNDECIDED = 0.98  # relative entropy of a layer whose alphas are as good as equal
 TINY = 1e-12  # loss below which its relative change means nothing
 
@@ -116,7 +115,7 @@ class SearchLoop:
         self.learns_alphas = self.config.chooser not in MEASURED
         self.limit = limit
         self.limits = (limit, *smaller)  # that targets will be derived at
-        self.forms = Forms.of(problem, costs, COST_OF[costs.unit], network.arch, limit, self.learns_alphas)
+        self.forms = Forms.of(problem, costs, UNITS[costs.unit], network.arch, limit, self.learns_alphas)
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fna.arch import LayerPath
+from fna.arch import Arch, LayerPath, SuperArch
+from fna.arch.cutting import cut_by_hand, narrowed, tapped
 from fna.arch.target import Target
 from fna.cost.costs import Costs
 from fna.errors import FnaError
@@ -136,8 +137,6 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
     if not isinstance(found.evidence, Pool):
         raise FnaError("chooser 'measured' needs a search that scored candidates; --derive.chooser alphas")
     candidates = found.evidence.candidates
-    if found.unit != costs.unit:
-        raise FnaError(f"the candidates were scored by {found.unit}; give --derive.budget in {found.unit}, e.g. 0.9x")
     chosen, free = choose(candidates, limit), choose(candidates, None)
     if chosen is None or free is None:
         raise FnaError(
@@ -157,9 +156,44 @@ def choose_halving(found: Found, costs: Costs, limit: int | None, rng_seed: int)
     return choose_measured(found, costs, limit, rng_seed)
 
 
+def choose_cut(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Cut the seed by hand to 90 to 100 % of the budget: a control (see `cut_by_hand`).
+
+    Raises:
+        FnaError: no such cut is in the space.
+    """
+    space = found.network.arch
+    if limit is None or costs.whole(space.seed_path()) <= limit:
+        return _of_arch(space.seed, space, costs)  # there is nothing to cut
+    arch = cut_by_hand(space.seed, space, limit, lambda arch: costs.whole(space.path_of(arch)), tapped(space))
+    if arch is None:
+        raise FnaError("no cut of the seed spends 90 to 100 % of the budget; choose another --derive.budget")
+    return _of_arch(arch, space, costs)
+
+
+def choose_narrowed(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take the seed with the next smaller expansion in all layers, such as 3 in place of 6: a control.
+
+    Raises:
+        FnaError: it costs more than the budget.
+    """
+    space = found.network.arch
+    choice = _of_arch(narrowed(space.seed, space, tapped(space)), space, costs)
+    if limit is not None and choice.cost > limit:
+        raise FnaError("chooser 'narrowed' costs more than the budget; raise --derive.budget")
+    return choice
+
+
+def _of_arch(arch: Arch, space: SuperArch, costs: Costs) -> Choice:
+    path = space.path_of(arch)
+    return Choice(path, Target(space.path_arch(path)), costs.whole(path), path, costs.whole(path))
+
+
 CHOOSERS: dict[str, Chooser] = {
     "alphas": choose_by_alphas,
     "random": choose_random,
     "measured": choose_measured,
     "halving": choose_halving,
+    "cut": choose_cut,
+    "narrowed": choose_narrowed,
 }

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from fna.arch import Arch
 from fna.arch.target import Target
 from fna.config.budgets import Budget, parse_budget
-from fna.cost.costs import Costs
+from fna.cost.costs import Costs, find_measure
 from fna.cost.madds import Cost
 from fna.errors import pick
 from fna.nets.weights import Network
 from fna.searching.choosing import CHOOSERS, Choice
-from fna.searching.found import Found
+from fna.searching.found import Found, Pool
 from fna.stages.expand import remap_network
 from fna.tasks.problem import Problem
 
@@ -66,6 +66,8 @@ def derive(
     if like:
         costs = replace(problem.at(like).costs(found.network.arch, unit), seed=costs.seed)
     limit = costs.limit(budget, "the budget") if budget else None
+    if found.unit != costs.unit or unit == "latency":
+        found = _recounted(found, problem, unit)
     choose = pick(CHOOSERS, chooser or config.derive.chooser or found.chooser, "chooser")
     choice = choose(found, costs, limit, config.engine.rng_seed)
     if like:
@@ -73,3 +75,13 @@ def derive(
     network = remap_network(found.network, choice.target, problem)
     cost = problem.at(network).cost(network.arch)
     return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=cost)
+
+
+def _recounted(found: Found, problem: Problem, cost: str) -> Found:
+    """Return what a search found with its scored candidates, if it has some, counted in another way."""
+    if not isinstance(found.evidence, Pool):
+        return found
+    space, candidates = found.network.arch, found.evidence.candidates
+    costs = {form: problem.at(form).costs(space, cost) for form in dict.fromkeys(c.form for c in candidates)}
+    counted = tuple(replace(c, cost=costs[c.form].whole(c.path)) for c in candidates)
+    return replace(found, evidence=Pool(counted), unit=find_measure(cost).unit)

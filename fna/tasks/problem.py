@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from fna.arch import Arch, SuperArch, padded
 from fna.config import Config, make_config
 from fna.config.scaling import at_scale, times
 from fna.cost.costs import Costs, find_measure
+from fna.cost.latency import TABLE, LatencyTable, layers_ns, read_latencies
 from fna.cost.madds import Cost, model_cost, model_rows, path_cost
 from fna.cost.shares import part_madds
 from fna.errors import FnaError
-from fna.nets.network import Backbone, Model
+from fna.files import fingerprint, json_bytes
+from fna.nets.network import Backbone, Model, feature_info
 from fna.nets.supernet import SuperBackbone
 from fna.nets.weights import put
 from fna.rng import seeded
@@ -25,7 +27,8 @@ from fna.tasks.labels import Labels
 
 Rgb = tuple[float, float, float]
 SETTINGS = ("task", "data", "evaluate")  # sections that a network in use depends on
-HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change")  # of data: of a machine
+# Of the section data: of a machine, or of training.
+HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change", "transform")
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,39 @@ class Problem:
             cost: a name of `cost.costs.COSTS`.
         """
         measure, strided = find_measure(cost), self.prepared(space)
-        table = measure.table(strided, self.counted_hw(space))
-        seed = measure.of(self.cost(space.seed))
+        table = measure.table(strided, self.counted_hw(space), self.latencies)
+        seed = self.whole(space.seed, cost)
         return Costs(measure.unit, table, seed - path_cost(table, strided.seed_path()), seed)
+
+    def whole(self, arch: Arch, cost: str) -> int:
+        """Return what the whole network on `arch` costs, in the unit of ``COSTS[cost]``."""
+        if cost != "latency":
+            return int(getattr(self.cost(arch), cost))
+        latencies, strided = self.latencies(), self.prepared(arch)
+        return latencies.of(self.rest_name(arch)) + layers_ns(strided, self.counted_hw(arch), latencies)
+
+    def latencies(self) -> LatencyTable:
+        """Return the table that ``search.latency_table`` names.
+
+        Raises:
+            FnaError: none is given, or it cannot be read.
+        """
+        file = self.config.search.latency_table
+        if file is None:
+            raise FnaError(
+                "a cost in ms needs measured latencies; measure them on the device that counts: fna latency RECIPE, "
+                f"then give --search.latency_table {TABLE}"
+            )
+        return read_latencies(file)
+
+    def rest_name(self, arch: Arch) -> str:
+        """Name all of a network but its layers, stem and head, by what its latency depends on."""
+        strided, task = self.prepared(arch), self.config.task
+        features = [vars(feature) for feature in feature_info(strided)]
+        about = [task.model_dump(mode="json"), len(self.labels.classes), asdict(strided.stem), features]
+        digest = fingerprint(json_bytes([*about, strided.activation, strided.padding]))["sha256"]
+        height, width = self.counted_hw(arch)
+        return f"stem and {task.model} of {len(self.labels.classes)} classes {digest[:8]} at {height}x{width}"
 
     def meta_head(self, arch: Arch) -> nn.Module:
         """Build the task's head without memory, to count it or to see the shapes of its weights."""

@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import SEGMENTATION_LAYERS
@@ -45,10 +45,15 @@ def train_view(data: Any, indices: Sequence[int], config: SegmentationConfig) ->
 
 
 def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
-    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
+    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN.
+
+    With ``class_weights`` in the batch a pixel counts as its class does, in the number, too.
+    """
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
-    total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
-    return total, (mask != IGNORE).sum()
+    weights = batch.get("class_weights")
+    total = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="sum")
+    labelled = mask != IGNORE
+    return total, labelled.sum() if weights is None else weights[mask[labelled]].sum()
 
 
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:
@@ -121,24 +126,25 @@ def _offsets(size: int, window: int, overlap: float) -> list[int]:
 
 
 class SegmentationScores:
-    """Mean intersection over union and pixel accuracy from torchmetrics' confusion matrix.
+    """Mean intersection over union and pixel accuracy from the confusion matrix of all pixels.
 
     Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
     """
 
     def __init__(self, data: Any, config: SegmentationConfig) -> None:
         self.classes: tuple[str, ...] = data.classes
-        # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
-        self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
+        self.matrix = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)  # truth, prediction
 
     def update(self, indices: Sequence[int], predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> None:
         """Add predictions, (h, w) each, and as many masks."""
         for prediction, truth in zip(predictions, truths, strict=True):
-            self.matrix.update(prediction, truth.long())
+            labelled = truth != IGNORE
+            pairs = len(self.matrix) * truth[labelled].long() + prediction[labelled]
+            self.matrix += torch.bincount(pairs, minlength=self.matrix.numel()).view_as(self.matrix)
 
     def compute(self) -> dict[str, Any]:
         """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
-        matrix = distributed.total(self.matrix.compute()).double()
+        matrix = distributed.total(self.matrix).double()
         hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = hits / (truth + guessed - hits)
         present = truth > 0

@@ -15,6 +15,7 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, distributed
+from fna.training.tracking import need_trackers
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,12 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
     """Join the other processes, if any, and settle device, precision and threads; leaving restores the threads.
 
     Raises:
-        FnaError: the device or precision is not there.
+        FnaError: the device, the precision or a package of ``engine.log`` is not there.
     """
+    need_trackers(config.log)
     device = find_device(config.device)
-    precision = _precision(config.precision, device)
-    with _threads(config.threads), distributed.world(device.type == "cuda") as world:
+    precision = find_precision(config.precision, device)
+    with cpu_threads(config.threads), distributed.world(device.type == "cuda") as world:
         if device.type == "cuda":
             if world.size > 1:
                 device = find_device(f"cuda:{world.local_rank}")
@@ -100,7 +102,7 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def cpu_threads(number: int) -> Iterator[None]:
     """Compute with so many CPU threads (0: as many as before), then again with as many as before."""
     before = torch.get_num_threads()
     if number:
@@ -133,7 +135,12 @@ def _has_fast_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _precision(name: str, device: torch.device) -> torch.dtype | None:
+def find_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast computes in, None for float32; ``auto``: a faster one, if the device is fast at it.
+
+    Raises:
+        FnaError: the device has none of that name.
+    """
     if name == "fp16" and device.type != "cuda":
         raise FnaError("engine.precision fp16 needs CUDA; use bf16 or fp32 here")
     if name == "auto":

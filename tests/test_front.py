@@ -1,0 +1,137 @@
+"""A front: every network from one super network, controls beside it, the same however many processes make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_pipeline import tiny
+from tiny import opened, search_tiny, tiny_config, write_images
+
+from fna import cli
+from fna.config.budgets import parse_budget
+from fna.errors import FnaError
+from fna.files import read_json
+from fna.reporting.front import dominated
+from fna.runs import pipeline
+from fna.runs.front import make_front, pick_point
+from fna.runs.jobs import share_network, share_of
+from fna.searching.found import Pool
+from fna.searching.rescoring import score_again
+from fna.stages.derive import derive
+
+BUDGETS = ("0.9x", "0.7x")
+
+
+@pytest.fixture(scope="module")
+def fronted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run and its front."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    pipeline.run(path, tiny("search.epochs=2", "data.images=4"))
+    return path, make_front(path, BUDGETS)
+
+
+def test_all_come_from_the_one_super_network(fronted: tuple[Path, dict[str, Any]]) -> None:
+    path, front = fronted
+    names = {point["name"] for point in front["points"]} | front["left_out"].keys()
+    assert names == {"baseline", "adapted", "found_0_7x", "cut_0_9x", "cut_0_7x", "narrowed"}
+    assert front["missing"] == []
+    whole = front["seed"]["MAdds"]
+    for point in front["points"]:
+        if point["budget"]:
+            assert point["costs"]["MAdds"] <= float(point["budget"].rstrip("x")) * whole
+        assert (Path(point["folder"]) / "network.safetensors").is_file()
+    ours = read_json(path / "manifest.json")["stages"]["search"]["files"]
+    assert read_json(path / "front" / "found_0_7x" / "manifest.json")["stages"]["search"]["files"] == ours
+
+
+def test_going_on_trains_nothing_again(fronted: tuple[Path, dict[str, Any]]) -> None:
+    path, front = fronted
+    files = sorted((path / "front").glob("*/adapted/network.safetensors"))
+    before = [file.stat().st_mtime_ns for file in files]
+    assert make_front(path, BUDGETS) == front
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert (path / "front" / "front.png").read_bytes()[1:4] == b"PNG"
+    assert "on the front" in (path / "front" / "front.html").read_text()
+
+
+@pytest.mark.slow
+def test_parts_do_all_of_it_and_the_same(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, front = fronted
+    copy = tmp_path / "copy"
+    pipeline.run(copy, tiny("search.epochs=2", "data.images=4"))
+    for array in ("2/2", "1/2"):
+        done = make_front(copy, BUDGETS, array=array)
+    strip = ("minutes", "folder")
+    plain = [[{k: v for k, v in p.items() if k not in strip} for p in f["points"]] for f in (done, front)]
+    assert plain[0] == plain[1]
+
+
+def test_the_best_within_a_cost_is_picked(
+    fronted: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, front = fronted
+    picked = pick_point(path, "0.8x")
+    within = [p for p in front["points"] if p["costs"]["MAdds"] <= 0.8 * front["seed"]["MAdds"]]
+    assert picked["score"] == max(point["score"] for point in within)
+    assert cli.main(["front", str(path), "--pick", "0.8x"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == picked["folder"]
+    for cost, message in (("0.01x", "the cheapest takes"), ("5ms", "no latency")):
+        with pytest.raises(FnaError, match=message):
+            pick_point(path, cost)
+
+
+def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = fronted
+    for budgets, message in (
+        (["0.5x", "3 Mparams"], "of one kind"),
+        (["0.01x"], "this space reaches from"),
+        (["fast"], "is no budget"),
+    ):
+        with pytest.raises(FnaError, match=message):
+            make_front(path, budgets)
+    with pytest.raises(FnaError, match=r"holds no config\.yaml of a run"):
+        make_front(tmp_path / "none", ["0.5x"])
+    for array in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(FnaError, match="expected K/N"):
+            share_of([1, 2], array)
+    assert cli.main(["front", str(path)]) == 2
+
+
+def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(FnaError, match=r"trained with search\.epochs = 2, here it is 5"):
+        share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5"))
+
+
+def test_a_trained_super_network_answers_budgets_that_the_search_did_not_have(tmp_path: Path) -> None:
+    measured = ("search.chooser=measured", "search.sampler=anchored", "search.candidates=4", "search.recalibrate=1")
+    small = ("search.epochs=1", "space.input_scales=[1.0]", "space.head_channels=[1.0]", "space.layers=[3, 2, 1]")
+    with opened(tiny_config(write_images(tmp_path / "blocks"), *measured, *small)) as job:
+        found = search_tiny(job, tmp_path / "run")
+        before = {name: tensor.clone() for name, tensor in found.network.state.items()}
+        again = score_again(found, job.problem, job.data.train, job.compute, parse_budget("0.8x"), None)
+        limit = int(0.8 * job.problem.costs(found.network.arch).seed)
+        chosen = derive(again, job.problem, "0.8x").choice
+    assert again.budget == {"text": "0.8x", "cost": limit}
+    assert isinstance(again.evidence, Pool)
+    paths = [candidate.path for candidate in again.evidence.candidates if candidate.cost <= limit]
+    assert chosen is not None
+    assert chosen.path in paths
+    assert found.network.arch.seed_path() in [candidate.path for candidate in again.evidence.candidates]
+    assert all(torch.equal(again.network.state[name], tensor) for name, tensor in before.items())
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_what_is_on_the_front_rises_and_beats_the_rest(pairs: list[tuple[int, int]]) -> None:
+    points = [{"name": str(i), "costs": {"MAdds": c}, "score": s / 5} for i, (c, s) in enumerate(pairs)]
+    marked = dominated(points, "MAdds")
+    best = [(p["costs"]["MAdds"], p["score"]) for p in marked if not p["dominated"]]
+    assert best == sorted(set(best)) or len(set(best)) < len(best)  # equal networks are both on it
+    assert [score for _, score in sorted(set(best))] == sorted({score for _, score in best})
+    for p in marked:
+        if p["dominated"]:
+            assert any(c <= p["costs"]["MAdds"] and s >= p["score"] for c, s in best)
