@@ -68,7 +68,7 @@ def test_images_to_learn_from_that_are_scored_are_told(tmp_path: Path, capsys: p
     write(tmp_path / "test.txt", "train/train2.png trainannot/train2.png\n")
     folder = tmp_path / "run"
     open_splits("segmentation", config, ["train", "val"], folder)
-    assert not capsys.readouterr().err
+    assert "are in 'train', too" not in capsys.readouterr().err
     for splits in (["test"], ["train", "test"]):  # of 'train', the index tells the names
         open_splits("segmentation", config, splits, folder)
         assert "1 images of 'test' are in 'train', too (train2.png)" in capsys.readouterr().err

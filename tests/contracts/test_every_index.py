@@ -36,6 +36,8 @@ ANOTHER = {  # of the formats whose folders say what the records are: another fi
     ("segmentation", "cityscapes"): "leftImg8bit/train/ulm/ulm_new_leftImg8bit.png",
     ("segmentation", "pairs"): "images/train/sub/new.PNG",
     ("detection", "yolo"): "images/train/sub/new.PNG",
+    ("segmentation", "yolo"): "images/train/sub/new.PNG",
+    ("pose", "yolo"): "images/train/sub/new.PNG",
     ("pose", "deeplabcut"): "labeled-data/v1/CollectedData_you.csv",
 }
 

@@ -65,6 +65,8 @@ def read(root: Path, split: str, config: DataConfig) -> PoseListing:
     paths = [folder.images[position] for position in used]
     files = [relative(path, root) for path in paths]
     notes += folder.notes
+    shown = set(used)  # images with nobody in them are sources, too, or they would count as added
+    folder.sources.files.extend(path for position, path in enumerate(folder.images) if position not in shown)
     return PoseListing(names, links, paths, files, records, (), problems, notes, sources=folder.sources, relative=True)
 
 
