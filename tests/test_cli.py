@@ -21,7 +21,20 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", "plan", *cli.STAGES, "controls", "predict", "export", "push", "list", "count", "remap"]
+COMMANDS = [
+    "run",
+    "demo",
+    "plan",
+    *cli.STAGES,
+    "controls",
+    "predict",
+    "export",
+    "push",
+    "clean",
+    "list",
+    "count",
+    "remap",
+]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -284,7 +284,7 @@ def list_(
 
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)  # and push
+add_export(app)  # push and clean, too
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:
