@@ -21,8 +21,8 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "push"]
-COMMANDS += ["list", "count", "remap"]
+COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "push", "clean"]
+COMMANDS += ["latency", "front", "study", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:

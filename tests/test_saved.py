@@ -308,3 +308,34 @@ def test_both_splits_flaws_come_in_one_answer(copied: tuple[Path, Path], capsys:
     message = capsys.readouterr().err
     assert "0.png" in message
     assert "13.png" in message
+
+
+# --- cleaning ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cleaned_run_is_small_and_still_used(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, images = copied
+    kept = ("adapted", "baseline", "targets/derived.json", "metrics.json", "report.html", "config.yaml", "search.csv")
+    before = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert main(["clean", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert "found.safetensors" in said.out
+    assert "--yes" in said.err
+    assert (folder / "found.safetensors").exists(), "nobody said yes"
+    assert main(["clean", str(folder), "--yes"]) == 0
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < before / 2
+    assert all((folder / name).exists() for name in kept)
+    assert not [*folder.glob("*.safetensors"), *folder.glob("targets/*.safetensors"), *folder.glob("checkpoints/*/*")]
+    assert tuple(fna.predict(fna.load(folder), images / "images" / "12.png").shape) == (SIDE, SIDE)
+    assert main(["report", str(folder), "--quiet"]) == 0
+    assert main(["clean", str(folder), "--yes"]) == 0
+    assert "nothing to free" in capsys.readouterr().out
+
+
+def test_a_run_without_a_network_is_not_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fna.runs.folder import Folder
+
+    Folder.open(tmp_path / "run").close()
+    assert main(["clean", str(tmp_path / "run"), "--yes"]) == 2
+    assert "no finished network yet" in capsys.readouterr().err
+    assert main(["clean", str(tmp_path), "--yes"]) == 2

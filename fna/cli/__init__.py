@@ -305,7 +305,7 @@ def list_(
 add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)  # and push
+add_export(app)  # push and clean, too
 add_predict(app)
 add_latency(app)
 add_studies(app)

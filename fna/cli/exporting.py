@@ -1,7 +1,8 @@
-"""The commands `fna export` and `fna push`: what one does with a finished network."""
+"""The commands `fna export`, `fna push` and `fna clean`: what one does with a finished run."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from fna.cli.networks import AsJson, example, size_hw
 from fna.cli.tables import show_json
+from fna.errors import FnaError
 from fna.progress import first_rank, quiet, say
 
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")]
@@ -25,6 +27,7 @@ def add_export(app: typer.Typer) -> None:
         ),
     )(export_network)
     app.command("push", epilog=example("fna push runs/camvid me/camvid-fna --private"))(push_network)
+    app.command("clean", epilog=example("fna clean runs/camvid", "fna clean runs/camvid --yes"))(clean_run)
 
 
 def export_network(
@@ -98,3 +101,27 @@ def push_network(
     from fna.integrations.pushing import push
 
     print(push(folder / name if name else folder, repo, private=private))
+
+
+def clean_run(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Free the disk space of a finished run: what only serves to search, derive or adapt more.
+
+    Fine-tuned networks, targets' architectures, settings, logs, scores and reports stay.
+    """
+    from fna.runs.cleaning import clean, find_heavy
+
+    files = find_heavy(folder)
+    if not files:
+        return print(f"{folder} holds nothing to free")
+    for file, size in files.items():
+        print(f"{size / 1e6:10.1f} MB  {file}")
+    print(f"{sum(files.values()) / 1e6:10.1f} MB  in all; the run can be scored, reported and used, but not go on")
+    if not (yes or sys.stdin.isatty()):
+        raise FnaError("nobody is there to ask; type --yes to remove these files")
+    if yes or typer.confirm("Remove these files?"):
+        clean(folder, files)
+        print("removed")
