@@ -11,7 +11,7 @@ TORCH ?= torch torchvision
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fna demo
@@ -27,6 +27,10 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# By hand: 200 kills at random moments of all tasks and stages, half an hour on two cores.
+soak: $(VENV)/.installed
+	$(BIN)/python benchmarks/resume.py 200
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

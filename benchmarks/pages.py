@@ -41,14 +41,18 @@ MEANINGS = {  # ratio: what it is, and the aim
     "train_ap50": ("RetinaNet on COCO 128: AP50 on the 64 images it learned by heart", "≥ 0.9"),
     "pck_torso": ("SimpleBaseline on synthetic pedestrians: PCK@0.2 of the torso on unseen ones", "≥ 0.9"),
     "pck_minutes": ("minutes that took, drawing included", "≤ 6"),
-    "kills": ("SIGKILLs at random moments of search and adaptation, each followed by a resume", ""),
+    "kills": ("SIGKILLs at random moments, each followed by a resume", "≥ 200"),
+    "tasks": ("of so many tasks", "3"),
+    "stages": ("in so many stages of a run", ""),
     "kills_while_writing": ("of these, while a file was being written", ""),
+    "flips": ("bits flipped in files of run folders", "≥ 200"),
+    "flips_named": ("share of these whose file is named", "1"),
     "identical": (
         "share of resumed runs that end with the weights, alphas and architecture of the unbroken run",
         "1",
     ),
     "negative_controls_caught": (
-        "share of resumes without some part of the state that this comparison notices",
+        "share of resumes from a changed state (a draw, a byte) that this comparison notices",
         "1",
     ),
 }

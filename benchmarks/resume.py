@@ -1,15 +1,12 @@
-"""Kill a small run at random moments with SIGKILL, go on by the same call each time, and compare with an unbroken run.
+"""Kill small runs of all tasks at random moments with SIGKILL, go on by the same call, and compare with unbroken runs.
 
-    python benchmarks/resume.py [RUNS]
+    python benchmarks/resume.py [KILLS]
 
-Each of RUNS (10) interrupted runs is killed twice, data workers included: once in the search and once in an adaptation,
-at random moments; a third as many more while a checkpoint is being written. Compared bit for bit: searched, adapted and
-baseline weights, alphas, target architecture and its start. After each kill and at the end no file of the folder may be
-broken. Negative controls: the same with one item of the newest checkpoint dropped must not end identical, or the
-comparison would be blind to it.
-
-A run is a process of its own, forked from this one, which has done nothing but import: start-up would take longer than
-the training.
+KILLS (200) are spread over three tasks and all stages, data workers included; every fifth waits for a file that is
+being written. What a run ends with is compared bit for bit: weights, alphas, target, scores. After each kill and at the
+end no file of the folder may be broken. Negative controls: a changed draw and a changed byte in a checkpoint must not
+end identical, or the comparison would be blind to them. At last, as many bits as there are kills are flipped, one at a
+time, in files of the folders: each must be named.
 """
 
 from __future__ import annotations
@@ -18,67 +15,83 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib.figure  # noqa: F401 (so that no process has to)
 import record
 import torch
 
-from fna.config import make_config
+from fna.arch import Arch, Block, Stem
+from fna.config import Config, make_config
+from fna.errors import FnaError
 from fna.files import fingerprint, read_bytes, read_json, read_state
 from fna.runs import pipeline
-from fna.runs.folder import MANIFEST, Folder
+from fna.runs.folder import LOCK, MANIFEST, Folder
+from fna.tasks import load_task
 from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import read_log
 
 RNG_SEED = 2  # of the moments
 POLL_SECONDS = 0.0005
 WRITE_SECONDS = 0.004  # up to which a write goes on before it is killed
-LIMIT_SECONDS = 600  # for one process
-OPTIMIZER = {"name": "sgd", "lr": 0.02, "weight_decay": 1e-4, "warmup": 3}
-CONFIG = make_config(
-    {
-        "seed": {"name": "mobilenet_v2_035", "weights": None},
-        "task": {"channels": 16},
-        "data": {"format": "synthetic", "images": 16, "eval_size": [64, 64], "crop": [64, 64]},
-        "space": {"kernels": [3, 5], "layers": [2, 3, 4, 3, 3, 1]},
-        "search": {
-            "chooser": "alphas",
-            "sampler": "uniform",
-            "epochs": 6,
-            "alpha_start": 2,
-            "batch_size": 2,
-            "alpha": {"lr": 0.01},
-            "optimizer": OPTIMIZER,
-        },
-        "adapt": {"epochs": 5, "batch_size": 4, "recalibrate": 2, "optimizer": OPTIMIZER},
-        "evaluate": {"every": 2},
-        "engine": {
-            **{"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1},
-            **{"checkpoint_steps": 3, "checkpoint_seconds": 0.0},
-        },
-    }
-)
-STEPS = {"search": 24, "baseline": 20, "adapted": 20}
+LIMIT_SECONDS = 900  # for one process
+SHARE = 0.3  # of an unbroken run's time, up to which a kill lets a process go on
+MODELS = {"segmentation": "deeplabv3", "detection": "retinanet", "pose": "simple_baseline"}
+LAYERS = ((8, 8, 1, 1), (8, 16, 2, 1), (16, 24, 2, 2), (24, 32, 2, 2), (32, 48, 2, 1))  # in, out, stride, layers
+STEPS = {"search": 16, "baseline": 12, "adapted": 12}
 STEPS_LOGS = {"search": "search.csv", "baseline": "baseline/steps.csv", "adapted": "adapted/steps.csv"}
-EPOCHS = {"search": "entropy.csv", "baseline": "baseline/scores.csv", "adapted": "adapted/scores.csv"}
 WEIGHTS = ("found", "targets/derived", "adapted/network", "baseline/network")
-Kills = list[tuple[str, int, float, bool]]  # phase, iterations, seconds after them, whether to wait for a write
+
+
+def tiny(task: str, seed: Path) -> Config:
+    """Return the settings of a run of some seconds; its seed is written to a file."""
+    stages = [
+        [Block("mbconv", out if n else into, out, stride=1 if n else stride, expansion=3.0) for n in range(layers)]
+        for into, out, stride, layers in LAYERS
+    ]
+    seed.write_text(json.dumps(Arch(Stem(8), tuple(map(tuple, stages))).to_json()))
+    optimizer = {"name": "sgd", "lr": 0.01, "weight_decay": 1e-4, "warmup": 3, "clip": 10.0}
+    search = {"chooser": "alphas", "sampler": "uniform", "epochs": 4, "alpha_start": 2, "batch_size": 2}
+    data: dict[str, Any] = {
+        "seed": {"name": str(seed), "weights": None},
+        "task": {"model": MODELS[task], "channels": 16},
+        "data": {"format": "synthetic", "images": 16, "eval_size": [64, 64], "crop": [64, 64]},
+        "space": {"kernels": [3, 5], "expansions": [3]},
+        "search": {**search, "alpha": {"lr": 0.01}, "optimizer": optimizer},
+        "adapt": {"epochs": 3, "batch_size": 4, "recalibrate": 2, "optimizer": optimizer},
+        "evaluate": {"every": 2},
+        "engine": {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 1, "checkpoint_steps": 3},
+    }
+    data["engine"]["checkpoint_seconds"] = 0.0
+    return make_config(data)
+
+
+class Job(NamedTuple):
+    """A task's run: its settings, where its runs are, what an unbroken one ends with, its stages and its seconds."""
+
+    task: str
+    config: Config
+    root: Path
+    truth: Mapping[str, Any]
+    stages: list[str]
+    seconds: float
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path) -> int:
-    """Run, or go on with, the whole job in a process group of its own; return the process's id."""
+def start(folder: Path, config: Config) -> int:
+    """Run, or go on with, the whole job in a process group of its own, with all imported; return the process's id."""
     pid = os.fork()
     if pid:
         return pid
@@ -88,7 +101,7 @@ def start(folder: Path) -> int:
         with (folder.parent / f"{folder.name}.log").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            pipeline.run(folder, CONFIG)
+            pipeline.run(folder, config)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -97,46 +110,62 @@ def start(folder: Path) -> int:
         os._exit(code)
 
 
-def finish(pid: int, folder: Path) -> None:
-    """Wait for a process that must end well."""
-    _, status = os.waitpid(pid, 0)
+def wait(pid: int, until: Callable[[], bool]) -> int | None:
+    """Wait for a process to end, and return its status, or for something else; then None."""
+    began = time.monotonic()
+    while not until():
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() - began > LIMIT_SECONDS:
+            raise SystemExit(f"a run has not ended within {LIMIT_SECONDS} s")
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def finish(folder: Path, config: Config) -> None:
+    """Let a run end, which must be well."""
+    check_ended(wait(start(folder, config), lambda: False), folder)
+
+
+def check_ended(status: int | None, folder: Path) -> None:
+    """Give up where a run ended with an error."""
     if status:
         raise SystemExit(f"{folder} failed:\n{(folder.parent / f'{folder.name}.log').read_text()}")
 
 
-def rows(folder: Path, phase: str) -> int:
-    """Return the number of iterations a phase has logged."""
-    try:
-        return max((folder / STEPS_LOGS[phase]).read_bytes().count(b"\n") - 1, 0)
-    except FileNotFoundError:
-        return 0
-
-
-def kill_at(folder: Path, phase: str, step: int, delay: float, *, writing: bool = False) -> dict[str, Any]:
-    """Kill a run's process group `delay` seconds after a moment.
-
-    Args:
-        folder: of the run, which is started, or goes on.
-        phase: search, baseline or adapted.
-        step: the moment is when so many iterations of the phase are logged.
-        delay: in seconds.
-        writing: or, after that, when the next file of a checkpoint is being written.
-    """
-    pid, began = start(folder), time.monotonic()
-    while rows(folder, phase) < step or (writing and not list((folder / "checkpoints" / phase).glob("*.tmp"))):
-        time.sleep(POLL_SECONDS)
-        if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() - began > LIMIT_SECONDS:
-            raise SystemExit(f"{folder} ended before the kill in {phase} after {step} iterations")
-    time.sleep(delay)
+def kill(pid: int) -> None:
     os.killpg(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL, f"{folder} ended by itself before the kill at {phase} {step}"
+    os.waitpid(pid, 0)
+
+
+def unbroken(task: str, root: Path) -> Job:
+    """Do a run to which nothing happens."""
+    config, folder = tiny(task, root / "seed.json"), root / "unbroken"
+    began = time.monotonic()
+    finish(folder, config)
+    seconds, stages = time.monotonic() - began, Folder.open(folder, writer=False).stages()
+    job = Job(task, config, root, result(folder), stages, seconds)
+    assert not (faults := broken(folder, job)), faults
+    return job
+
+
+def kill_at_random(job: Job, folder: Path, draw: random.Random) -> dict[str, Any] | None:
+    """Start a run, or go on, and kill it at a random moment; None: it had ended by then."""
+    pid, end = start(folder, job.config), time.monotonic() + draw.uniform(0, SHARE * job.seconds)
+    writing, delay = draw.random() < 0.2, draw.uniform(0, WRITE_SECONDS)
+    status = wait(pid, lambda: time.monotonic() > end and (not writing or bool(list(folder.rglob("*.tmp")))))
+    if status is not None:
+        check_ended(status, folder)
+        return None
+    if writing:
+        time.sleep(delay)
+    kill(pid)
+    done = Folder.open(folder, writer=False).stages() if (folder / MANIFEST).exists() else []
     return {
-        "phase": phase,
-        "iterations": rows(folder, phase),
-        "resumes_at": max(Checkpoints(folder / "checkpoints" / phase).steps(), default=0),
+        "stage": next((stage for stage in job.stages if stage not in done), "the end"),
         "while_writing": bool(list(folder.rglob("*.tmp"))),
-        "broken_files": broken(folder),
+        "broken_files": broken(folder, job) if done else [],
     }
 
 
@@ -144,17 +173,20 @@ def kill_at(folder: Path, phase: str, step: int, delay: float, *, writing: bool 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Return what must be identical: tensors by file and name, alphas, and the target architecture."""
+    """Return what must be identical: tensors by file and name, alphas, the target architecture, and the scores."""
     tensors = {
         f"{name}.{key}": tensor
         for name in WEIGHTS
         for key, tensor in sorted(read_state(folder / f"{name}.safetensors").items())
     }
     target, found = read_json(folder / "targets" / "derived.json"), read_json(folder / "found.json")
-    return {**tensors, "alphas": found["layers"], "arch": target["arch"], "path": target["path"]}
+    scores = {name: read_log(folder / name / "scores.csv") for name in ("baseline", "adapted")}
+    for row in (row for rows in scores.values() for row in rows):
+        del row["minutes"]
+    return {**tensors, **scores, "alphas": found["layers"], "arch": target["arch"], "path": target["path"]}
 
 
-def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return the names of the results that are not bit for bit the same."""
 
     def same(x: Any, y: Any) -> bool:
@@ -165,7 +197,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if not (name in a and name in b and same(a[name], b[name])))
 
 
-def broken(folder: Path, *, ended: bool = False) -> list[str]:
+def broken(folder: Path, job: Job) -> list[str]:
     """Return the files that cannot be read or are not as recorded; of an ended run, unfinished stages too.
 
     The last line of a log may be torn by the kill: it is dropped when the run goes on.
@@ -179,24 +211,18 @@ def broken(folder: Path, *, ended: bool = False) -> list[str]:
         except Exception as error:  # whatever a broken file raises
             faults.append(f"{name}: {error}")
 
+    opened = Folder.open(folder, writer=False)
+    ended = opened.stages() == job.stages
     for path in sorted(folder.rglob("*.json")):
         attempt(str(path.relative_to(folder)), partial(read_json, path))
     for path in sorted(folder.rglob("*.safetensors")):
         attempt(str(path.relative_to(folder)), partial(read_state, path))
     for phase in STEPS:
         attempt(f"checkpoints/{phase}", partial(intact, folder / "checkpoints" / phase))
-        log = folder / STEPS_LOGS[phase]
-        if log.exists():
+        if (log := folder / STEPS_LOGS[phase]).exists():
             attempt(STEPS_LOGS[phase], partial(in_order, log, STEPS[phase] if ended else None))
-    opened = Folder.open(folder, writer=False)
-    for stage in ["expand", "search", "derive:derived", "adapt:baseline", "adapt:adapted", "evaluate", "report"]:
-        if ended or stage in opened.stages():
-            attempt(f"stage {stage}", partial(opened.finished, stage))
-            for name in read_json(folder / MANIFEST)["stages"].get(stage, {"files": ()})["files"]:
-                attempt(f"stage {stage}", partial(opened.read_bytes, stage, name))
-    if ended:
-        faults += [str(path) for path in folder.rglob("*.tmp")]
-    return faults
+    faults += opened.damages()
+    return faults + ([str(path) for path in folder.rglob("*.tmp")] if ended else [])
 
 
 def intact(folder: Path) -> bool:
@@ -216,133 +242,159 @@ def in_order(path: Path, steps: int | None) -> bool:
     return counted == list(range(len(counted) if steps is None else steps))
 
 
-# --- negative controls ------------------------------------------------------------------------------------------------
+# --- negative controls and flips --------------------------------------------------------------------------------------
 
 
-def drop_optimizer(name: str, loop: dict[str, Any]) -> None:
-    loop[name]["state"] = {}
+def nothing(checkpoints: Checkpoints, step: int, state: dict[str, Any]) -> None:
+    """Write a checkpoint again as it is: the positive control."""
+    checkpoints.save(step, state)
 
 
-def drop_statistics(loop: dict[str, Any]) -> None:
-    for name, tensor in loop["model"].items():
-        if name.endswith("running_mean"):
-            tensor.zero_()
-        elif name.endswith("running_var"):
-            tensor.fill_(1)
+def draw_changed(checkpoints: Checkpoints, step: int, state: dict[str, Any]) -> None:
+    """Shift the counter that all chance derives from."""
+    checkpoints.save(step - 1, state)
 
 
-def keep(loop: dict[str, Any]) -> None:
-    """Change nothing: the positive control."""
+def byte_changed(checkpoints: Checkpoints, step: int, state: dict[str, Any]) -> None:
+    """Change a byte of the stem's weights, with a record that fits."""
+    stem = next(tensor for name, tensor in state["loop"]["model"].items() if name.endswith("stem.conv.weight"))
+    stem.view(torch.int32)[0, 0, 0, 0] ^= 64 << 16
+    checkpoints.save(step, state)
 
 
-@dataclass(frozen=True)
-class Control:
-    """An item of a phase's state, how to drop it, and by how much to shift the iteration it goes on at."""
-
-    item: str
-    phase: str
-    drop: Callable[[dict[str, Any]], None]
-    shift: int = 0
-
-
-CONTROLS = (
-    Control("nothing", "search", keep),
-    Control("seed counter", "search", keep, -1),
-    Control("momentum", "search", partial(drop_optimizer, "optimizer")),
-    Control("BN statistics", "search", drop_statistics),
-    Control("alpha optimizer", "search", partial(drop_optimizer, "alpha_optimizer")),
-    Control("nothing", "adapted", keep),
-    Control("seed counter", "adapted", keep, -1),
-    Control("momentum", "adapted", partial(drop_optimizer, "optimizer")),
-    Control("BN statistics", "adapted", drop_statistics),
-)
+def stopped(job: Job, phase: str) -> Path:
+    """Return the folder of a run that was killed in the middle of a phase."""
+    folder = job.root / f"stopped in {phase}"
+    log = folder / STEPS_LOGS[phase]
+    pid = start(folder, job.config)
+    status = wait(pid, lambda: log.exists() and len(read_log(log)) >= STEPS[phase] * 2 // 3)
+    assert status is None, f"{folder} ended before its kill"
+    kill(pid)
+    return folder
 
 
-def alter(folder: Path, control: Control) -> int:
-    """Drop an item from the newest checkpoint, with a record that fits, and remove the others; return its iteration."""
-    checkpoints = Checkpoints(folder / "checkpoints" / control.phase)
-    latest = checkpoints.load_latest()
-    assert latest, f"{folder} has no checkpoint of {control.phase}"
-    step, state = latest
-    control.drop(state["loop"])
+def controlled(job: Job, kept: Path, phase: str, control: Callable[..., None]) -> dict[str, Any]:
+    """Change a checkpoint and let the run end; the comparison must see it, or that nothing changed."""
+    began = time.monotonic()
+    folder = Path(shutil.copytree(kept, job.root / f"{kept.name}, {control.__name__}"))
+    checkpoints = Checkpoints(folder / "checkpoints" / phase)
+    step, state = checkpoints.load_latest() or (0, {})
+    assert step > 1, f"{folder} has no checkpoint of {phase}"
     checkpoints.clear()
-    checkpoints.save(step + control.shift, state)
-    return step
+    control(checkpoints, step, state)
+    finish(folder, job.config)
+    unlike = differences(job.truth, result(folder))
+    title = f"{job.task}, {phase}, iteration {step}: {control.__name__}"
+    shutil.rmtree(folder)
+    if control is nothing:
+        return row(title, "identical", not unlike, time.monotonic() - began, differences=unlike[:5])
+    return row(title, "caught", bool(unlike), time.monotonic() - began, differences=len(unlike))
+
+
+def flipped(folder: Path, file: Path, draw: random.Random) -> bool:
+    """Flip a bit of a file, tell whether what fna says of the folder names the file, and put it back."""
+    before = file.read_bytes()
+    data = bytearray(before)
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    file.write_bytes(data)
+    said = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            said += Folder.open(folder, writer=False).damages()
+            if file.name.startswith("step-"):
+                Checkpoints(file.parent).load_latest()
+        except FnaError as error:
+            said.append(str(error))
+    file.write_bytes(before)
+    return any(str(file.with_suffix("")) in text for text in [*said, *(str(warning.message) for warning in told)])
+
+
+def flips(job: Job, kept: list[Path], number: int, draw: random.Random) -> dict[str, Any]:
+    """Flip bits in files of the finished run and in the newest checkpoints of stopped ones."""
+    began, whole = time.monotonic(), job.root / "unbroken"
+    files = [(whole, path) for path in sorted(whole.rglob("*")) if path.is_file() and path.name != LOCK]
+    for folder in kept:
+        newest = max(folder.rglob("step-*.json"))
+        files += [(folder, newest), (folder, newest.with_suffix(".pt"))] * 4
+    tried = [(path, flipped(folder, path, draw)) for folder, path in draw.choices(files, k=number)]
+    missed = sorted({str(path.relative_to(job.root)) for path, named in tried if not named})
+    named = sum(named for _, named in tried)
+    return row(
+        f"{job.task}: flips named", "share", named / number, time.monotonic() - began, flips=number, missed=missed
+    )
 
 
 # --- the benchmark ----------------------------------------------------------------------------------------------------
 
 
-def row(title: str, metric: str, score: bool, minutes: float, **more: Any) -> dict[str, Any]:
-    numbers = {"rng_seed": CONFIG.engine.rng_seed, "metric": metric, "score": float(score)}
-    return {"row": title, **numbers, "params": None, "madds": None, "minutes": round(minutes, 3), **more}
+def row(title: str, metric: str, score: float, seconds: float, **more: Any) -> dict[str, Any]:
+    numbers = {"rng_seed": 0, "metric": metric, "score": float(score), "params": None, "madds": None}
+    return {"row": title, **numbers, "minutes": round(seconds / 60, 3), **more}
 
 
-def interrupted(folder: Path, kills: Kills, truth: dict[str, Any]) -> dict[str, Any]:
-    """Kill a run again and again; let it end; compare."""
-    began = time.monotonic()
-    done = [kill_at(folder, *kill[:3], writing=kill[3]) for kill in kills]
-    finish(start(folder), folder)
-    unlike, faults = differences(truth, result(folder)), broken(folder, ended=True)
-    faults += [fault for kill in done for fault in kill["broken_files"]]
-    minutes, fine = (time.monotonic() - began) / 60, not unlike and not faults
-    return row(folder.name, "identical", fine, minutes, kills=done, differences=unlike[:5], broken_files=faults)
+def interrupted(job: Job, number: int, kills: int, draw: random.Random) -> dict[str, Any]:
+    """Kill a run again and again until it ends, or after so many kills lets it; compare."""
+    began, folder = time.monotonic(), job.root / f"killed {number}"
+    done: list[dict[str, Any]] = []
+    while len(done) < kills and (killed := kill_at_random(job, folder, draw)):
+        done.append(killed)
+    finish(folder, job.config)
+    unlike, faults = differences(job.truth, result(folder)), broken(folder, job)
+    faults += [fault for killed in done for fault in killed.pop("broken_files")]
+    shutil.rmtree(folder)
+    more = {"kills": done, "differences": unlike[:5], "broken_files": faults}
+    return row(f"{job.task}, killed {number}", "identical", not (unlike or faults), time.monotonic() - began, **more)
 
 
-def draw_kills(moments: random.Random, seconds: float | None) -> Kills:
-    """Draw a kill in the search and one in an adaptation: up to `seconds` after an iteration, or (None) in a write."""
-    kills = []
-    for phase in ("search", moments.choice(["baseline", "adapted"])):
-        step = moments.randint(1, STEPS[phase] if seconds else STEPS[phase] - 4)
-        kills.append((phase, step, moments.uniform(0, seconds or WRITE_SECONDS), seconds is None))
-    return kills
+def soak(task: str, root: Path, kills: int, draw: random.Random) -> list[dict[str, Any]]:
+    """Do all that is done with a task."""
+    root.mkdir()
+    load_task(task)  # imports what each process would have to
+    job = unbroken(task, root)
+    lines = [row(f"{task}, unbroken", "identical", True, job.seconds)]
+    left, number = kills, 0
+    while left:
+        number += 1
+        lines.append(interrupted(job, number, left, draw))
+        left -= len(lines[-1]["kills"])
+        print(json.dumps(lines[-1]), flush=True)
+    phases = ("search", "adapted")
+    kept = [stopped(job, phase) for phase in phases]
+    for folder, phase in zip(kept, phases, strict=True):
+        for control in (nothing, draw_changed, byte_changed):
+            lines.append(controlled(job, folder, phase, control))
+            print(json.dumps(lines[-1]), flush=True)
+    lines.append(flips(job, kept, kills, draw))
+    print(json.dumps(lines[-1]), flush=True)
+    return lines
 
 
-def controlled(folder: Path, control: Control, truth: dict[str, Any]) -> dict[str, Any]:
-    """Kill a run, drop an item from its checkpoint, let it end; the comparison must see it, or that nothing changed."""
-    began = time.monotonic()
-    kill_at(folder, control.phase, 14, 0)
-    step = alter(folder, control)
-    finish(start(folder), folder)
-    unlike = differences(truth, result(folder))
-    minutes, title = (time.monotonic() - began) / 60, f"{control.phase} without {control.item}, from iteration {step}"
-    if control.item == "nothing":
-        return row(f"{title} (checkpoint rewritten)", "identical", not unlike, minutes, differences=unlike[:5])
-    return row(title, "caught", bool(unlike), minutes, differences=len(unlike))
-
-
-def main(runs: int = 10) -> None:
+def main(kills: int = 200) -> None:
     """Measure and write ``results/resume.json``."""
     torch.set_num_threads(1)  # a pool of threads would not survive the forks
-    moments = random.Random(RNG_SEED)
+    draw, tasks = random.Random(RNG_SEED), list(MODELS)
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        began = time.monotonic()
-        finish(start(root / "unbroken"), root / "unbroken")
-        seconds = time.monotonic() - began
-        truth, faults = result(root / "unbroken"), broken(root / "unbroken", ended=True)
-        assert not faults, faults
-        lines = [row("unbroken", "identical", True, seconds / 60)]
-        logged = {p: [float(r["minutes"]) for r in read_log(root / "unbroken" / f)][-1] * 60 for p, f in EPOCHS.items()}
-        seconds = 2 * sum(logged.values()) / sum(STEPS.values())  # two iterations
-        plans = [(f"killed at random {i}", draw_kills(moments, seconds)) for i in range(1, runs + 1)]
-        plans += [(f"killed while writing {i}", draw_kills(moments, None)) for i in range(1, -(-runs // 3) + 1)]
-        for title, kills in plans:
-            lines.append(interrupted(root / title, kills, truth))
-            print(json.dumps(lines[-1]), flush=True)
-        for control in CONTROLS:
-            lines.append(controlled(root / f"control {control.phase} {control.item}", control, truth))
-            print(json.dumps(lines[-1]), flush=True)
-    killed = [line for line in lines if "kills" in line]
-    same = [line["score"] for line in lines if line["metric"] == "identical" and line["row"] != "unbroken"]
-    caught = [line["score"] for line in lines if line["metric"] == "caught"]
+        shares = [kills // len(tasks) + (i < kills % len(tasks)) for i in range(len(tasks))]
+        parts = [soak(task, Path(name) / task, share, draw) for task, share in zip(tasks, shares, strict=True)]
+    lines = [line for part in parts for line in part]
+    killed = [kill for line in lines for kill in line.get("kills", ())]
+
+    def mean(metric: str) -> float:
+        scores = [line["score"] for line in lines if line["metric"] == metric and "unbroken" not in line["row"]]
+        return sum(scores) / len(scores)
+
     ratios = {
-        "kills": float(sum(len(line["kills"]) for line in killed if "random" in line["row"])),
-        "identical": sum(same) / len(same),
-        "negative_controls_caught": sum(caught) / len(caught),
-        "kills_while_writing": float(sum(kill["while_writing"] for line in killed for kill in line["kills"])),
+        "kills": float(len(killed)),
+        "tasks": float(len(tasks)),
+        "stages": float(len({kill["stage"] for kill in killed})),
+        "kills_while_writing": float(sum(kill["while_writing"] for kill in killed)),
+        "identical": mean("identical"),
+        "negative_controls_caught": mean("caught"),
+        "flips": float(sum(line.get("flips", 0) for line in lines)),
+        "flips_named": mean("share"),
     }
-    print(record.write("resume", lines, ratios, config=CONFIG.model_dump(mode="json", by_alias=True)))
+    print(record.write("resume", lines, ratios))
 
 
 if __name__ == "__main__":

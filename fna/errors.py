@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,6 +16,13 @@ class FnaError(Exception):
     """
 
     reported_here: bool | None = None  # among several processes, one reports it; None: they have not settled which
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is one of memory: Python's, CUDA's, or the RuntimeError of torch's CPU allocator."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -33,3 +40,14 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise FnaError(f"unknown {what} '{name}'{nearest(name, table)}; known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def printable(name: str) -> str:
+    """Return a name as one line that any terminal can show."""
+    return name if name.isprintable() else ascii(name)
+
+
+def short(value: Any) -> str:
+    """Return a value from a file, shortened, as one line that any terminal can show."""
+    text = printable(value) if isinstance(value, str) and value else ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

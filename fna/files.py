@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPORARY = re.compile(r".+\.\d+\.tmp")  # what `write_bytes` calls a file on its way: NAME.PROCESS.tmp
+PICKLES = (b"P", b"\x80")  # what files of torch begin with: a zip archive's name, or a pickle's
 SEAL = "fna.sha256"  # in the header of safetensors files: of all else in them
 LARGEST_TEXT = 2 * 10**9  # bytes; COCO's largest json has half a gigabyte
-WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights inside a torch file
 ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
@@ -161,7 +161,7 @@ def read_state(path: Path, *, finite: bool = True) -> dict[str, Tensor]:
     """Read named tensors from a safetensors or a torch file, told apart by content; no code in the file is run.
 
     Args:
-        path: the file. A torch file may hold the tensors under one of the keys `WRAPPERS`.
+        path: the file.
         finite: refuse NaN and infinity.
 
     Returns:
@@ -179,9 +179,6 @@ def decode_state(path: Path, data: bytes, *, finite: bool = True) -> dict[str, T
     if not data:
         raise FnaError(f"{path} is empty; {expected}")
     state = parse_state(path, data, expected)
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
     if not isinstance(state, dict) or not state:
         raise FnaError(f"{path} holds {'an empty dict' if state == {} else f'a {type(state).__name__}'}; {expected}")
     for name, value in state.items():
@@ -251,8 +248,15 @@ def _fault(name: Any, value: Any, finite: bool) -> str:
     return ""
 
 
-def parse_state(path: Path, data: bytes, expected: str) -> Any:
-    """Parse safetensors, or what torch's restricted reader accepts: tensors and plain containers, no code."""
+def parse_state(path: Path, data: bytes, expected: str, remedy: str = "") -> Any:
+    """Parse safetensors, or what torch's restricted reader accepts: tensors and plain containers, no code.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+        expected: what it should be.
+        remedy: what to do with a file of torch that holds Python objects.
+    """
     import torch
     from safetensors.torch import load
 
@@ -271,12 +275,10 @@ def parse_state(path: Path, data: bytes, expected: str) -> Any:
         raise
     except Exception as error:  # what a damaged or hostile file can raise is not a closed list
         # torch's own message would advise to switch the restriction off.
-        what = (
-            "holds Python objects or is no such file"
-            if isinstance(error, UnpicklingError)
-            else "is cut short or damaged"
-        )
-        raise FnaError(f"cannot read {path}: it {what} ({type(error).__name__}); {expected}") from error
+        what, more = "is cut short or damaged", ""
+        if isinstance(error, UnpicklingError):
+            what, more = "holds Python objects or is no such file", remedy if data[:1] in PICKLES else ""
+        raise FnaError(f"cannot read {path}: it {what} ({type(error).__name__}); {expected}{more}") from error
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,13 +36,14 @@ def quiet(on: bool = True) -> Iterator[None]:
 def say(text: str) -> None:
     """Print a line to stderr: on rank 0, unless `quiet`. Bars stay below it."""
     if _speaks():
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):  # its disk is full, or its terminal gone
+            print(text, file=sys.stderr, flush=True)
 
 
 def tell(text: str) -> None:
     """Print a line in a bar's place: to stderr where it is no terminal, unless `quiet`."""
     if _speaks() and not sys.stderr.isatty():
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         _TOLD.set(time.monotonic())
 
 

@@ -19,7 +19,7 @@ import fna
 from fna.arch.target import Target
 from fna.config import Config
 from fna.cost.madds import Cost
-from fna.data.listing import Listing
+from fna.data.listing import Legend, Listing
 from fna.data.segmentation.pixels import SegmentationData
 from fna.errors import FnaError
 from fna.files import read_json, read_state
@@ -158,7 +158,7 @@ def memory(n: int) -> SegmentationData:
 
     names = tuple(f"{i}.png" for i in range(n))
     return SegmentationData(
-        Listing(names, ("dark", "bright"), ((0, 0, 0), (255, 255, 255)), {0: 0, 1: 1}, read), "mine"
+        Listing(names, Legend(("dark", "bright"), ((0, 0, 0), (255, 255, 255)), {0: 0, 1: 1}), read), "mine"
     )
 
 

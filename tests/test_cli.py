@@ -21,7 +21,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", "plan", *cli.STAGES, "controls", "predict", "export", "list", "count", "remap"]
+COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "list", "count", "remap"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -99,7 +99,7 @@ def test_settings_stand_anywhere(argv: list[str], rest: list[str], settings: lis
 
 def test_undotted_settings_are_known() -> None:
     sections = {name for name, field in Config.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    assert set(cli.UNDOTTED) == set(Config.model_fields) - sections
+    assert set(UNDOTTED) == set(Config.model_fields) - sections
 
 
 @pytest.mark.parametrize("argv", [["run", "--a.b"], ["run", "--a.b", "--run", "x"]])

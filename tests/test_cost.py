@@ -136,7 +136,10 @@ def test_table_of_a_path_is_the_cost_of_its_architecture() -> None:
         tuple(len(row) - 1 for row in table),
         tuple(7 * i % len(r) for i, r in enumerate(table)),
     ):
-        assert stem + path_cost(table, path) == backbone_cost(space.path_arch(path), size_hw).madds
+        arch = space.path_arch(path)
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
+            Backbone(arch).eval()(torch.zeros(1, 3, *size_hw))
+        assert stem + path_cost(table, path) == backbone_cost(arch, size_hw).madds == flops.get_total_flops() // 2
 
 
 def paper_rows() -> list[dict[str, Any]]:

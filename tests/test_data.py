@@ -21,10 +21,11 @@ from PIL import Image
 from fna.config import SegmentationDataConfig as DataConfig
 from fna.data.augmenting import FILL_RGB
 from fna.data.decoding import read_image, read_mask
-from fna.data.listing import IGNORE, Listing, overlap
+from fna.data.listing import IGNORE, Legend, Listing, overlap
 from fna.data.sampling import Loader, StepSampler, split_indices
 from fna.data.segmentation import FORMATS, cityscapes, open_data
 from fna.data.segmentation.pixels import SegmentationData
+from fna.data.segmentation.polygons import draw_polygons
 from fna.data.segmentation.transforms import TrainView, collate, draw_window
 from fna.errors import FnaError
 from fna.rng import generator
@@ -109,6 +110,14 @@ def make_auto(root: Path, split: str = "train", n: int = 3) -> DataConfig:
     return make_pairs(root, split, n).model_copy(update={"format": "auto"})
 
 
+def make_yolo(root: Path, split: str = "train", n: int = 3) -> DataConfig:
+    for i in range(n):
+        save(root / "images" / split / f"{split}{i}.jpg", picture(i))
+        write(root / "labels" / split / f"{split}{i}.txt", "0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    write(root / "data.yaml", "names: [leaf]\n")
+    return DataConfig(format="yolo", root=str(root))
+
+
 MAKERS: dict[str, Callable[..., DataConfig]] = {
     "auto": make_auto,
     "camvid": make_camvid,
@@ -117,6 +126,7 @@ MAKERS: dict[str, Callable[..., DataConfig]] = {
     "pairs": make_pairs,
     "synthetic": make_synthetic,
     "voc": make_voc,
+    "yolo": make_yolo,
 }
 ON_DISK = sorted(name for name, reader in FORMATS.items() if reader.on_disk)
 
@@ -129,7 +139,7 @@ def memory(n: int, size_hw: tuple[int, int] = (H, W), values: Sequence[int] = (0
 
     names = tuple(f"{i}.png" for i in range(n))
     table = {0: 0, 1: 1, 2: 2, 9: IGNORE}
-    return SegmentationData(Listing(names, ("a", "b", "c"), ((0, 0, 0),) * 3, table, read), "a test")
+    return SegmentationData(Listing(names, Legend(("a", "b", "c"), ((0, 0, 0),) * 3, table), read), "a test")
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
@@ -159,7 +169,7 @@ def test_a_missing_root_or_split_shows_the_layout_and_the_nearest_name(tmp_path:
             open_data(config.model_copy(update={"root": root}), "train")
         assert layout in str(error.value)
     found = "pairs" if name == "auto" else name  # the layout that was recognised
-    hint = "of 'trian'" if found == "pairs" else "did you mean 'train'"  # of folders of any names, none is the nearest
+    hint = "of 'trian'" if found in ("pairs", "yolo") else "did you mean 'train'"  # of any folder, none is the nearest
     with pytest.raises(FnaError, match=hint) as error:
         open_data(config, "trian")
     assert FORMATS[found].layout in str(error.value)
@@ -227,6 +237,56 @@ def test_folder_refuses_a_stem_of_two_images(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a" / "train.0.png", picture())
     with pytest.raises(FnaError, match=r"may be a/train\.0\.jpg or a/train\.0\.png"):
         open_data(config, "train")
+
+
+def test_polygons_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Against the ellipse that a polygon of many corners is, half a pixel up or down."""
+    turn = np.linspace(0, 2 * np.pi, 200)[:-1]
+    corners = np.stack([0.5 + 0.4 * np.cos(turn), 0.4 + 0.3 * np.sin(turn)], 1)
+    write(tmp_path / "x.txt", "3 " + " ".join(map(str, corners.ravel())) + "\n\n0 0 0 0.25 0 0.25 0.25 0 0.25\n")
+    mask_HW = draw_polygons(tmp_path / "x.txt", (60, 80))
+    rows, columns = np.mgrid[:60, :80] + 0.5
+
+    def ellipse(more: float) -> Any:
+        return ((columns - 40) / (32 + more)) ** 2 + ((rows - 24) / (18 + more)) ** 2 < 1
+
+    assert (mask_HW[:15, :20] == 1).all(), "the later one is on top"
+    drawn = mask_HW == 4
+    rest = np.ones_like(drawn)
+    rest[:15, :20] = False
+    assert (drawn | ~rest)[ellipse(-0.5)].all()
+    assert not (drawn & ~ellipse(0.5)).any()
+    assert set(np.unique(mask_HW)) == {0, 1, 4}
+    assert not draw_polygons(tmp_path / "none.txt", (60, 80)).any()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0 0.5 0.5 0.1 0.1", r"train0\.txt, line 1 is a box, not a polygon; boxes are for detection"),
+        ("0 0.5 0.5 0.1", "4 numbers; expected a class and three corners"),
+        ("0 a b", "expected numbers"),
+        ("0 0 0 1 1 nan 1", "7 numbers; expected"),
+        ("7 0 0 1 1 0 1", r"unknown labels: 8 .*known: 0\.\.1"),
+    ],
+)
+def test_lines_that_are_no_polygons_are_told(tmp_path: Path, line: str, said: str) -> None:
+    config = make_yolo(tmp_path)
+    write(tmp_path / "labels" / "train" / "train0.txt", line)
+    with pytest.raises(FnaError, match=said):
+        open_data(config, "train")
+
+
+def test_polygons_of_classes_that_are_not_wanted_are_background(tmp_path: Path) -> None:
+    config = make_yolo(tmp_path)
+    write(tmp_path / "data.yaml", "names: [leaf, stem]\n")
+    write(tmp_path / "labels" / "train" / "train0.txt", "1 0 0 1 0 1 1 0 1\n")
+    data = open_data(config.model_copy(update={"classes": ("leaf",)}), "train")
+    assert data.classes == ("background", "leaf")
+    assert not data.load(0)[1].any()
+    assert data.load(1)[1].any()
+    again = open_data(config, "train", data.to_index(tmp_path))
+    assert torch.equal(again.load(1)[1], data.load(1)[1])
 
 
 def test_real_camvid(shared: Path) -> None:
@@ -509,7 +569,7 @@ def test_image_and_mask_stay_aligned(scale: tuple[float, float]) -> None:
     """The image shows the class of the mask as dark or bright, never nearer to the other."""
     mask = np.kron(np.indices((4, 5)).sum(0) % 2, np.ones((16, 16))).astype(np.uint8)
     image = np.stack([mask * 200] * 3, 2)
-    listing = Listing(("x",), ("a", "b"), ((0, 0, 0),) * 2, {0: 0, 1: 1}, lambda _: (image, mask))
+    listing = Listing(("x",), Legend(("a", "b"), ((0, 0, 0),) * 2, {0: 0, 1: 1}), lambda _: (image, mask))
     crops = view(SegmentationData(listing, "a test"), scale=scale, color_jitter=0.0)
     for epoch in range(40):
         crop = crops[epoch, 0]
@@ -557,7 +617,8 @@ def test_crops_without_labels_are_redrawn_then_accepted() -> None:
     assert (view(memory(1, values=(9,)))[0, 0]["mask"] == IGNORE).all()
     mask = np.full((200, 200), 9, np.uint8)
     mask[:100, :100] = 1
-    listing = Listing(("x",), ("a", "b"), ((0, 0, 0),) * 2, {1: 1, 9: IGNORE}, lambda _: (picture(0, (200, 200)), mask))
+    legend = Legend(("a", "b"), ((0, 0, 0),) * 2, {1: 1, 9: IGNORE})
+    listing = Listing(("x",), legend, lambda _: (picture(0, (200, 200)), mask))
     crops = view(SegmentationData(listing, "a test"), scale=(1.0, 1.0))
     empty = sum(bool((crops[e, 0]["mask"] == IGNORE).all()) for e in range(100))
     assert empty < 20  # one crop in two, were they drawn once
@@ -583,6 +644,7 @@ def test_an_epoch_shows_every_record_at_most_once(size: tuple[int, int, int], rn
     for rank in range(world):
         sampler = StepSampler(n, batch_size, rng_seed, "weights", 0, 3 * steps, rank, world)
         assert sampler.steps_per_epoch == steps
+        assert sampler.left_out == n - steps * batch_size * world
         assert len(sampler) == 3 * steps
         seen += [key for batch in sampler for key in batch]
     assert len(seen) == len(set(seen)) == 3 * steps * batch_size * world
@@ -667,7 +729,7 @@ def die(position: int) -> Any:
 @pytest.mark.slow  # the loader looks every 5 s whether its workers live
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_killed_worker_is_our_error() -> None:
-    listing = Listing(("x",), ("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}, die)
+    listing = Listing(("x",), Legend(("a", "b", "c"), ((0, 0, 0),) * 3, {0: 0, 1: 1, 2: 2}), die)
     data = SegmentationData(listing, "a test", cache_gb=0)
     with pytest.raises(FnaError, match=r"worker process died .*--engine\.workers 0"):
         list(Loader(view(data), 1, StepSampler(1, 1, 0, "weights", 0, 4), collate))

@@ -311,7 +311,7 @@ def test_a_bad_number_in_an_alpha_step_stops_the_search(
 class Counting:
     """A loop whose state is a list of its iterations."""
 
-    steps_per_epoch = 3
+    steps_per_epoch, left_out = 3, 2
 
     def __init__(self, records: int = 12, total_steps: int = 7) -> None:
         self.records, self.total_steps = records, total_steps

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fna.config import DetectionDataConfig, PoseDataConfig, SegmentationDataConfig
+from fna.config import (
+    DetectionDataConfig,
+    PoseDataConfig,
+    SegmentationDataConfig,
+    make_config,
+)
 from fna.data import detection, pose, segmentation
 from fna.errors import FnaError
 from fna.files import write_json
@@ -149,10 +154,11 @@ def classes_of(config: SegmentationDataConfig, split: str = "train") -> list[int
 def test_black_and_white_masks_are_refused_and_data_labels_decides(tmp_path: Path) -> None:
     config = masks(tmp_path, blocks(0, 255), blocks(0, 0, 255))
     with pytest.raises(
-        FnaError, match=r"of the class 'leaf'; the masks have the labels 0 \(.*255 .*255 is ignored.*data\.labels"
-    ):
+        FnaError, match=r"of the class 'leaf'; the masks have the labels 0 \(.*255 .*255 is ignored"
+    ) as told:
         classes_of(config)
-    assert classes_of(config.model_copy(update={"labels": (0, 255)})) == [0, 1]
+    assert "--data.labels '{0: soil, 255: leaf}'" in str(told.value)
+    assert classes_of(config.model_copy(update={"labels": {0: "soil", 255: "leaf"}})) == [0, 1]
 
 
 def test_a_class_may_be_missing_where_nothing_is_learned(tmp_path: Path) -> None:
@@ -165,16 +171,87 @@ def test_a_class_may_be_missing_where_nothing_is_learned(tmp_path: Path) -> None
 def test_an_ignored_label_that_is_a_class_is_refused(tmp_path: Path) -> None:
     config = masks(tmp_path, blocks(0, 1, 2), ignore_label=0)
     with pytest.raises(
-        FnaError, match=r"ignore_label 0 is the label of the class 'soil', too.*--data\.labels '\[1, 2\]'"
+        FnaError, match=r"ignore_label 0 is the label of the class 'soil', too.*--data\.reduce_zero_label true"
     ):
         classes_of(config)
-    assert classes_of(config.model_copy(update={"labels": (1, 2)})) == [0, 1, 255]
+    assert classes_of(config.model_copy(update={"ignore_label": None, "reduce_zero_label": True})) == [0, 1, 255]
 
 
-@pytest.mark.parametrize("labels", [(0,), (1, 1), (0, 1, 2)])
-def test_labels_are_one_a_class(tmp_path: Path, labels: tuple[int, ...]) -> None:
-    with pytest.raises(FnaError, match=r"expected a different label for each of the 2 classes"):
-        classes_of(masks(tmp_path, blocks(0, 1), labels=labels))
+def test_without_names_the_labels_that_are_there_are_told(tmp_path: Path) -> None:
+    config = masks(tmp_path, blocks(0, 255)).model_copy(update={"classes": None})
+    with pytest.raises(FnaError, match=r"labels 0, 255: .*--data\.labels '\{0: background, 255: NAME\}'"):
+        classes_of(config)
+
+
+def test_several_labels_may_be_of_one_class_and_the_order_is_that_of_the_map(tmp_path: Path) -> None:
+    config = masks(tmp_path, blocks(1, 7, 3), classes=None, labels={7: "road", 1: "sky", 3: "road", 4: "sky"})
+    data = segmentation.open_data(config, "train")
+    assert data.classes == ("road", "sky")
+    assert np.array_equal(data.load(0)[1].numpy(), blocks(1, 0, 0))
+    assert data.skipped == ["labels of data.labels in none of 1 masks: 4 (sky)"]
+    with pytest.raises(FnaError, match=r"data\.classes has 'tree', which no label of data\.labels"):
+        classes_of(config.model_copy(update={"classes": ("sky", "road", "tree")}))
+    assert segmentation.open_data(config.model_copy(update={"classes": ("sky", "road")}), "train").classes[0] == "sky"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_labels_may_be_colours(tmp_path: Path, mode: str) -> None:
+    colors = np.array([(128, 64, 0), (0, 0, 0), (255, 255, 255)], np.uint8)
+    mask = Image.fromarray(blocks(0, 1, 2).astype(np.uint8), "P")
+    mask.putpalette(colors.tobytes())
+    mask = mask.convert(mode)
+    labels = {"#000000": "soil", "#804000": "road"}
+    config = masks(tmp_path, mask, classes=None, labels=labels, ignore_label="#FFFFFF")
+    data = segmentation.open_data(config, "train")
+    assert np.array_equal(data.load(0)[1].numpy(), np.array([1, 0, 255])[blocks(0, 1, 2)])
+    assert data.colors == ((0, 0, 0), (128, 64, 0))
+    again = segmentation.open_data(config, "train", data.to_index(tmp_path))
+    assert np.array_equal(again.load(0)[1].numpy(), data.load(0)[1].numpy())
+    with pytest.raises(FnaError, match=r'labels of no class: "#ffffff" in 1 masks, such as that of 0\.png'):
+        classes_of(config.model_copy(update={"ignore_label": None}))
+
+
+def test_grey_that_was_saved_as_rgb_is_grey(tmp_path: Path) -> None:
+    assert classes_of(masks(tmp_path, Image.fromarray(blocks(0, 1).astype(np.uint8)).convert("RGB"))) == [0, 1]
+
+
+def test_255_is_ignored_by_a_rule_that_can_be_changed(tmp_path: Path) -> None:
+    config = masks(tmp_path, blocks(0, 1, 255, 9))
+    with pytest.raises(FnaError, match=r"labels of no class: 9 in 1 masks.*--data\.ignore_label '\[255, 9\]'"):
+        classes_of(config)
+    assert classes_of(config.model_copy(update={"ignore_label": (255, 9)})) == [0, 1, 255]
+    with pytest.raises(FnaError, match=r"255 in 1 masks"):  # what is given stands in place of 255
+        classes_of(config.model_copy(update={"ignore_label": (9,)}))
+
+
+def test_formats_with_classes_of_their_own_take_a_map_too(tmp_path: Path) -> None:
+    masks(tmp_path, blocks(0, 1, 11))
+    (tmp_path / "images").rename(tmp_path / "train")
+    (tmp_path / "masks").rename(tmp_path / "trainannot")
+    (tmp_path / "train.txt").write_text("train/0.png trainannot/0.png")
+    config = SegmentationDataConfig(format="camvid", root=str(tmp_path))
+    assert len(segmentation.open_data(config, "train").classes) == 11
+    data = segmentation.open_data(config.model_copy(update={"labels": {0: "sky", 1: "else"}}), "train")
+    assert (data.classes, data.colors[0]) == (("sky", "else"), (128, 128, 128))
+    assert np.array_equal(data.load(0)[1].numpy(), blocks(0, 1, 255)), "11 is still the format's void"
+    with pytest.raises(FnaError, match=r"data\.reduce_zero_label is for classes of your own"):
+        classes_of(config.model_copy(update={"reduce_zero_label": True}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 255], r"expected LABEL: CLASS, such as \{0: background, 255: human\}"),
+        ({"road": [1, 2], "car": 3}, r"then its class: \{1: road, 2: road, 3: car\}"),
+        ({"#804000": "road", 1: "car"}, "numbers and colours are mixed"),
+        ({0: "road", "0": "car"}, "a label is there twice"),
+        ({0: 1}, r"the class of the label 0 is 1; expected text"),
+        ({70000: "road"}, r"expected a whole number from 0 to 65535"),
+    ],
+)
+def test_other_spellings_are_answered_with_the_right_one(labels: Any, said: str) -> None:
+    with pytest.raises(FnaError, match=rf"data\.labels: .*{said}"):
+        make_config({"data": {"labels": labels}})
 
 
 def test_palettes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

@@ -110,12 +110,24 @@ def points_of(data: PoseData, index: int = 0) -> list[list[float]]:
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
+def make_yolo(root: Path, shape: str = "[3, 3]", more: str = "flip_idx: [1, 0, 2]") -> DataConfig:
+    """Write a person in the first of two images: box of the middle half, joints at (12, 10), hidden (24, 20), none."""
+    for name in ("a", "b"):
+        save(root / "images" / "train" / f"{name}.png")
+    numbers = (0.5, 0.5, 0.5, 0.5, 12 / W, 10 / H, 2, 24 / W, 20 / H, 1, 0, 0, 0)
+    (root / "labels" / "train").mkdir(parents=True, exist_ok=True)
+    (root / "labels" / "train" / "a.txt").write_text("0 " + " ".join(map(str, numbers)))
+    (root / "data.yaml").write_text(f"names: [mouse]\nkpt_shape: {shape}\n{more}\n")
+    return settings_for(format="yolo", root=str(root))
+
+
 MAKERS: dict[str, Callable[[Path], DataConfig]] = {
     "auto": lambda root: make_mpii(root).model_copy(update={"format": "auto"}),
     "coco": lambda root: make_coco(root, person(1), person(2, 2), person(3, 2)),
     "lsp": make_lsp,
     "mpii": make_mpii,
     "deeplabcut": make_deeplabcut,
+    "yolo": make_yolo,
     "synthetic": lambda root: settings_for(format="synthetic", images=4),
 }
 
@@ -143,6 +155,33 @@ def test_every_format_keeps_the_contract_of_a_split(tmp_path: Path, name: str) -
         assert truth["area"] > 0
         assert truth["head"] > 0 or math.isnan(truth["head"])
         assert data.name(index).endswith(".png")
+
+
+def test_yolo_persons_are_in_pixels_and_named_so_that_a_mirror_is_right(tmp_path: Path) -> None:
+    data = open_data(make_yolo(tmp_path), "train")
+    _, truth = data.load(0)
+    np.testing.assert_allclose(truth["points"].numpy(), [(12, 10, 2), (24, 20, 1), (0, 0, 0)], atol=1e-4)
+    np.testing.assert_allclose(truth["box"].numpy(), (W / 4, H / 4, W / 2, H / 2))
+    assert (len(data), data.classes, data.pairs) == (1, ("left_0", "right_0", "joint_2"), (1, 0, 2))
+    named = open_data(make_yolo(tmp_path, more="kpt_names: {0: [ear_l, ear_r, tail]}"), "train")
+    assert (named.classes, named.pairs) == (("ear_l", "ear_r", "tail"), (1, 0, 2))
+    bare = open_data(make_yolo(tmp_path, more=""), "train")
+    assert bare.classes == ("joint_0", "joint_1", "joint_2")
+    assert any("--task.joint_pairs" in line for line in bare.skipped)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "said"),
+    [
+        ("[4, 3]", "", r"14 numbers; expected 17: a class, a box and 4 x 3 of joints"),
+        ("[3, 3]", "kpt_names: [ear, tail]", "expected 3 different names"),
+        ("[3, 3]", "flip_idx: [1, 1, 2]", "expected the numbers 0 to 2"),
+        ("[]", "", r"no 'kpt_shape: \[joints, 2 or 3\]'"),
+    ],
+)
+def test_yolo_lines_that_do_not_fit_data_yaml_are_refused(tmp_path: Path, shape: str, more: str, said: str) -> None:
+    with pytest.raises(FnaError, match=said):
+        open_data(make_yolo(tmp_path, shape, more), "train")
 
 
 def test_lsp_counts_from_one_and_its_third_value_says_hidden(tmp_path: Path) -> None:

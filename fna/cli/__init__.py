@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,12 @@ from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.streams import complain, flush_output, open_streams
 from fna.cli.studies import JobArray, add_studies
+from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
-from fna.errors import FnaError, pick
+from fna.cli.words import split_settings
+from fna.errors import FnaError, out_of_memory, pick
 from fna.progress import first_rank, quiet
 
 STAGES = {  # what it does, an example's settings
@@ -34,21 +38,14 @@ DEMO = (  # some minutes on two cores
     *("adapt.epochs=9", "adapt.optimizer={weight_decay: 0.0, warmup: 0}"),
 )
 TAKE_SETTINGS = (
-    "run",
-    "demo",
-    "plan",
-    *STAGES,
-    "controls",
-    "predict",
-    "export",
-    "count",
-    "remap",
-    "latency",
-    "front",
-    "study",
+    *("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap"),
+    *("latency", "front", "study"),
 )
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
-UNDOTTED = ("baseline",)  # settings that are in no section
+LESS_MEMORY = (
+    "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
+    "less; fna plan RECIPE says how much"
+)
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's panels cost half as much time again
@@ -118,17 +115,30 @@ def run(
     _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words, array)
 
 
-@app.command(epilog=example("fna demo --run runs/demo"))
+@app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, RunOption] = Path("runs/demo"),
+    write_data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only write drawn plants, in a layout for every task.")
+    ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
+    if write_data is not None:
+        return _write_data(write_data)
     _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+
+
+def _write_data(folder: Path) -> None:
+    from fna.data.synthetic.writing import write_plants
+
+    for path, about in write_plants(folder).items():
+        print(f"{path}: {about}")
+    print(f"next: fna data {folder}")
 
 
 def _run(
@@ -301,6 +311,7 @@ def list_(
         show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
+add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
 add_export(app)
@@ -340,18 +351,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a mistake of the user (one message on stderr), 130 after Ctrl-C.
     """
+    open_streams()
     try:
-        rest, settings = split_settings(sys.argv[1:] if argv is None else argv)
-        code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
+        code = _call(sys.argv[1:] if argv is None else argv)
+        flush_output()
     except FnaError as error:
         return _refuse_once(error)
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "fna")
         return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
+    except OSError as error:  # of the system, and of nothing that we read or write: that is named by then
+        with suppress(OSError):
+            flush_output()
+        return _refuse(f"cannot write to {error.filename or 'standard output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        return _refuse(f"out of memory{f' ({reason})' if reason else ''}; {LESS_MEMORY}")
+    if code == 130 and first_rank():
+        complain("fna: interrupted; the same command goes on from the last checkpoint")
+    return code
+
+
+def _call(argv: Sequence[str]) -> int:
+    """Do what the arguments say; return the exit code."""
+    rest, settings = split_settings(argv)
+    try:
+        code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
         code = 130
-    if code == 130 and first_rank():
-        print("fna: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 
@@ -364,30 +393,5 @@ def _refuse_once(error: FnaError) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"fna: error: {message}", file=sys.stderr)
+    complain(f"fna: error: {message}")
     return 2
-
-
-def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate settings, which can stand anywhere, from the other arguments; a path's ``~`` is the home folder.
-
-    >>> split_settings(["run", "--search.epochs", "5", "recipe.yaml", "--data.root=x"])
-    (['run', 'recipe.yaml'], ['search.epochs=5', 'data.root=x'])
-    """
-    rest, settings = [], []
-    words = iter(argv)
-    for word in words:
-        key, sign, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not ("." in key or key in UNDOTTED):
-            rest.append(f"--{key}={_at_home(value)}" if word.startswith("--") and sign else _at_home(word))
-            continue
-        value = value if sign else next(words, "--")
-        if not sign and value.startswith("--"):
-            raise FnaError(f"--{key} has no value; write --{key} VALUE (--{key}=VALUE if it begins with --)")
-        settings.append(f"{key}={_at_home(value)}")
-    return rest, settings
-
-
-def _at_home(word: str) -> str:
-    """Return a word whose beginning ``~/`` is the home folder: shells leave that of ``--run=~/x`` alone."""
-    return os.path.expanduser(word) if word.startswith("~/") else word

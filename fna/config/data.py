@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fna.config.labels import LabelNames, SomeLabels
 from fna.config.sections import (
     AboveZero,
     BelowOne,
@@ -20,7 +21,6 @@ from fna.config.sections import (
     note,
 )
 
-Label = Annotated[int, Field(ge=0, le=255)]  # in an 8-bit mask
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -47,9 +47,7 @@ class DataConfig(Section):
     test: str = note("test", "split that is opened only where it is asked for: fna evaluate --split test")
     split: SplitConfig = SplitConfig()
     image_folder: str | None = note(None, "folder of the images below root, where the format's own is not it")
-    classes: Several[str] | None = note(
-        None, "class names by label value (format 'folder'), or those to detect, in order"
-    )
+    classes: Several[str] | None = note(None, "class names by label in the masks, or those to detect, in order")
     crop: Size = note((240, 320), "what the network sees in training: height, width")
     scale: Two[AboveZero] | None = note(
         None, "range of the random resize; null: 0.75 to 2 (segmentation), 0.8 to 1.2 (detection), 0.75 to 1.25 (pose)"
@@ -71,8 +69,12 @@ class DataConfig(Section):
 class SegmentationDataConfig(DataConfig):
     """Images with a label per pixel."""
 
-    labels: Several[Label] | None = note(None, "label value of each class (format 'folder'); null: 0, 1, 2, ...")
-    ignore_label: Label | None = note(None, "label of no class; null: the format's own")
+    labels: LabelNames = note(
+        None,
+        "class of each label in the masks: {0: background, 255: human}; null: the format's, or data.classes' order",
+    )
+    ignore_label: SomeLabels = note(None, "labels of no class, one or several; null: the format's own, else 255")
+    reduce_zero_label: bool = note(False, "0 is no class: the first of data.classes has label 1")
     eval_scale: AboveZero = note(1.0, "images are scored at this multiple of eval_size, or of their own size")
 
     @property

@@ -56,7 +56,8 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 raise FnaError(f"cannot set '{key}': '{name}' is a value, not a section")
             inner[name] = dict(entry)
             inner = inner[name]
-        inner[last] = parse_yaml(value, f"the value of --{key}")
+        # to YAML a colour without quotes is a comment
+        inner[last] = value if value.startswith("#") else parse_yaml(value, f"the value of --{key}")
     return merged
 
 
@@ -90,7 +91,7 @@ def _explain(item: Any, kind: type[Config]) -> str:
         return _unknown(location, kind)
     if item["type"] == "value_error":
         return message.removeprefix("Value error, ")
-    if item["type"] == "budget":
+    if item["type"] in ("budget", "told"):
         return f"{key}: {message}"
     expected = {
         "model_type": "a section with keys of its own",

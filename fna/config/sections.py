@@ -17,6 +17,7 @@ Several = Annotated[tuple[T, ...], Field(strict=False)]  # YAML has lists, no tu
 Two = Annotated[tuple[T, T], Field(strict=False)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Natural = Annotated[int, Field(ge=0, lt=2**31)]
+Processors = Annotated[int, Field(ge=0, le=1024)]  # a machine that is asked for millions of threads goes down
 AboveZero = Annotated[float, Field(gt=0)]
 FromZero = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -232,8 +233,8 @@ class EngineConfig(Section):
     device: str = note("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = note("auto", "auto: bf16 where the device is fast at it")
     channels_last: bool = True
-    threads: Natural = note(0, "CPU threads; 0: torch's choice")
-    workers: Natural = note(2, "processes that load data")
+    threads: Processors = note(0, "CPU threads; 0: torch's choice")
+    workers: Processors = note(2, "processes that load data")
     rng_seed: Natural = 0
     sync_bn: bool = note(True, "share batch statistics between processes")
     checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at ends of epochs only")

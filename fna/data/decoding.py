@@ -4,7 +4,8 @@ Images become 8-bit RGB: grey is repeated, palettes are looked up, CMYK and YCbC
 of 16-bit RGB the high byte is kept. 16-bit grey, 32-bit and float images are refused: only the user knows what their
 white is. Of an animation the first frame counts. An EXIF orientation is applied, to images and to masks.
 
-Masks hold a label per pixel: 8- or 16-bit grey, a palette's indices, or black and white (0 and 1).
+Masks hold a label per pixel: 8- or 16-bit grey, a palette's indices, or black and white (0 and 1); or, where labels are
+colours, RGB or a palette's colours. RGB of equal channels is grey.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MAX_BYTES = 2**30  # of a file, more than that many pixels ever take
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # JPEG includes MPO, what many cameras write
 RGB_MODES = ("RGB", "L", "1", "LA", "La", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+RGB_MASKS = ("RGB", "RGBA", "LA")
 STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit grey to 0..255; labels must not be
 
 
@@ -68,12 +70,15 @@ def to_pixels(image: Any) -> NDArray[np.uint8]:
     raise FnaError(f"an image is a path, a PIL image, or uint8 RGB (height, width, 3), not {what}")
 
 
-def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np.int32] | NDArray[np.uint8]:
+def read_mask(
+    path: Path, stamps: dict[Path, Stamp] | None = None, colored: bool = False
+) -> NDArray[np.int32] | NDArray[np.uint8]:
     """Read a label mask.
 
     Args:
         path: a file of one of `FORMATS`; use PNG, as JPEG changes labels.
         stamps: where the file's stamp is put, if it is wanted.
+        colored: labels are colours, 65536 x red + 256 x green + blue.
 
     Returns:
         Labels as in the file, shape (height, width).
@@ -84,9 +89,18 @@ def read_mask(path: Path, stamps: dict[Path, Stamp] | None = None) -> NDArray[np
     image, stretch = _decode(path, _content(path, stamps))
     if image.format in ("JPEG", "MPO"):
         raise FnaError(f"the mask {path} is a JPEG, which blurs labels; save masks as PNG")
+    if colored or image.mode in RGB_MASKS:
+        colors_HW3 = np.array((image.convert("RGBA") if image.mode == "P" else image).convert("RGB"))
+        red, green, blue = (colors_HW3[..., channel] for channel in range(3))
+        if colored:
+            packed_HW: NDArray[np.int32] = red.astype(np.int32) << 16 | green.astype(np.int32) << 8 | blue
+            return packed_HW
+        if (red == green).all() and (red == blue).all():
+            return np.ascontiguousarray(red)
     if image.mode not in MASK_MODES:
         raise FnaError(
-            f"the mask {path} has pixels of mode {image.mode}; expected one channel of label numbers (mode L or P)"
+            f"the mask {path} has pixels of mode {image.mode}; expected one channel of label numbers (mode L or P); of "
+            "masks in colours, data.labels says the classes, such as --data.labels '{\"#804000\": road}'"
         )
     labels = np.array(image)
     if labels.dtype in (np.bool_, np.uint8):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fna.data.cache import Cache
 from fna.data.decoding import read_image
+from fna.data.hashes import difference_hash
 from fna.data.stamps import Stamp
 from fna.errors import FnaError
 
@@ -34,6 +35,7 @@ class Images:
         sizes: height and width in pixels; (0, 0) of an image with a problem.
         problems: position -> why the image cannot be read; every other image can.
         stamps: of the files that were checked now.
+        hashes: position -> `hashes.difference_hash`, of files that were checked, now or before.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Images:
         self.sizes = list(sizes or ())
         self.problems: dict[int, str] = {}
         self.stamps: dict[Path, Stamp] = {}
+        self.hashes: dict[int, int] = {}
         self.on_disk = read is None
         self._read = read
         self._cache: Cache[Pixels] = Cache(self._decode, where, cache_gb)
@@ -82,8 +85,11 @@ class Images:
             raise FnaError(f"{str(path)!r}: the file's name is not UTF-8; rename it")
         if self._read is not None:
             return self._read(path)
-        checking = position >= len(self.sizes)
-        return read_image(path, self.stamps if checking else None)
+        if position < len(self.sizes):
+            return read_image(path)
+        pixels = read_image(path, self.stamps)
+        self.hashes[position] = difference_hash(pixels)
+        return pixels
 
 
 def is_utf8(name: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 
 from fna.config import TASKS, DataConfig
 from fna.data.cutting import Cut, Lists, cut, is_cut, read_pool, shares
+from fna.data.hashes import near_copies
 from fna.data.listing import data_root, overlap
 from fna.data.recognising import recognise
 from fna.data.stamps import compare, describe
@@ -29,7 +30,7 @@ from fna.progress import say
 
 FORMAT = 1
 DECISIVE = (  # what an index depends on
-    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "on_error"),
+    *("format", "train", "val", "image_folder", "classes", "labels", "ignore_label", "reduce_zero_label", "on_error"),
 )
 ANEW = "put the intact file back, or delete it, and the data are checked anew"
 LISTS = "cut.lists.json"  # the names by split where ``data.split`` cut them; no split has such a file
@@ -167,9 +168,12 @@ def _lists(package: ModuleType, config: DataConfig, root: Path, folder: Path, wr
 
 def _settings(config: DataConfig, split: str) -> dict[str, Any]:
     """Return what decides about a split, as JSON has it; a task may lack some of the settings."""
-    chosen = {key: getattr(config, key, None) for key in DECISIVE}
-    if chosen["labels"] is None:  # indices that were made before there was such a setting stay valid
-        del chosen["labels"]
+    chosen: dict[str, Any] = {key: getattr(config, key, None) for key in DECISIVE}
+    for key in ("labels", "reduce_zero_label"):  # indices that were made before there were such settings stay valid
+        if not chosen[key]:
+            del chosen[key]
+    if "labels" in chosen:
+        chosen["labels"] = list(chosen["labels"].items())  # their order is that of the classes
     cut_by = {"cut": config.split.model_dump()} if shares(config) else {}
     settings: dict[str, Any] = json.loads(json.dumps({"split": split, **chosen, **cut_by}))
     return settings
@@ -255,6 +259,13 @@ def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], 
             say(
                 f"data: {len(both)} images of '{split}' are in '{config.train}', too ({', '.join(both[:3])}): the "
                 "score will flatter every network"
+            )
+        copies = near_copies(opened[split], train) if split != config.train else []
+        if copies:
+            say(
+                f"data: {len({own for own, _ in copies})} images of '{split}' are nearly the same as one of "
+                f"'{config.train}' ({', '.join(f'{own} as {other}' for own, other in copies[:3])}): the score will "
+                "flatter every network"
             )
 
 

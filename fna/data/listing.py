@@ -29,26 +29,41 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
+class Legend:
+    """What the labels in masks mean.
+
+    Attributes:
+        classes: names by class id.
+        colors: RGB by class id, for pictures.
+        labels: label in a mask -> class id or `IGNORE`; others are mistakes. Colours: 65536 x red + 256 x green + blue.
+        colored: whether labels are colours.
+        own: whether the classes are the user's own, each of which must have a pixel to be learned.
+    """
+
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+    labels: Mapping[int, int]
+    colored: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True)
 class Listing:
     """The records of a split, not decoded yet.
 
     Attributes:
         names: a name per record, the same for the same image in any split.
-        classes: class names by class id.
-        colors: an RGB colour per class, for pictures.
-        labels: label value in a mask -> class id or `IGNORE`; other values are mistakes.
+        legend: what the labels mean.
         read: position -> RGB image (height, width, 3) and label mask (height, width) as stored; `Pairs` of files.
         sources: what was read to make the list.
-        complete: whether every class must have a pixel somewhere.
+        learned: whether it is to learn from.
     """
 
     names: tuple[str, ...]
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]
-    labels: Mapping[int, int]
+    legend: Legend
     read: Callable[[int], Arrays]
     sources: Sources = field(default_factory=Sources)
-    complete: bool = False
+    learned: bool = False
 
     @property
     def image_names(self) -> Sequence[str]:
@@ -58,9 +73,8 @@ class Listing:
     def only(self, names: Set[str], learned: bool) -> Listing:
         """Return the records of some images; `learned`: to learn from."""
         chosen = [position for position, name in enumerate(self.names) if name in names]
-        own, complete = tuple(self.names[position] for position in chosen), self.complete and learned
-        read, sources = _Some(self.read, chosen).pairs(), self.sources.of_a_cut()
-        return replace(self, names=own, read=read, sources=sources, complete=complete)
+        own, read = tuple(self.names[position] for position in chosen), _Some(self.read, chosen).pairs()
+        return replace(self, names=own, read=read, sources=self.sources.of_a_cut(), learned=learned)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,23 @@ class Reader:
     layout: str
     on_disk: bool = True
     mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a record without its pixels.
+
+    Attributes:
+        path: of the image; what is drawn has none.
+        size_hw: of the image, in pixels.
+        counts: pixels, boxes or labelled joints by class id; `IGNORE`: of no class.
+        things: height and width of each box, or of the person, in pixels.
+    """
+
+    path: Path
+    size_hw: tuple[int, int]
+    counts: Mapping[int, int]
+    things: Sequence[tuple[float, float]] = ()
 
 
 class Family(Protocol):
@@ -87,14 +118,15 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """The image and the mask files of records, by position; calling it decodes a pair."""
+    """The image and the mask files of records, by position, and whether labels are colours; a call decodes a pair."""
 
     images: Sequence[Path]
     masks: Sequence[Path]
+    colored: bool = False
 
     def __call__(self, position: int, stamps: dict[Path, Stamp] | None = None) -> Arrays:
         """Return the image and the mask at a position, and note the stamps of their files if they are wanted."""
-        return read_image(self.images[position], stamps), read_mask(self.masks[position], stamps)
+        return read_image(self.images[position], stamps), read_mask(self.masks[position], stamps, self.colored)
 
 
 @dataclass(frozen=True)
@@ -109,7 +141,7 @@ class _Some:
         if not isinstance(self.read, Pairs):
             return self
         images, masks = ([files[i] for i in self.chosen] for files in (self.read.images, self.read.masks))
-        return Pairs(images, masks)
+        return replace(self.read, images=images, masks=masks)
 
     def __call__(self, position: int) -> Arrays:
         return self.read(self.chosen[position])

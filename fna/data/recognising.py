@@ -39,7 +39,7 @@ def recognise(config: Settings, root: Path, formats: Mapping[str, Any], *, aloud
     found = {name: mark for name, mark in marks.items() if mark}
     if not found:
         raise FnaError(
-            f"no data set is recognised in {root}, which has {_inside(root)}; give its format with --data.format; "
+            f"no data set is recognised in {root}, which has {inside(root)}; give its format with --data.format; "
             f"expected\n{auto_layout(formats)}"
         )
     certain = {name: mark for name, mark in found.items() if not mark.startswith("maybe ")} or found
@@ -52,7 +52,8 @@ def recognise(config: Settings, root: Path, formats: Mapping[str, Any], *, aloud
     return config.model_copy(update={"format": name})
 
 
-def _inside(root: Path) -> str:
+def inside(root: Path) -> str:
+    """Return some names of what is in a folder, for messages."""
     try:
         names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     except OSError:

@@ -65,6 +65,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.n, self.batch_size, self.rng_seed, self.purpose = n, batch_size, rng_seed, purpose
         self.start_step, self.end_step, self.rank, self.world = start_step, end_step, rank, world
         self.groups = groups if len(set(groups)) > 1 else ()
+        self.left_out = n - self.steps_per_epoch * batch_size * world  # records of an epoch, others in each
 
     def __len__(self) -> int:
         return max(0, self.end_step - self.start_step)

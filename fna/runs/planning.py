@@ -113,7 +113,8 @@ def find_basis(config: Config, images: int | None = None) -> Basis:
         data = open_data(config)
         return Basis(Problem.of(config, data.val, _NoSeed), len(data.train), len(data.val), ())
     task = load_task(config.task.name)
-    names = config.data.classes or [f"class {i}" for i in range(config.task.article_classes)]
+    said = dict.fromkeys((getattr(config.data, "labels", None) or {}).values())
+    names = config.data.classes or [*said] or [f"class {i}" for i in range(config.task.article_classes)]
     size_hw = task.scored_size(config) or config.data.crop
     remarks = [f"counted without the data: for {len(names)} classes, at {size_hw[0]} x {size_hw[1]} pixels"]
     if images is None:

@@ -133,7 +133,8 @@ class SearchLoop:
         share = self.config.alpha_split if self.learns_alphas else self.config.held_out
         self.parts = split_indices(self.records, share, compute.rng_seed)
         size = self.config.batch_size
-        self.steps_per_epoch = make_sampler(data, self.parts[0], size, "weights", compute).steps_per_epoch
+        sampler = make_sampler(data, self.parts[0], size, "weights", compute)
+        self.steps_per_epoch, self.left_out = sampler.steps_per_epoch, sampler.left_out
         make_sampler(data, self.parts[1], size, "alphas", compute)  # refuses a part smaller than a batch
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.alpha_start = self.steps_per_epoch * self.config.alpha_start if self.learns_alphas else self.total_steps

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from fna.arch import Arch
 from fna.errors import FnaError, nearest
-from fna.files import read_state
-from fna.seeds.converting import convert
+from fna.seeds.converting import read_weights
 from fna.seeds.finding import PRETRAINED, find_weights
 from fna.seeds.from_timm import PREFIX, timm_variant
-from fna.seeds.own import own_state, read_own
+from fna.seeds.own import namings_of, own_weights, read_own
 from fna.seeds.variant import IMAGENET_MEAN as IMAGENET_MEAN
 from fna.seeds.variant import IMAGENET_STD as IMAGENET_STD
 from fna.seeds.variant import Rgb, Variant
@@ -35,7 +34,7 @@ class Seed:
 
     Args:
         name: its name.
-        arch: the classification network, undilated. Of a seed of the user's own it may lack head and classifier.
+        arch: the classification network, undilated. It lacks the head and the classifier that a user's file lacks.
         state: weights by our names (float32, CPU), or None: random weights.
         mean: to subtract from images, RGB in [0, 1].
         std: to divide images by, RGB in [0, 1].
@@ -69,9 +68,9 @@ def load_seed(name: str, weights: str | Path | None = PRETRAINED) -> Seed:
         name: a name of the tables, such as ``efficientnet_lite0`` or ``mobilenet_v2``; a timm model of the MBConv
             family or a plain ResNet, such as ``timm/mnasnet_100`` or ``timm/resnet50.a1_in1k``; or a file with an
             architecture: Arch JSON, a run's ``seed.json``, or the authors' net_config text.
-        weights: ``"pretrained"``, None (random weights), or a file (safetensors or a state dict saved by torch) whose
-            tensors have our names or those of a library the family knows. With a file as `name`, ``"pretrained"``
-            means the safetensors file beside it.
+        weights: ``"pretrained"``, None (random weights), or a file (safetensors, or a state dict or checkpoint saved by
+            torch) whose tensors have our names or those of a library the family knows, below any prefix. With a file as
+            `name`, ``"pretrained"`` means the safetensors file beside it.
 
     Raises:
         FnaError: the name is unknown, or the weights are absent, damaged or of another network.
@@ -87,10 +86,10 @@ def load_seed(name: str, weights: str | Path | None = PRETRAINED) -> Seed:
     if weights is None:
         return Seed(name, variant.arch, None, variant.mean, variant.std, "random weights")
     file, published = find_weights(name, variant, weights, collect())
-    state = convert(read_state(file, finite=False), variant.arch, variant.namings, file)
-    source = published.file if published else str(file)
+    arch, state, where = read_weights(file, variant.arch, variant.namings, collect())
+    source = published.file if published else " ".join(filter(None, (str(file), where)))
     licence, top1 = (published.licence, published.top1) if published else ("", None)
-    return Seed(name, variant.arch, state, variant.mean, variant.std, source, licence, top1)
+    return Seed(name, arch, state, variant.mean, variant.std, source, licence, top1)
 
 
 def find_variant(name: str) -> Variant:
@@ -120,6 +119,7 @@ def _load_own(path: Path, weights: str | Path | None) -> Seed:
     own = read_own(path)
     if weights is None:
         return Seed(own.name, own.arch, None, own.mean, own.std, "random weights")
-    arch, state, file = own_state(path, own.arch, weights)
+    file = own_weights(path, weights)
+    arch, state, where = read_weights(file, own.arch, namings_of(own.arch), collect())
     licence = own.licence if str(weights) == PRETRAINED else ""
-    return Seed(own.name, arch, state, own.mean, own.std, str(file), licence)
+    return Seed(own.name, arch, state, own.mean, own.std, " ".join(filter(None, (str(file), where))), licence)

@@ -7,14 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fna.arch import Arch
 from fna.arch.net_config import load_arch
 from fna.errors import FnaError
-from fna.files import read_state
 from fna.runs.manifest import read_vouched
-from fna.seeds.converting import convert, with_top_of, without_prefix
 from fna.seeds.finding import PRETRAINED, existing
 from fna.seeds.variant import (
     IMAGENET_MEAN,
@@ -26,9 +24,6 @@ from fna.seeds.variant import (
     resnet_modules,
     timm_modules,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 AUTHORS_NORM_EPS = 1e-3  # of their ImageNet networks; the net_config text does not say it
 
@@ -83,38 +78,25 @@ def read_own(path: Path) -> OwnSeed:
     return OwnSeed(_text(path, record, "name", path.stem), arch, mean, std, _text(path, record, "licence", ""))
 
 
-def own_state(path: Path, arch: Arch, weights: str | Path) -> tuple[Arch, dict[str, Tensor], Path]:
-    """Read the weights of a seed of the user's own.
+def own_weights(path: Path, weights: str | Path) -> Path:
+    """Return the file with the weights of a seed of the user's own.
 
     Args:
         path: the seed's file.
-        arch: what it says.
-        weights: a safetensors file or a state dict saved by torch, under our names, the authors'
-            (``blocks.N.layers.M.op.K.*``), timm's or torchvision's; or ``"pretrained"``: the safetensors file beside
-            the seed's. Of a task's network (names that begin with ``backbone.``) the backbone is taken.
-
-    Returns:
-        The architecture with the head and the classifier that the weights have, if any; the weights under our names;
-        their file.
+        weights: a file; or ``"pretrained"``: the safetensors file beside the seed's.
 
     Raises:
-        FnaError: there are no such weights, or they do not fit.
+        FnaError: there is none.
     """
-    if str(weights) == PRETRAINED:
-        file = path.with_suffix(".safetensors")
-        if not file.is_file():
-            raise FnaError(
-                f"the weights of the seed {path} are not beside it ({file.name}); give them as  weights: PATH  , or "
-                "start from random ones with  weights: null"
-            )
-    else:
-        file = existing(weights)
-    state: Mapping[str, Tensor] = without_prefix(read_state(file, finite=False), "module.")
-    backbone = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    state = without_prefix(backbone or state, "backbone.")
-    namings = namings_of(arch)
-    arch = with_top_of(state, arch, namings)
-    return arch, convert(state, arch, namings, file), file
+    if str(weights) != PRETRAINED:
+        return existing(weights)
+    file = path.with_suffix(".safetensors")
+    if not file.is_file():
+        raise FnaError(
+            f"the weights of the seed {path} are not beside it ({file.name}); give them as  weights: PATH  , or "
+            "start from random ones with  weights: null"
+        )
+    return file
 
 
 def namings_of(arch: Arch) -> tuple[Naming, ...]:

@@ -50,9 +50,8 @@ class AdaptLoop:
         self.network = compute.parallel(self.model, partial=False)
         self.records = len(data.train)
         self.indices = range(self.records)
-        self.steps_per_epoch = make_sampler(
-            data.train, self.indices, config.batch_size, "adapt", compute
-        ).steps_per_epoch
+        sampler = make_sampler(data.train, self.indices, config.batch_size, "adapt", compute)
+        self.steps_per_epoch, self.left_out = sampler.steps_per_epoch, sampler.left_out
         self.total_steps = self.steps_per_epoch * config.epochs
         self.average = make_average(self.model, config.ema)
         self.scores: dict[str, Any] = {}

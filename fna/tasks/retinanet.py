@@ -110,6 +110,11 @@ class RetinaNetHead(nn.Module):
             nn.init.normal_(predictor.weight, std=0.001)
 
 
+def anchor_sides(size_hw: tuple[int, int], config: RetinaNet) -> tuple[float, float]:
+    """Return the sides of the smallest and the largest square anchor in pixels."""
+    return STRIDES[0] * config.anchor_scale, STRIDES[-1] * config.anchor_scale * OCTAVE[-1]
+
+
 def anchors(maps: Sequence[Tensor], scale: float) -> Tensor:
     """Return the anchors of all levels, finest first, (A, 4): x0, y0, x1, y1 in px.
 

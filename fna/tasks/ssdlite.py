@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -173,6 +174,12 @@ def head_start(seed_state: Mapping[str, Tensor], config: SSDLite) -> dict[str, T
     if kept > channels:
         return {}
     return {f"last.{name}": value[:kept] if value.ndim else value for name, value in start.items()}
+
+
+def anchor_sides(size_hw: tuple[int, int], config: SSDLite) -> tuple[float, float]:
+    """Return the sides of the smallest and the largest square default box in pixels, of a canvas of a size."""
+    side = math.sqrt(size_hw[0] * size_hw[1])
+    return SCALES[0] * side, math.sqrt(SCALES[-2] * SCALES[-1]) * side
 
 
 def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:

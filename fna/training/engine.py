@@ -210,6 +210,7 @@ class Loop(Protocol):
     """What a phase of training gives to `fit`."""
 
     records: int  # the training split has
+    left_out: int  # records that make no whole batch at the end of an epoch, others in each
     total_steps: int
     steps_per_epoch: int
 
@@ -266,7 +267,8 @@ def fit(
     steps_log = Log(logs[0] if logs and writes else None, start, "step")
     epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
     epochs = -(-loop.total_steps // loop.steps_per_epoch)
-    tell(f"{label}: {loop.total_steps} iterations in {epochs} epochs, {loop.records} records")
+    rest = f", of which an epoch leaves out {loop.left_out}, others each time" if loop.left_out else ""
+    tell(f"{label}: {loop.total_steps} iterations in {epochs} epochs, {loop.records} records{rest}")
     losses: list[float] = []
     loop.start(start)
     with bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fna.arch import Arch
 from fna.config import AdaptConfig, OptimizerConfig, SearchConfig
-from fna.errors import FnaError
+from fna.errors import FnaError, out_of_memory
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
@@ -40,8 +40,7 @@ def in_memory(
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not known:
+        if not out_of_memory(error):
             raise
         (height, width), whole = problem.config.data.crop, device_memory(compute.device)
         images = config.at_once if isinstance(config, AdaptConfig) else config.batch_size

@@ -27,7 +27,10 @@ class Log:
         self.columns: list[str] = []
         if path is None or not path.exists():
             return
-        rows = read_log(path)
+        text = _text(path)
+        if text[-1:] not in ("", "\n"):
+            say(f"{path}: its last line was torn by an interruption and is dropped")
+        rows = parse_log(text)
         kept = [row for row in rows if int(row[key]) < start]
         if kept:
             self.columns = list(kept[0])
@@ -85,7 +88,7 @@ def check_log(path: Path, recorded: Mapping[str, Any], step: int) -> None:
 
 def read_log(path: Path) -> list[dict[str, str]]:
     """Read the whole rows of a log; a torn last line is left out."""
-    return parse_log(path.read_text(encoding="utf-8", errors="replace"))
+    return parse_log(_text(path))
 
 
 def parse_log(text: str) -> list[dict[str, str]]:
@@ -93,6 +96,10 @@ def parse_log(text: str) -> list[dict[str, str]]:
     text = text[: text.rfind("\n") + 1]
     rows = list(csv.DictReader(io.StringIO(text)))
     return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _line(values: list[Any]) -> str:

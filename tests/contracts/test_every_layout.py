@@ -64,24 +64,18 @@ def coco(names: list[str], root: bool = True, **keypoints: Any) -> str:
 # --- one maker a layout; returns the settings, if any must be typed ---------------------------------------------------
 
 
-def roboflow_coco(root: Path) -> dict[str, Any]:
+def roboflow_coco(root: Path, **joints: Any) -> dict[str, Any]:
     for split, folder in SPLITS.items():
         names = [f"{split}{i}_jpg.rf.{i:032x}.jpg" for i in range(NAMES[split])]
         for i, name in enumerate(names):
             picture(root / folder / name, i)
-        write(root / folder / "_annotations.coco.json", coco(names))
+        write(root / folder / "_annotations.coco.json", coco(names, **joints))
     write(root / "README.roboflow.txt", "exported")
     return {}
 
 
 def roboflow_keypoints(root: Path) -> dict[str, Any]:
-    for split, folder in SPLITS.items():
-        names = [f"{split}{i}.jpg" for i in range(NAMES[split])]
-        for i, name in enumerate(names):
-            picture(root / folder / name, i)
-        joints = {"keypoints": ["left_ear", "right_ear"], "skeleton": [[1, 2]]}
-        write(root / folder / "_annotations.coco.json", coco(names, **joints))
-    return {}
+    return roboflow_coco(root, keypoints=["left_ear", "right_ear"], skeleton=[[1, 2]])
 
 
 def cvat_coco(root: Path) -> dict[str, Any]:
@@ -116,19 +110,16 @@ def labelimg(root: Path) -> dict[str, Any]:
     return CUT
 
 
-def kangaroo(root: Path) -> dict[str, Any]:
+def kangaroo(root: Path, annotations: str = "annots", name: str = "kangaroo") -> dict[str, Any]:
     for i in range(11):
         picture(root / "images" / f"{i:05d}.jpg", i)
-        xml(root / "annots" / f"{i:05d}.xml", "kangaroo")
+        xml(root / annotations / f"{i:05d}.xml", name)
     return CUT
 
 
 def raccoon(root: Path) -> dict[str, Any]:
-    for i in range(11):
-        picture(root / "images" / f"raccoon-{i}.jpg", i)
-        xml(root / "annotations" / f"raccoon-{i}.xml", "raccoon")
     write(root / "data" / "raccoon_labels.csv", "filename,width\n")
-    return CUT
+    return kangaroo(root, "annotations", "raccoon")
 
 
 def flat_yolo(root: Path) -> dict[str, Any]:
@@ -139,15 +130,38 @@ def flat_yolo(root: Path) -> dict[str, Any]:
     return {**CUT, "classes": ["cell"]}
 
 
-def roboflow_yolo(root: Path) -> dict[str, Any]:
+def roboflow_yolo(root: Path, line: str = "0 0.5 0.5 0.25 0.25", more: str = "") -> dict[str, Any]:
     for split, folder in SPLITS.items():
         for i in range(NAMES[split]):
             picture(root / folder / "images" / f"{split}{i}.jpg", i)
-            write(root / folder / "labels" / f"{split}{i}.txt", "0 0.5 0.5 0.25 0.25\n")
-    write(
-        root / "data.yaml", "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cell]\nnc: 1"
-    )
+            write(root / folder / "labels" / f"{split}{i}.txt", f"{line}\n")
+    places = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+    write(root / "data.yaml", f"{places}names: [cell]\nnc: 1\n{more}")
     return {}
+
+
+def yolo_polygons(root: Path) -> dict[str, Any]:
+    return roboflow_yolo(root, "0 0.1 0.1 0.9 0.2 0.5 0.8")
+
+
+def yolo_joints(root: Path) -> dict[str, Any]:
+    return roboflow_yolo(root, "0 0.5 0.5 0.5 0.5 0.4 0.4 2 0.6 0.6 1", "kpt_shape: [2, 3]\nflip_idx: [1, 0]\n")
+
+
+def deeplabcut_animals(root: Path) -> dict[str, Any]:
+    animals = [(animal, part) for animal in ("m1", "m2") for part in ("snout", "tail")]
+    head = {
+        "scorer": ["me"] * 8,
+        "individuals": [animal for animal, _ in animals for _ in "xy"],
+        "bodyparts": [part for _, part in animals for _ in "xy"],
+        "coords": ["x", "y"] * 4,
+    }
+    lines = [",".join([name, "", "", *cells]) for name, cells in head.items()]
+    for i in range(11):
+        picture(root / "labeled-data" / "cage" / f"img{i:03d}.png", i)
+        lines.append(f"labeled-data,cage,img{i:03d}.png,5,6,20,21,,,30,31")
+    write(root / "labeled-data" / "cage" / "CollectedData_me.csv", "\n".join(lines))
+    return {"split": {"test": 0.2}}
 
 
 def lsp(root: Path) -> dict[str, Any]:
@@ -187,6 +201,16 @@ def mmseg(root: Path) -> dict[str, Any]:
     return OWN
 
 
+def pascal_context(root: Path) -> dict[str, Any]:
+    for split, count in NAMES.items():
+        names = [f"2008_{split}{i}" for i in range(count)]
+        for i, name in enumerate(names):
+            picture(root / "JPEGImages" / f"{name}.jpg", i)
+            mask(root / "SegmentationClassContext" / f"{name}.png", i, (0, 1, 2, 3))
+        write(root / "ImageSets" / "SegmentationContext" / f"{split}.txt", "\n".join(names))
+    return {**OWN, "reduce_zero_label": True}
+
+
 def crop_weed(root: Path) -> dict[str, Any]:
     for i in range(11):
         picture(root / "images" / f"{i:03d}_image.png", i)
@@ -205,7 +229,7 @@ def humans(root: Path) -> dict[str, Any]:
     for i in range(11):
         picture(root / "images" / f"{i}.jpg", i)
         mask(root / "masks" / f"{i}.png", i, (0, 255))
-    return {**CUT, "classes": ["background", "human"], "labels": [0, 255]}
+    return {**CUT, "labels": {0: "background", 255: "human"}}
 
 
 class Layout(NamedTuple):
@@ -222,12 +246,17 @@ LAYOUTS = (
     Layout("detection", kangaroo, "voc", ("kangaroo",)),
     Layout("detection", raccoon, "voc", ("raccoon",)),
     *(Layout("detection", make, "yolo") for make in (flat_yolo, roboflow_yolo)),
+    Layout("detection", yolo_polygons, "yolo"),
     Layout("pose", roboflow_keypoints, "coco", ("left_ear", "right_ear")),
+    Layout("pose", yolo_joints, "yolo", ("left_0", "right_0")),
+    Layout("pose", deeplabcut_animals, "deeplabcut", ("snout", "tail")),
     Layout("pose", lsp, "lsp", JOINTS),
     *(Layout("segmentation", make, "pairs", THREE) for make in (roboflow_masks, ade, mmseg, crop_weed, beside)),
+    Layout("segmentation", pascal_context, "voc", THREE),
+    Layout("segmentation", yolo_polygons, "yolo", ("background", "cell")),
     Layout("segmentation", humans, "pairs", ("background", "human")),
 )
-EVERY = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.make.__name__)
+EVERY = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.task}-{layout.make.__name__}")
 
 
 def settings(layout: Layout, root: Path, **more: Any) -> Any:
@@ -260,7 +289,7 @@ def test_each_is_read_where_it_lies(layout: Layout, tmp_path: Path, capsys: pyte
 @EVERY
 def test_without_lists_the_error_says_what_to_type(layout: Layout, tmp_path: Path) -> None:
     config = settings(layout, tmp_path / "data", split={})
-    if "split" not in layout.make(tmp_path / "data"):
+    if "val" not in layout.make(tmp_path / "data").get("split", {}):
         open_splits(layout.task, config, ["train", "val"])
         return
     advice = "type --data.split.val 0.15" if layout.make is lsp else "type --data.split '{val: 0.15, test: 0.15}'"

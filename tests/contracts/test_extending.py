@@ -17,7 +17,7 @@ from fna.cli import main
 from fna.config import DataConfig
 from fna.cost.costs import Costs
 from fna.data import segmentation
-from fna.data.listing import Listing, Reader, palette
+from fna.data.listing import Legend, Listing, Reader, palette
 from fna.files import read_json
 from fna.searching.choosing import CHOOSERS, Choice, choose_random
 from fna.searching.found import Found
@@ -57,7 +57,7 @@ def read_stripes(root: Path, split: str, config: DataConfig) -> Listing:
         return np.repeat(mask_HW[..., None] * 100 + position, 3, 2).astype(np.uint8), mask_HW
 
     names = tuple(f"{split}{i}.png" for i in range(6))
-    return Listing(names, ("dark", "bright"), palette(2), {0: 0, 1: 1}, read)
+    return Listing(names, Legend(("dark", "bright"), palette(2), {0: 0, 1: 1}), read)
 
 
 @pytest.fixture

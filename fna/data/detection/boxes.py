@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fna.data.detection.checks import Found, Truth, check_record, place, printable, summarise
+from fna.data.detection.checks import Found, Truth, check_record, place, summarise
 from fna.data.detection.listing import DetectionListing, Record, mark_repeated
+from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
-from fna.data.listing import Color, palette
+from fna.data.listing import Color, Facts, palette
 from fna.data.stamps import Sources, below
-from fna.errors import FnaError
+from fna.errors import FnaError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,7 @@ class DetectionData:
         groups: a number per image: 1 = upright (higher than wide), 0 = any other.
         skipped: how many flaws of each kind there were, what the reader remarks, then what was left out or mended; a
             line each.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -82,6 +84,7 @@ class DetectionData:
                 f"{where}: none of the {len(self._truths)} images has a box of {', '.join(self.classes[:20])}; "
                 "is it the right annotation file?"
             )
+        self.flaws = len(found)
         kinds = Counter(one.flaw.kind for one in found)
         self.skipped = [*(f"{kind}: {n}" for kind, n in kinds.most_common()), *listing.notes, *self.skipped]
         sizes = [self._images.sizes[position] for position in self._positions]
@@ -98,6 +101,17 @@ class DetectionData:
     def image_id(self, index: int) -> int:
         """Return the number that COCO's results know the image by."""
         return self._records[self._positions[index]].image_id
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        position, truth = self._positions[index], self._truths[index]
+        sides_N2 = truth.boxes[:, 2:] - truth.boxes[:, :2]
+        things = [(height, width) for width, height in sides_N2.tolist()]
+        return Facts(self._records[position].path, self._images.sizes[position], Counter(truth.labels.tolist()), things)
+
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._images.hashes.get(self._positions[index])
 
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return a record; the image may be a view of the cache, so do not write to it.
@@ -136,6 +150,7 @@ class DetectionData:
         for position, truth in zip(self._positions, self._truths, strict=True):
             record = self._records[position]
             image = {"name": record.name, "image": below(record.path, root), "image_id": record.image_id}
+            image |= write_hash(self._images.hashes.get(position))
             boxes = {key: getattr(truth, key).tolist() for key in TRUTH}
             records.append({**image, "size": self._images.sizes[position], **boxes})
         named = {"classes": self.classes, "category_ids": self.category_ids}
@@ -153,6 +168,7 @@ class DetectionData:
         listing = DetectionListing(records, tuple(index["classes"]), tuple(index["category_ids"]))
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._images.hashes = read_hashes(index["records"])
         return data
 
     def _check_all(self, on_error: str) -> list[Found]:

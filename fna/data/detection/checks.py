@@ -26,6 +26,7 @@ from fna.data.detection.listing import (
     Flaw,
     Record,
 )
+from fna.errors import printable, short
 
 SLACK = 1.0  # pixels
 THINNEST = 0.01  # pixels: a box with a smaller side has no area; float32 cannot tell less apart in large images
@@ -219,17 +220,6 @@ def place(found: Found) -> str:
     """Return where a flaw is, and what is wrong there."""
     name, flaw, _ = found
     return ", ".join(part for part in (name, flaw.place) if part) + (f": {flaw.detail}" if flaw.detail else "")
-
-
-def printable(name: str) -> str:
-    """Return a name as one line that any terminal can show."""
-    return name if name.isprintable() else ascii(name)
-
-
-def short(value: Any) -> str:
-    """Return a value from a file, shortened, as one line that any terminal can show."""
-    text = printable(value) if isinstance(value, str) and value else ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _exists(record: Record) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 from fna.config import DataConfig
 from fna.data.coco_json import annotation_file, coco_mark, entries, flag, ids_restart, image_folder, load_json, whole
-from fna.data.detection.checks import short
 from fna.data.detection.listing import (
     BAD_IMAGE,
     NO_IMAGE,
@@ -29,7 +28,7 @@ from fna.data.detection.listing import (
 )
 from fna.data.naming import Names
 from fna.data.stamps import Sources
-from fna.errors import FnaError
+from fna.errors import FnaError, short
 
 LAYOUT = """\
   ROOT/annotations/instances_train2017.json   or instances_train.json, also in ROOT; data.train may be a json's path

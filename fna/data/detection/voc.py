@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 from fna.config import DataConfig
 from fna.data.decoding import only_images
-from fna.data.detection.checks import NO_AREA, SHOWN, printable, short
+from fna.data.detection.checks import NO_AREA, SHOWN
 from fna.data.detection.listing import (
     BAD_FILE,
     MISSING_FILE,
@@ -41,7 +41,7 @@ from fna.data.detection.voc_folders import Files, find
 from fna.data.listing import VOC_CLASSES, refuse_outside, require_dir, split_lines
 from fna.data.places import WHOLE
 from fna.data.stamps import Sources
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, printable, short
 from fna.files import read_bytes
 
 CLASSES = VOC_CLASSES[1:]

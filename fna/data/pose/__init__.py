@@ -19,13 +19,13 @@ from typing import Any
 from fna.config import DataConfig
 from fna.data.cutting import Lists, read_split
 from fna.data.listing import data_root, refuse_outside
-from fna.data.pose import coco, deeplabcut, lsp, mpii, synthetic
+from fna.data.pose import coco, deeplabcut, lsp, mpii, synthetic, yolo
 from fna.data.pose.listing import PoseListing, PoseReader
 from fna.data.pose.people import PoseData
 from fna.data.recognising import AUTO, auto_layout, recognise
 from fna.errors import FnaError, pick
 
-FAMILIES = (coco, deeplabcut, lsp, mpii, synthetic)
+FAMILIES = (coco, deeplabcut, lsp, mpii, synthetic, yolo)
 FORMATS: dict[str, PoseReader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
 
 

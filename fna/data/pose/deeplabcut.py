@@ -22,6 +22,7 @@ from typing import Any
 from fna.config import DataConfig
 from fna.config.strict_yaml import parse_yaml
 from fna.data.listing import split_lines
+from fna.data.places import WHOLE, MissingSplitError
 from fna.data.pose.listing import Defect, PoseListing, PoseReader, Record
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError, nearest
@@ -190,6 +191,8 @@ def _number(cell: str) -> float | str:
 
 def _choose(rows: Sequence[Row], root: Path, split: str) -> list[Row]:
     """Return the frames of a split; see `LAYOUT`."""
+    if split == WHOLE:
+        return list(rows)
     videos = sorted({row.video for row in rows})
     named = [name.strip() for name in split.split(",")]
     if (root / f"{split}.txt").is_file():
@@ -206,7 +209,7 @@ def _choose(rows: Sequence[Row], root: Path, split: str) -> list[Row]:
         return [row for row in rows if row.video in named]
     share = re.fullmatch(r"(\d{1,3})-(\d{1,3})%", SHARES.get(split, split))
     if share is None or not int(share[1]) < int(share[2]) <= 100:
-        raise FnaError(
+        raise MissingSplitError(
             f"there is no {split}.txt and no video '{split}'{nearest(split, videos)} below {root}; videos: "
             f"{', '.join(videos[:10])}; expected\n{LAYOUT}"
         )

@@ -74,6 +74,7 @@ class PoseListing:
         read: makes the image of a path; None: the paths are image files.
         ignored: people beside the records in whose place a find is neither right nor wrong.
         sources: what was read to make the list.
+        relative: joints and boxes are shares of the image.
     """
 
     joints: tuple[str, ...]
@@ -87,6 +88,7 @@ class PoseListing:
     read: Callable[[Path], Pixels] | None = None
     ignored: Sequence[Record] = ()
     sources: Sources = field(default_factory=Sources)
+    relative: bool = False
 
     @property
     def image_names(self) -> Sequence[str]:
@@ -115,6 +117,14 @@ class PoseListing:
             ignored=ignored,
             sources=self.sources.of_a_cut(),
         )
+
+
+def in_pixels(record: Record, size_hw: tuple[int, int]) -> Record:
+    """Return a person whose joints and box are shares of the image in its pixels."""
+    height, width = size_hw
+    x, y, wide, high = record.box
+    points = [[px * width, py * height, seen] for px, py, seen in record.points]
+    return replace(record, points=points, box=[x * width, y * height, wide * width, high * height])
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fna.data.hashes import read_hashes, write_hash
 from fna.data.images import Images
-from fna.data.listing import Color
+from fna.data.listing import Color, Facts
 from fna.data.pose.checks import Box, check
 from fna.data.pose.joints import head_segment, joint_colors, mirror
-from fna.data.pose.listing import Defect, PoseListing, Record
+from fna.data.pose.listing import Defect, PoseListing, Record, in_pixels
 from fna.data.stamps import Sources, below
 from fna.errors import FnaError
 
@@ -102,6 +103,7 @@ class PoseData:
         groups: (), one group: all crops are alike.
         ignored: people who are no records, and in whose place a find is neither right nor wrong.
         skipped: what was mended or left out, a line each; then, in numbers, what the rules leave out.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -123,6 +125,7 @@ class PoseData:
         self.groups: Sequence[int] = ()
         self.skipped: list[str] = []
         self.changed: list[str] = []
+        self.flaws = 0
         self._names = listing.names
         self._images = Images(listing.paths, where, cache_gb, listing.read, known.sizes if known else None)
         if known:
@@ -147,6 +150,17 @@ class PoseData:
     def image_id(self, index: int) -> int | str:
         """Return what the data set calls the image of a person."""
         return self._people[index].image_id
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        person = self._people[index]
+        counts = {joint: 1 for joint in np.flatnonzero(person.points[:, 2]).tolist()}
+        _, _, width, height = person.box
+        return Facts(self._images.paths[person.image], self._images.sizes[person.image], counts, [(height, width)])
+
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._images.hashes.get(self._people[index].image)
 
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return a record; the image may be a view of the cache, so do not write to it.
@@ -180,12 +194,17 @@ class PoseData:
         """Return what `from_index` needs, ready for JSON, with paths from `root`; None: the images are no files."""
         if not self._images.on_disk:
             return None
-        images = zip(self._names, self._images.paths, self._images.sizes, strict=True)
+        images = [
+            {"name": name, "image": below(path, root), "size": size, **write_hash(self._images.hashes.get(position))}
+            for position, (name, path, size) in enumerate(
+                zip(self._names, self._images.paths, self._images.sizes, strict=True)
+            )
+        ]
         return {
             "classes": self.classes,
             "links": self.links,
             "skipped": self.skipped,
-            "images": [{"name": name, "image": below(path, root), "size": size} for name, path, size in images],
+            "images": images,
             "people": [person.to_json() for person in self._people],
             "ignored": [person.to_json() for person in self.ignored],
         }
@@ -205,6 +224,7 @@ class PoseData:
         known = Known([(height, width) for image in images for height, width in [image["size"]]], people, ignored)
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._images.hashes = read_hashes(images)
         return data
 
     def _check_all(self, listing: PoseListing, where: str, on_error: str) -> None:
@@ -217,7 +237,7 @@ class PoseData:
         regions = [self._check(record, listing, False, _Findings()) for record in listing.ignored]
         self.ignored = [region for region in regions if region]
         found.spoilt = len(regions) - len(self.ignored)
-        total = len(checked) + len(listing.problems)
+        total, self.flaws = len(checked) + len(listing.problems), len(found.defects)
         if found.defects and on_error == "fail":
             raise FnaError(_complaint(where, [defect for defect, _ in found.defects], total))
         self.skipped = [f"{defect}; {'mended' if mended else 'left out'}" for defect, mended in found.defects]
@@ -239,6 +259,7 @@ class PoseData:
             detail = f"{size[1]}x{size[0]} pixels, not {declared[1]}x{declared[0]}"
             found.defects.append((Defect("the image has another size than its annotation says", who, detail), False))
             return None
+        record = in_pixels(record, size) if listing.relative else record
         checked = check(record.points, record.box, record.area, listing.joints, size)
         points = checked.points if fix or not checked.defects else None
         found.defects += [(Defect(what, who, detail), points is not None) for what, detail in checked.defects]

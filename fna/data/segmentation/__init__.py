@@ -13,11 +13,11 @@ from fna.config import SegmentationDataConfig
 from fna.data.cutting import Lists, read_split
 from fna.data.listing import Listing, Pairs, Reader, data_root, refuse_outside
 from fna.data.recognising import AUTO, auto_layout, recognise
-from fna.data.segmentation import camvid, cityscapes, folder, pairs, synthetic, voc
+from fna.data.segmentation import camvid, cityscapes, folder, pairs, synthetic, voc, yolo
 from fna.data.segmentation.pixels import SegmentationData
 from fna.errors import pick
 
-FAMILIES = (camvid, cityscapes, folder, pairs, synthetic, voc)
+FAMILIES = (camvid, cityscapes, folder, pairs, synthetic, voc, yolo)
 FORMATS: dict[str, Reader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import Color, Listing, Pairs, Reader, class_labels, split_lines
+from fna.data.listing import Color, Legend, Listing, Pairs, Reader, class_labels, split_lines
+from fna.data.segmentation.legend import read_legend
 from fna.data.stamps import Sources
 from fna.errors import FnaError
 
@@ -23,6 +24,7 @@ CLASSES: dict[str, Color] = {
     "bicyclist": (0, 128, 192),
 }
 VOID = 11
+LEGEND = Legend(tuple(CLASSES), tuple(CLASSES.values()), class_labels(len(CLASSES), VOID))
 
 LAYOUT = """\
   ROOT/train.txt     lines: train/NAME.png trainannot/NAME.png
@@ -44,15 +46,15 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
         image, mask = (root.joinpath(*PurePosixPath(path).parts[-2:]) for path in paths)
         images.append(image)
         masks.append(mask)
-    labels = class_labels(len(CLASSES), VOID, config.ignore_label)
-    names = tuple(path.name for path in images)
-    return Listing(names, tuple(CLASSES), tuple(CLASSES.values()), labels, Pairs(images, masks), Sources([file]))
+    names, legend = tuple(path.name for path in images), read_legend(config, masks, LEGEND)
+    return Listing(names, legend, Pairs(images, masks, legend.colored), Sources([file]), learned=split == config.train)
 
 
 def _mark(root: Path, config: SegmentationDataConfig) -> str:
     """Return what makes it such a data set; with classes of one's own it is another one in the same folders."""
     parts = (f"{config.train}.txt", "trainannot")
-    return f"{parts[0]} and {parts[1]}/" if not config.classes and all((root / part).exists() for part in parts) else ""
+    there = not config.classes and all((root / part).exists() for part in parts)
+    return f"{parts[0]} and {parts[1]}/" if there else ""
 
 
 FORMATS = {"camvid": Reader(read, LAYOUT, mark=_mark)}

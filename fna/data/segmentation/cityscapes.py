@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import IGNORE, Color, Listing, Pairs, Reader, require_dir
+from fna.data.listing import IGNORE, Color, Legend, Listing, Pairs, Reader, require_dir
+from fna.data.segmentation.legend import read_legend
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError
 
@@ -56,12 +57,10 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     else:
         train_ids = {label_id: train_id for train_id, (label_id, _) in enumerate(CLASSES.values())}
         labels = {label_id: train_ids.get(label_id, IGNORE) for label_id in range(LABEL_IDS)}
-    if config.ignore_label is not None:
-        labels[config.ignore_label] = IGNORE
-    names = tuple(path.name for path in images)
     colors = tuple(color for _, color in CLASSES.values())
-    sources = Sources(folders=[Watched(image_dir, IMAGES)])
-    return Listing(names, tuple(CLASSES), colors, labels, Pairs(images, masks), sources)
+    legend = read_legend(config, masks, Legend(tuple(CLASSES), colors, labels))
+    names, sources = tuple(path.name for path in images), Sources(folders=[Watched(image_dir, IMAGES)])
+    return Listing(names, legend, Pairs(images, masks, legend.colored), sources, learned=split == config.train)
 
 
 def _mark(root: Path, config: SegmentationDataConfig) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import Listing, Pairs, Reader, palette
+from fna.data.listing import Listing, Pairs, Reader
 from fna.data.places import (
     ENDINGS,
     WHOLE,
@@ -28,7 +28,7 @@ from fna.data.places import (
     split_names,
     walk,
 )
-from fna.data.segmentation import folder
+from fna.data.segmentation.legend import read_legend
 from fna.data.stamps import Sources, Watched
 from fna.errors import FnaError
 from fna.files import read_text
@@ -54,8 +54,7 @@ LAYOUT = """\
   ROOT/images/train/NAME.jpg, ROOT/annotations/train/NAME.png   or img_dir/, ann_dir/, training/, validation/ ...
   ROOT/train/images/NAME.jpg, ROOT/train/masks/NAME.png         or both beside each other: NAME_mask.png
   ROOT/images/NAME.jpg, ROOT/masks/NAME.png                     or all in ROOT: without splits, see data.split
-  data.classes in the order of the label values, or Roboflow's _classes.csv; data.labels and data.ignore_label
-  as for format 'folder'"""
+  data.classes in the order of the labels, data.labels, or Roboflow's _classes.csv; data.ignore_label"""
 
 
 class Place(NamedTuple):
@@ -71,18 +70,14 @@ def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     if place is None:
         raise MissingSplitError(f"there are no images with masks of '{split}' below {root}; expected\n{LAYOUT}")
     images, masks, alone = match(place)
-    classes, labels, tables = _classes(root, place, config)
-    known = config.model_copy(update={"classes": classes, "labels": labels})
-    table = folder.label_table(known)
+    known, tables = _named(root, place, config)
+    legend = read_legend(known, masks)
     if alone:
         say(f"data: {len(alone)} masks have no image, e.g. {alone[0].name}")
     names = tuple(path.relative_to(place.images).as_posix() for path in images)
     pattern = f"(?!\\.)[^/]*{OF_IMAGE}" if place.images == place.masks else f"(?!(.*/)?\\.).*{OF_IMAGE}"
     sources = Sources([*tables, *alone], [Watched(path, pattern) for path in dict.fromkeys(place)])
-    colors = palette(len(classes or ()))
-    return Listing(
-        names, classes or (), colors, table, Pairs(images, masks), sources, complete=split in (config.train, WHOLE)
-    )
+    return Listing(names, legend, Pairs(images, masks, legend.colored), sources, learned=split in (config.train, WHOLE))
 
 
 def find(root: Path, split: str, images: str | None = None) -> Place | None:
@@ -173,19 +168,17 @@ def _key(path: Path, base: Path, name: str) -> str:
     return f"{path.parent.relative_to(base).as_posix()}/{name}".casefold()
 
 
-def _classes(
-    root: Path, place: Place, config: SegmentationDataConfig
-) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None, list[Path]]:
-    """Return the classes and their labels, of the settings or Roboflow's table, and what was read for them."""
+def _named(root: Path, place: Place, config: SegmentationDataConfig) -> tuple[SegmentationDataConfig, list[Path]]:
+    """Return settings that name the classes, by Roboflow's table if they do not, and what was read for that."""
     table = next((path for base in (place.masks, root) if (path := base / "_classes.csv").is_file()), None)
-    if config.classes is not None or table is None:
-        return config.classes, config.labels, []
+    if config.classes is not None or config.labels is not None or table is None:
+        return config, []
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(table).splitlines()) if row]
         named = {int(row[0]): row[1] for row in rows[1:]}
     except (OSError, ValueError, IndexError) as error:
         raise FnaError(f"cannot read {table}: {error}; expected lines 'Pixel Value, Class'") from error
-    return tuple(named.values()), tuple(named), [table]
+    return config.model_copy(update={"labels": named}), [table]
 
 
 def _mark(root: Path, config: SegmentationDataConfig) -> str:

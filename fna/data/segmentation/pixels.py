@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fna.data.cache import Cache
-from fna.data.decoding import mask_palette
+from fna.data.hashes import difference_hash, read_hashes, write_hash
 from fna.data.images import is_utf8
-from fna.data.listing import IGNORE, Color, Listing, Pairs
+from fna.data.listing import IGNORE, Color, Facts, Legend, Listing, Pairs
+from fna.data.segmentation.checks import (
+    SHOWN,
+    UnknownLabelsError,
+    absent_labels,
+    refuse_absent,
+    refuse_palettes,
+    unknown_labels,
+)
+from fna.data.segmentation.polygons import Polygons
 from fna.data.stamps import Sources, Stamp, below
 from fna.errors import FnaError
 
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_SIDE = 32  # the largest output stride: a smaller image would have no pixel left
-SHOWN = 10  # problems listed in an error message
 UNKNOWN = 254  # in the label table: not a label of this data set
 
 
@@ -46,14 +54,6 @@ class Extent:
     size_hw: tuple[int, int]
     pixels: Mapping[int, int]
 
-    @classmethod
-    def of(cls, sample: Sample) -> Extent:
-        """Measure a decoded record."""
-        counts = np.bincount(sample.mask.reshape(-1), minlength=256)
-        present = np.flatnonzero(counts)
-        pixels = dict(zip(present.tolist(), counts[present].tolist(), strict=True))
-        return cls((sample.mask.shape[0], sample.mask.shape[1]), pixels)
-
 
 class SegmentationData:
     """Images with a class id per pixel.
@@ -75,6 +75,7 @@ class SegmentationData:
         links: of joints; there are none.
         groups: of records; there is one.
         skipped: why records were left out, a line each.
+        flaws: how many there were when it was checked now.
         changed: what changed since the index was made and was accepted, a line each.
         sources: the files that were read.
 
@@ -90,22 +91,28 @@ class SegmentationData:
         cache_gb: float = 4.0,
         known: Sequence[Extent] | None = None,
     ) -> None:
-        self.classes: tuple[str, ...] = listing.classes
-        self.colors: tuple[Color, ...] = listing.colors
+        self.classes: tuple[str, ...] = listing.legend.classes
+        self.colors: tuple[Color, ...] = listing.legend.colors
         self.links: tuple[tuple[int, int], ...] = ()
         self.groups: tuple[int, ...] = ()
         self.skipped: list[str] = []
         self.changed: list[str] = []
         self._listing = listing
-        self._table = _label_table(listing)
+        self._table, self._class_ids = _tables(listing.legend)
+        self._labels: dict[int, Mapping[int, int]] = {}  # position -> pixels by label, of those checked now
+        self._hashes: dict[int, int] = {}  # by position
+        self._unknown: dict[str, UnknownLabelsError] = {}
         self._stamps: dict[Path, Stamp] | None = {} if known is None else None
         self._cache: Cache[Sample] = Cache(self._decode, where, cache_gb)  # by position
         self._records = list(range(len(known or ())))  # index -> position in the listing
         self._extents = list(known or ())  # by index
+        self.flaws = 0
         if known is None:
             self._check_all()
+            self.flaws = len(self.skipped)
             if self.skipped and on_error == "fail":
-                raise FnaError(_complaint(where, self.skipped, len(listing.names)))
+                more = unknown_labels(self._unknown, listing.legend)
+                raise FnaError(_complaint(where, self.skipped, len(listing.names), more))
         files = [*listing.read.images, *listing.read.masks] if isinstance(listing.read, Pairs) else []
         self.sources = Sources([*listing.sources.files, *files], listing.sources.folders, self._stamps or {})
         self._stamps = None  # from now on, reading is not checking
@@ -113,8 +120,7 @@ class SegmentationData:
             first = f"; the first: {self.skipped[0]}" if self.skipped else ""
             raise FnaError(f"{where} has no usable image of {len(listing.names)}{first}")
         if known is None:
-            self._refuse_palettes(where)
-            self._refuse_absent(where)
+            self._check_labels(where)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -122,6 +128,16 @@ class SegmentationData:
     def name(self, index: int) -> str:
         """Return the image's file name."""
         return self._listing.names[self._records[index]]
+
+    def facts(self, index: int) -> Facts:
+        """Return what is known of a record without its pixels."""
+        extent, read = self._extents[index], self._listing.read
+        path = read.images[self._records[index]] if isinstance(read, Pairs) else Path()
+        return Facts(path, extent.size_hw, extent.pixels)
+
+    def hash(self, index: int) -> int | None:
+        """Return the image's `hashes.difference_hash`; None: it is not known."""
+        return self._hashes.get(self._records[index])
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a record; the tensors may be views of the cache, so do not write to them.
@@ -153,11 +169,18 @@ class SegmentationData:
                 "mask": below(masks[position], root),
                 "size": extent.size_hw,
                 "pixels": extent.pixels,
+                **write_hash(self._hashes.get(position)),
             }
             for position, extent in zip(self._records, self._extents, strict=True)
         ]
-        labels = sorted(self._listing.labels.items())
-        named = {"classes": self.classes, "colors": self.colors, "labels": labels}
+        legend = self._listing.legend
+        named: dict[str, Any] = {
+            "classes": self.classes,
+            "colors": self.colors,
+            "labels": sorted(legend.labels.items()),
+        }
+        named |= {"colored": True} if legend.colored else {}
+        named |= {"polygons": True} if isinstance(self._listing.read, Polygons) else {}
         return {**named, "skipped": self.skipped, "records": records}
 
     @classmethod
@@ -165,13 +188,11 @@ class SegmentationData:
         """Return the data that `to_index` tells of; no file is read."""
         records = index["records"]
         images, masks = ([root / record[key] for record in records] for key in ("image", "mask"))
-        listing = Listing(
-            tuple(record["name"] for record in records),
-            tuple(index["classes"]),
-            tuple((r, g, b) for r, g, b in index["colors"]),
-            dict(index["labels"]),
-            Pairs(images, masks),
-        )
+        colors = tuple((r, g, b) for r, g, b in index["colors"])
+        legend = Legend(tuple(index["classes"]), colors, dict(index["labels"]), index.get("colored", False))
+        names = tuple(record["name"] for record in records)
+        kind = Polygons if index.get("polygons") else Pairs
+        listing = Listing(names, legend, kind(images, masks, legend.colored))
         known = [
             Extent((height, width), {int(label): n for label, n in record["pixels"].items()})
             for record in records
@@ -179,6 +200,7 @@ class SegmentationData:
         ]
         data = cls(listing, where, cache_gb=cache_gb, known=known)
         data.skipped = list(index["skipped"])
+        data._hashes = read_hashes(records)
         return data
 
     def _check_all(self) -> None:
@@ -193,48 +215,28 @@ class SegmentationData:
                 self.skipped.append(f"{name}: listed twice")
             elif isinstance(outcome, FnaError):
                 self.skipped.append(f"{name}: {outcome}")
+                self._unknown |= {name: outcome} if isinstance(outcome, UnknownLabelsError) else {}
             else:
+                height, width = outcome.mask.shape
                 self._records.append(position)
-                self._extents.append(Extent.of(outcome))
+                self._extents.append(
+                    Extent((height, width), _class_pixels(self._labels[position], self._listing.legend))
+                )
             seen.add(name)
 
-    def _refuse_palettes(self, where: str) -> None:
-        """Refuse masks whose palettes give one index different colours: what it means is not the same in all."""
-        read, seen = self._listing.read, dict[int, tuple[tuple[int, int, int], str]]()
-        if not isinstance(read, Pairs):
-            return
-        value_of = {class_id: label for label, class_id in self._listing.labels.items() if class_id != IGNORE}
-        for position, extent in zip(self._records, self._extents, strict=True):
-            colors, mask = mask_palette(read.masks[position]), read.masks[position].name
-            for class_id in extent.pixels if colors else ():
-                index = value_of.get(class_id)
-                if colors is None or index is None or index >= len(colors):
-                    continue
-                color, other = seen.setdefault(index, (colors[index], mask))
-                if color != colors[index]:
-                    raise FnaError(
-                        f"{where}: the palettes of the masks contradict each other: index {index} is {color} in "
-                        f"{other}, {colors[index]} in {mask}; save all masks with one palette, or, if the "
-                        "indices are right, as grey images"
-                    )
-
-    def _refuse_absent(self, where: str) -> None:
-        """Refuse classes without a pixel where every class must have one."""
+    def _check_labels(self, where: str) -> None:
+        """Check the labels of all masks together."""
+        listing, present = self._listing, [self._labels[position] for position in self._records]
+        if isinstance(listing.read, Pairs):
+            refuse_palettes(
+                where, [listing.read.masks[position] for position in self._records], present, listing.legend
+            )
         total: Counter[int] = Counter()
-        for extent in self._extents:
-            total.update(extent.pixels)
-        absent = [name for class_id, name in enumerate(self.classes) if not total[class_id]]
-        if not absent or not self._listing.complete:
-            return
-        value_of = {class_id: label for label, class_id in self._listing.labels.items()}
-        found = [f"{value_of[class_id]} ({n / total.total():.0%})" for class_id, n in sorted(total.items())]
-        ignored = f", of which {value_of[IGNORE]} is ignored" if total[IGNORE] else ""
-        raise FnaError(
-            f"{where}: no pixel of any of {len(self._extents)} masks is of the class '{absent[0]}'"
-            f"{f' (nor of {len(absent) - 1} more)' if len(absent) > 1 else ''}; the masks have the labels "
-            f"{', '.join(found[:SHOWN])}{ignored}; give the label of each class, such as --data.labels '[0, 255]', or "
-            "leave the class out"
-        )
+        for pixels in present:
+            total.update(pixels)
+        if listing.legend.own and listing.learned:  # in others a rare class may be missing
+            refuse_absent(where, total, len(present), listing.legend)
+            self.skipped += absent_labels(total, len(present), listing.legend)
 
     def _decode(self, position: int) -> Sample:
         """Read a record, check that mask and image belong together, and turn labels into class ids."""
@@ -247,52 +249,46 @@ class SegmentationData:
             raise FnaError(
                 f"the mask is {_size(labels_HW.shape)} pixels, its image {_size(size)}; expected the same size"
             )
-        if labels_HW.dtype != np.uint8 and (labels_HW.min() < 0 or labels_HW.max() > 255):
-            raise FnaError(self._unknown(labels_HW))
-        mask_HW = self._table[labels_HW]
-        if (mask_HW == UNKNOWN).any():
-            raise FnaError(self._unknown(labels_HW))
-        return Sample(image_HW3, mask_HW)
-
-    def _unknown(self, labels_HW: NDArray[np.int32] | NDArray[np.uint8]) -> str:
-        values, counts = np.unique(labels_HW, return_counts=True)
-        known = self._listing.labels
-        bad = [f"{v} ({n} pixels)" for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in known]
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        return f"the mask has unknown labels: {', '.join(bad[:SHOWN])}{more}; known: {_ranges(known)}"
+        inside_HW = labels_HW if labels_HW.dtype == np.uint8 else np.clip(labels_HW, 0, len(self._table) - 1)
+        places_HW = self._table[inside_HW]
+        if (places_HW == UNKNOWN).any():
+            raise UnknownLabelsError(_count(labels_HW[places_HW == UNKNOWN]), self._listing.legend)
+        if self._stamps is not None:
+            counts = np.bincount(places_HW.reshape(-1), minlength=len(self._listing.legend.labels)).tolist()
+            self._hashes[position] = difference_hash(image_HW3)
+            self._labels[position] = {k: n for k, n in zip(self._listing.legend.labels, counts, strict=True) if n}
+        return Sample(image_HW3, self._class_ids[places_HW])
 
 
-def _label_table(listing: Listing) -> NDArray[np.uint8]:
-    table = np.full(256, UNKNOWN, np.uint8)
-    for value, class_id in listing.labels.items():
-        table[value] = class_id
-    assert len(listing.classes) < UNKNOWN < IGNORE
-    return table
+def _tables(legend: Legend) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the place of each label in the legend, else `UNKNOWN`, and the class id of each place."""
+    assert len(legend.classes) <= len(legend.labels) <= UNKNOWN < IGNORE
+    table = np.full((2**24 if legend.colored else 2**16) + 1, UNKNOWN, np.uint8)  # the last: for all beyond
+    table[list(legend.labels)] = range(len(legend.labels))
+    return table, np.array([*legend.labels.values()], np.uint8)
 
 
-def _complaint(where: str, problems: list[str], total: int) -> str:
+def _count(labels_N: NDArray[np.int32] | NDArray[np.uint8]) -> dict[int, int]:
+    values, counts = np.unique(labels_N, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _class_pixels(labels: Mapping[int, int], legend: Legend) -> dict[int, int]:
+    """Return pixels by class id."""
+    pixels: Counter[int] = Counter()
+    for label, n in labels.items():
+        pixels[legend.labels[label]] += n
+    return dict(sorted(pixels.items()))
+
+
+def _complaint(where: str, problems: list[str], total: int, more: str) -> str:
     lines = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
-    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    rest = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return (
-        f"{where}: {len(problems)} of {total} records are bad:\n{lines}{more}\n"
+        f"{where}: {len(problems)} of {total} records are bad:\n{lines}{rest}\n{more}"
         "mend them, or type --data.on_error skip to leave them out"
     )
 
 
 def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
-
-
-def _ranges(values: Iterable[int]) -> str:
-    """Write sorted whole numbers briefly.
-
-    >>> _ranges([0, 1, 2, 5, 255])
-    '0..2, 5, 255'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(values):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -6,20 +6,20 @@ from functools import partial
 from pathlib import Path
 
 from fna.config import SegmentationDataConfig
-from fna.data.listing import Arrays, Listing, Reader, class_labels
+from fna.data.listing import Arrays, Legend, Listing, Reader, class_labels
+from fna.data.segmentation.legend import read_legend
 from fna.data.synthetic import CLASSES, scene
 from fna.data.synthetic.scenes import SIZE_HW
 
+LEGEND = Legend(tuple(CLASSES), tuple(CLASSES.values()), class_labels(len(CLASSES)))
 LAYOUT = "  nothing: the images are drawn"
 
 
 def read(root: Path, split: str, config: SegmentationDataConfig) -> Listing:
     """List the scenes of a split; `config.images` says how many, `config.eval_size` how large."""
     names = tuple(f"{split}_{index:04d}.png" for index in range(config.images))
-    labels = class_labels(len(CLASSES), config.ignore_label)
-    return Listing(
-        names, tuple(CLASSES), tuple(CLASSES.values()), labels, partial(_read, split, config.eval_size or SIZE_HW)
-    )
+    legend = read_legend(config, (), LEGEND)
+    return Listing(names, legend, partial(_read, split, config.eval_size or SIZE_HW), learned=split == config.train)
 
 
 def _read(split: str, size_hw: tuple[int, int], position: int) -> Arrays:

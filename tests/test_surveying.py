@@ -1,0 +1,142 @@
+"""`fna data`: what it counts, finds and suggests, against counts made otherwise, and what it answers to mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import write_images
+from tiny_detection import NAMES, write_squares
+from tiny_pose import JOINTS, write_figures
+
+from fna.cli import main
+from fna.config import load_config
+from fna.data.splits import open_data
+from fna.data.suggesting import fitting_model
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "segmentation": write_images,
+    "detection": write_squares,
+    "pose": write_figures,
+}
+CLASSES = ("--data.classes", "[a, b, c]")
+
+
+def look(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["data", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def counted(task: str, root: Path) -> dict[str, int]:
+    """Pixels, boxes or joints of the training split by class, without our readers."""
+    if task == "segmentation":
+        names = (root / "train.txt").read_text().split()
+        masks = [np.asarray(Image.open(root / "masks" / f"{name}.png")) for name in names]
+        return {name: sum(int((mask == label).sum()) for mask in masks) for label, name in enumerate("abc")}
+    if task == "detection":
+        document = json.loads((root / "instances_train.json").read_text())
+        return dict(Counter(NAMES[item["category_id"]] for item in document["annotations"]))
+    document = json.loads((root / "person_keypoints_train.json").read_text())
+    seen = [np.array(item["keypoints"]).reshape(-1, 3)[:, 2] > 0 for item in document["annotations"]]
+    return dict(zip(JOINTS, np.sum(seen, 0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_a_folder_is_counted_drawn_and_given_a_recipe_that_opens(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, recipe, sheet = MAKERS[task](tmp_path / "data"), tmp_path / "my.yaml", tmp_path / "sheet.png"
+    more = CLASSES if task == "segmentation" else ()
+    found = look(capsys, str(root), *more, "--out", str(sheet), "--write-recipe", str(recipe))
+    assert (found["task"], found["flaws"]) == (task, 0)
+    train = found["splits"]["train"]
+    assert {name: own["count"] for name, own in train["classes"].items()} == counted(task, root)
+    with Image.open(sheet) as image:
+        assert image.width > 3 * 50
+    config = load_config(recipe)
+    assert list(config.data.crop) == found["suggestions"]["data.crop"]
+    assert config.data.format == found["format"]
+    assert len(open_data(config).train) == train["records"]
+    again = look(capsys, str(recipe))
+    assert again["splits"] == found["splits"]
+
+
+def test_masks_without_names_and_lists_get_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_images(tmp_path / "data")
+    for name in ("train.txt", "val.txt"):
+        (root / name).unlink()
+    recipe = tmp_path / "my.yaml"
+    assert main(["data", str(root), "--write-recipe", str(recipe)]) == 0
+    said = capsys.readouterr().out
+    assert "rename them in data.labels" in said
+    assert "--data.split '{val: 0.15, test: 0.15}'" in said
+    config = load_config(recipe)
+    assert config.data.labels == {0: "background", 1: "class_1", 2: "class_2"}
+    assert len(open_data(config).train) < 16
+
+
+def test_flaws_copies_absent_and_rare_of_all_splits_are_in_one_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_images(tmp_path / "data", train=12, val=4)
+    for split, number in (("train", 1), ("val", 13)):
+        (root / "images" / f"{number}.png").write_bytes(b"broken")
+        with (root / f"{split}.txt").open("a") as file:
+            file.write(f"{split}_more\n")
+    shutil.copy(root / "images" / "3.png", root / "images" / "train_more.png")
+    Image.open(root / "images" / "4.png").point(lambda v: v * 0.95).save(root / "images" / "val_more.png")
+    only = np.zeros((64, 64), np.uint8)
+    for split in ("train", "val"):
+        Image.fromarray(only).save(root / "masks" / f"{split}_more.png")
+    for number in (12, 14, 15):
+        Image.fromarray(only).save(root / "masks" / f"{number}.png")
+    found = look(capsys, str(root), *CLASSES)
+    for split, name in (("train", "1.png"), ("val", "13.png")):
+        assert any(name in line for line in found["remarks"][split])
+    assert found["flaws"] == 2
+    assert found["copies"] == {
+        "exact": [["train: 3.png", "train: train_more.png"]],
+        "near": [["train: 4.png", "val: val_more.png"]],
+    }
+    assert found["absent"] == {"val": ["b", "c"]}
+    assert main(["data", str(root), *CLASSES]) == 0
+    said = capsys.readouterr().out
+    assert "nothing in val of: b, c" in said
+    assert "nearly the same: 1 pairs, 1 across splits: train: 4.png = val: val_more.png" in said
+
+
+def test_a_model_whose_boxes_begin_large_is_for_large_things() -> None:
+    large, small = ({"share": {"small": share}} for share in (0.3, 0.02))
+    assert fitting_model("detection", large) != fitting_model("detection", small)
+    assert fitting_model("pose", large) == fitting_model("pose", small)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["empty"], "no data set is recognised in .*empty, which has nothing; .*--task.name"),
+        (["none"], "none is not there; expected the folder of a data set, or a recipe"),
+        (["empty", "--data.rot", "x"], "did you mean"),
+        (["empty", "--out", "nowhere/sheet.png"], "there is no folder nowhere for sheet.png"),
+        (["empty", "--out", "sheet.txt"], "expected a picture's name that ends in .png"),
+        (["my.yaml", "--write-recipe", "other.yaml"], "is a recipe already"),
+        (["empty", "--write-recipe", "my.yaml"], "is there already"),
+    ],
+)
+def test_mistakes_are_answered(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("my.yaml").write_text("data: {root: empty}")
+    assert main(["data", *words]) == 2
+    assert re.search(said, capsys.readouterr().err)
