@@ -18,10 +18,12 @@ from rich.console import Console
 from fna import cli, progress
 from fna.cli import tables
 from fna.cli.catalogue import CATALOGUE
+from fna.cli.words import UNDOTTED
 from fna.config import Config
 from fna.errors import FnaError
 
 COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "list", "count", "remap"]
+COMMANDS += ["latency", "front", "study"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:
