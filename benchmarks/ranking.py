@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import record
-import torch
 from gain import configure
-from torchmetrics.functional.regression import kendall_rank_corrcoef
+from scipy.stats import kendalltau
 
 from fna.arch.target import Form
 from fna.config import Config
@@ -105,7 +104,7 @@ def adapt(folder: Path, path: Sequence[int], form: Form, number: int, epochs: in
 
 def tau(ours: Sequence[float], truth: Sequence[float]) -> float:
     """Return Kendall's rank correlation."""
-    return float(kendall_rank_corrcoef(torch.tensor(ours), torch.tensor(truth)))
+    return float(kendalltau(ours, truth).statistic)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def write(name: str, rows: list[dict[str, Any]], ratios: dict[str, float], **mor
         ratios: named ratios, measured side by side.
         more: further JSON-ready facts.
     """
-    packages = ("fna", "torch", "torchvision", "timm", "torchmetrics")
+    packages = ("fna", "torch", "torchvision", "timm")
     result = {
         "name": name,
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(a).name for a in sys.argv[1:])]),

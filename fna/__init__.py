@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from fna.errors import FnaError as FnaError
     from fna.exporting.export import export as export
     from fna.exporting.standalone import Exported as Exported
+    from fna.integrations.pushing import push as push
     from fna.nets.network import Backbone as Backbone
     from fna.nets.weights import Network as Network
     from fna.remapping import Strategy as Strategy
     from fna.remapping import remap as remap
     from fna.runs.pipeline import run as run
     from fna.runs.saved import load as load
+    from fna.runs.saved import predict_images as predict_images
     from fna.searching.alphas import search as search
     from fna.searching.found import Found as Found
     from fna.seeds import Seed as Seed
@@ -64,11 +66,12 @@ NAMES = {  # module: its public names
     "errors": "FnaError",
     "exporting.export": "export",
     "exporting.standalone": "Exported",
+    "integrations.pushing": "push",
     "nets.network": "Backbone",
     "nets.weights": "Network",
     "remapping": "Strategy remap",
     "runs.pipeline": "run",
-    "runs.saved": "load",
+    "runs.saved": "load predict_images",
     "searching.alphas": "search",
     "searching.found": "Found",
     "seeds": "Seed load_seed",

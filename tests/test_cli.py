@@ -22,8 +22,8 @@ from fna.cli.words import UNDOTTED
 from fna.config import Config
 from fna.errors import FnaError
 
-COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "list", "count", "remap"]
-COMMANDS += ["latency", "front", "study"]
+COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "push"]
+COMMANDS += ["list", "count", "remap", "latency", "front", "study"]
 
 
 def fails(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -24,7 +24,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.nets.network import Classifier
 from fna.runs import pipeline
-from fna.runs.saved import predict_folder
+from fna.runs.saved import predict_images
 from fna.seeds import load_seed
 from fna.stages.evaluate import evaluate
 from fna.tasks.detection import TASK, back
@@ -220,7 +220,9 @@ def test_a_run_leaves_results_pictures_and_a_report(squares: Path, tmp_path: Pat
     row = metrics["rows"]["adapted"]
     assert metrics["metric"] == "map"
     assert set(TITLES) <= set(row)
-    assert row["seconds_per_image"] > 0
+    assert row["latency"]["ms"] > 0
+    assert row["latency"]["device"].startswith("cpu, 1 thread,")
+    assert sum(row["counts"]["boxes"].values()) == 6, "two in each image but the first"
     assert row["confusion"]["rows"] == [*NAMES.values(), "background"]
     results = read_json(tmp_path / "run" / "adapted" / "results.json")
     assert results
@@ -228,7 +230,7 @@ def test_a_run_leaves_results_pictures_and_a_report(squares: Path, tmp_path: Pat
     assert {(entry["image_id"], entry["file_name"]) for entry in results} <= {(i, f"{i}.png") for i in range(12, 16)}
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(word in page for word in ("AP50", "recall", "Confusion"))
-    predicted = predict_folder(tmp_path / "run", squares / "images" / "val", tmp_path / "out")
+    predicted = predict_images(tmp_path / "run", squares / "images" / "val", tmp_path / "out")
     assert sorted(predicted["files"]) == ["12.png", "13.png", "14.png", "15.png", "results.json"]
     with Image.open(tmp_path / "out" / "13.png") as picture:
         assert picture.size == (WIDTH, HEIGHT)

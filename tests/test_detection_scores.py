@@ -154,7 +154,7 @@ def test_perfect_boxes_score_1_and_print_nothing(capfd: pytest.CaptureFixture[st
 
 def test_every_title_is_a_score_and_every_score_has_a_title() -> None:
     result = scored(*random_scene(np.random.default_rng(4)))
-    assert set(result) == {*TITLES, "curves", "confusion", "results"}
+    assert set(result) == {*TITLES, "curves", "confusion", "counts", "results"}
 
 
 def test_nothing_found_scores_0() -> None:

@@ -25,7 +25,8 @@ from fna.training.checkpoints import Checkpoints
 from fna.training.compute import Compute, computing
 from fna.training.distributed import World
 from fna.training.engine import WeightStep, fit, global_mean, learning_rate, make_optimizer
-from fna.training.norms import freeze_norms, norms, recalibrate
+from fna.training.freezing import freeze_norms
+from fna.training.norms import norms, recalibrate
 from fna.training.sinks import read_log
 
 CPU = Compute(torch.device("cpu"), None, False, World())

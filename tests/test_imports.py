@@ -19,11 +19,12 @@ ROOT = Path(fna.__file__).parent
 ORDER = (
     "errors progress rng",
     "arch files config.strict_yaml config.budgets training.distributed training.clock",
-    "runs.manifest",
+    "runs.manifest integrations.hub",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
+    "training.tracking",
     "config arch.cutting",
     "cost",
-    "data.stamps data.naming data.places",
+    "data.stamps data.naming data.places data.transforming",
     "data.decoding data.cache data.hashes",
     "data.images data.listing data.coco_json data.sampling data.augmenting",
     "data.cutting data.recognising data.yolo_files",
@@ -50,7 +51,7 @@ ORDER = (
     "runs.run",
     "reporting",
     "runs",
-    "exporting",
+    "exporting integrations",
     "cli",
 )
 TOP = ("__init__", "__main__")  # the public names, and `python -m fna`: above everything

@@ -18,7 +18,7 @@ from fna.config import (
 from fna.data import detection, pose, segmentation
 from fna.errors import FnaError
 from fna.files import write_json
-from fna.stages.predict import number_images
+from fna.stages.photos import number_images
 
 BOX = "0.4 0.5 0.2 0.2"  # in 64 x 64 pixels: 19.2, 25.6, 32, 38.4
 JOINTS = "0.35 0.45 0.45 0.55"

@@ -15,7 +15,7 @@ from fna.data import detection, pose, segmentation
 from fna.data.detection.boxes import DetectionData
 from fna.errors import FnaError
 from fna.files import write_json
-from fna.stages.predict import find_images
+from fna.stages.photos import find_images
 
 
 def picture(path: Path, seed: int = 0) -> None:

@@ -20,7 +20,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import evaluating, pipeline
 from fna.runs.run import Run
-from fna.runs.saved import predict_folder
+from fna.runs.saved import predict_images
 
 TINY = (
     *("seed.name=mobilenet_v2_035", "seed.weights=null", "task.channels=16"),
@@ -55,7 +55,8 @@ def test_every_stage_leaves_its_files(finished: tuple[Path, dict[str, Any]]) -> 
     assert set(metrics["rows"]) == {"baseline", "adapted"}
     assert all(0 <= row["miou"] <= 1 for row in metrics["rows"].values())
     assert load_config(path / "config.yaml") == tiny()
-    assert len(list((path / "predictions").iterdir())) == 4 * evaluating.PREDICTIONS
+    kinds = 6  # the image, the truth, and of both networks what they predict and where they are wrong
+    assert len(list((path / "predictions").iterdir())) == kinds * evaluating.PREDICTIONS
     assert not list((path / "checkpoints").rglob("*.pt")), "finished phases keep no checkpoints"
 
 
@@ -95,7 +96,7 @@ def test_running_again_redoes_nothing(finished: tuple[Path, dict[str, Any]]) -> 
     before = [(path / name).stat().st_mtime_ns for name in names]
     again = pipeline.run(path, tiny())["rows"]
     for name, row in metrics["rows"].items():
-        assert {**again[name], "seconds_per_image": 0} == {**row, "seconds_per_image": 0}
+        assert {**again[name], "latency": {}} == {**row, "latency": {}}
     assert [(path / name).stat().st_mtime_ns for name in names] == before
 
 
@@ -140,20 +141,19 @@ def test_predict_draws_every_image(finished: tuple[Path, dict[str, Any]], tmp_pa
     (tmp_path / "in").mkdir()
     Image.new("RGB", (70, 50), "gray").save(tmp_path / "in" / "a.png")
     Image.new("L", (64, 64)).save(tmp_path / "in" / "b.jpg")
-    result = predict_folder(path, tmp_path / "in", tmp_path / "out")
-    assert result["files"] == ["a.png", "b.png"]
+    result = predict_images(path, tmp_path / "in", tmp_path / "out")
+    assert result["files"] == ["a.png", "masks/a.png", "b.png", "masks/b.png", "classes.txt"]
     with Image.open(tmp_path / "out" / "a.png") as picture:
         assert picture.size == (70, 50)
-        assert {color for _, color in picture.getcolors(10000)} <= {tuple(c) for c in result["colors"].values()}
 
 
 def test_a_broken_image_to_predict_is_named(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, _ = finished
     (tmp_path / "broken.png").write_bytes(b"<html>")
     with pytest.raises(FnaError, match=r"broken\.png"):
-        predict_folder(path, tmp_path, tmp_path / "out")
+        predict_images(path, tmp_path, tmp_path / "out")
     with pytest.raises(FnaError, match="nowhere does not exist"):
-        predict_folder(path, tmp_path / "nowhere", tmp_path / "out")
+        predict_images(path, tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_a_misspelt_adaptation_is_answered_with_the_nearest(
@@ -161,7 +161,7 @@ def test_a_misspelt_adaptation_is_answered_with_the_nearest(
 ) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
     with pytest.raises(FnaError, match=r"there is no .*adaptd \(did you mean 'adapted'\?\); give a run's folder"):
-        predict_folder(finished[0] / "adaptd", tmp_path, tmp_path / "out")
+        predict_images(finished[0] / "adaptd", tmp_path, tmp_path / "out")
 
 
 def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_boxes_are_for_poses(finished: tuple[Path, dict[str, Any]], tmp_path: Pa
     boxes = tmp_path / "boxes.json"
     boxes.write_text('[{"file_name": "a.png", "bbox": [1, 2, 30, 40]}]')
     with pytest.raises(FnaError, match="--boxes are of persons, for pose; this network is of segmentation"):
-        predict_folder(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
+        predict_images(finished[0], tmp_path, tmp_path / "out", boxes=boxes)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from fna.data.pose import open_data
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import pipeline
-from fna.runs.saved import predict_folder
+from fna.runs.saved import predict_images
 from fna.stages.evaluate import evaluate
 from fna.tasks.pose import TASK
 from fna.tasks.pose_drawing import draw
@@ -206,7 +206,7 @@ def test_a_run_leaves_results_skeletons_and_a_report(figures: Path, tmp_path: Pa
     assert all(word in page for word in ("PCK", "distance / box size", *JOINTS))
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"image_id": 5, "file_name": "val4.png", "bbox": [10, 10, 44, 38], "score": 0.5}]))
-    predict_folder(tmp_path / "run", figures / "images", tmp_path / "out", boxes=boxes)
+    predict_images(tmp_path / "run", figures / "images", tmp_path / "out", boxes=boxes)
     assert [(row["file_name"], row["image_id"]) for row in read_json(tmp_path / "out/results.json")] == [
         ("val4.png", 5)
     ]

@@ -16,7 +16,8 @@ from tiny_pose import JOINTS, pose_config, write_figures
 from fna.data.pose.person_boxes import PersonBoxes, read_boxes
 from fna.errors import FnaError
 from fna.files import read_json
-from fna.stages.predict import find_images, write_predictions
+from fna.stages.labelling import write_predictions
+from fna.stages.photos import find_images
 from fna.tasks.labels import Labels
 
 IMAGES = [Path("photos/a.jpg"), Path("photos/17.png")]

@@ -68,6 +68,8 @@ def fake_run(folder: Path) -> Path:
         curve = [0.6 + 0.02 * k - (0.3 - 0.1 * k) * 0.6**e + draw.gauss(0, 0.004) for e in range(epochs)]
         lines = [f"{e + 1},{score:.4f},{e * 0.7:.2f}" for e, score in enumerate(curve)]
         write(folder, f"{name}/scores.csv", "\n".join(["epoch,miou,minutes", *lines]) + "\n")
+        falling = [f"{i},{i // 10 + 1},{2 * 0.98**i:.5f},0.001" for i in range(10 * epochs)]
+        write(folder, f"{name}/steps.csv", "\n".join(["step,epoch,loss,lr", *falling]) + "\n")
         write(folder, f"{name}/network.json", {"format": 1, "task": "segmentation", "miou": curve[-1]})
     data = {"train": 367, "val": 101, "skipped": ["0001.png: truncated"], "changed": []}
     write(folder, "metrics.json", metrics_json(data))
@@ -81,7 +83,8 @@ def metrics_json(data: dict[str, object], *, split: str = "val", fewer: float = 
     return {
         "split": split,
         "rows": {name: metrics_row(name, k, fewer) for k, name in enumerate(NETWORKS)},
-        "metric": "miou", "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+        "metric": "miou",
+        "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU", "recall": "recall"},
         "search_minutes": 25.4, "search_compute_minutes": 25.4, "colors": CLASSES,
         "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
         "data": data, "settings": {"evaluate.mode": "whole", "evaluate.window": None, "data.eval_size": None},
@@ -154,7 +157,10 @@ def metrics_row(name: str, k: int, fewer: float) -> dict[str, object]:
         "head_width": 1.0, "scale": 1.0, "miou": 0.587 + 0.021 * k - fewer,
         "iou": {c: None if c == "train" else 0.5 + 0.1 * i - 0.02 * i * k for i, c in enumerate(CLASSES)},
         "pixel_accuracy": 0.88 + 0.01 * k - fewer, "minutes": 17.25, "compute_minutes": 17.0, "peak_memory": 2**30,
-        "seconds_per_image": 0.2, "epochs": 6, "rng_seed": 0,
+        "latency": {"ms": 200.04, "runs": 50, "size_hw": [1024, 2048], "device": "cpu, 1 thread, fp32"},
+        "recall": dict.fromkeys(CLASSES, 0.5), "counts": {"pixels": {c: 0 if c == "train" else 1234 for c in CLASSES}},
+        "confusion": {"rows": [*CLASSES], "columns": [*CLASSES], "counts": np.eye(len(CLASSES)).tolist()},
+        "epochs": 6, "rng_seed": 0,
     }  # fmt: skip
 
 
@@ -164,7 +170,7 @@ def write_pictures(folder: Path, rng: np.random.Generator) -> None:
     for i in range(6):
         photo = rng.integers(0, 255, (30, 40, 3), np.uint8)
         Image.fromarray(photo).save(folder / f"{i:02d}_image.png")
-        for kind in ("truth", "baseline", "adapted"):
+        for kind in ("truth", "baseline", "adapted", "adapted_errors"):
             mask = colors[rng.integers(0, len(colors), (3, 4))].repeat(10, 0).repeat(10, 1)
             Image.fromarray(mask).save(folder / f"{i:02d}_{kind}.png")
 
@@ -215,10 +221,10 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
     for section in SECTIONS:
         assert f"<h2>{section.title}</h2>" in page
     assert "To make it" not in text
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 8
     assert page.count(">minutes<") == 1  # a column of the table; no layer of entropy.csv
-    assert page.count("<figcaption>") == 5 + page.count("<table>")
-    assert page.count("<img") == 6 * 4
+    assert page.count("<figcaption>") == 8 + page.count("<table>")
+    assert page.count("<img") == 6 * 5
     for words in (
         "mobilenet_v2 → deeplabv3 on a & b", "layer 2.1 collapsed", "multiply-accumulates", f"1024 {TIMES} 2048",
         "torch 2.14", "machine 2 cores", "this page 2025-01-02 00:00 UTC", "81.0 % are copies", "batch_size: 8",
@@ -231,7 +237,6 @@ def test_headline_numbers(page: str) -> None:
     assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 200 0" in text
     assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200 0" in text
     assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
-    assert " ".join(["train", *4 * [DASH]]) in text
     assert "Budget met 99.6 % of 24.000 GMAdds" in text
     changes = re.search(r"derived (\d+) blocks kept, (\d+) changed, (\d+) added, (\d+) dropped", text)
     assert changes
@@ -276,6 +281,43 @@ def test_titles_in_figures_are_plain_text() -> None:
 
 def test_same_folder_same_page(run: Path, page: str) -> None:
     assert report(run) == page
+
+
+def test_what_was_never_there_is_said(page: str) -> None:
+    """A dash beside 100 % could be anything."""
+    text = Reader(page).text
+    assert "the validation split has no pixels of train: no score says anything about it, and means are over" in text
+    assert re.search(r"\btrain absent absent absent 0\b", text)
+    assert re.search(r"\bcar 60\.0 58\.0 .2\.0 56\.0 1,234\b", text)
+
+
+def test_milliseconds_are_the_networks_own(page: str) -> None:
+    said = (
+        "Milliseconds are the network's own, for one image of its size: the median of 50 runs on cpu, 1 thread, fp32."
+    )
+    assert said in Reader(page).text
+
+
+def test_it_says_what_to_type_next(run: Path, page: str) -> None:
+    next_part = page.partition('<section id="next">')[2].partition("</section>")[0]
+    for command in ("predict", "export", "derive", "adapt", "controls", "evaluate"):
+        assert f"fna {command} {run}" in next_part
+
+
+def test_settings_that_are_the_defaults_are_folded(page: str) -> None:
+    shown, _, folded = page.partition('<section id="configuration">')[2].partition("<details>")
+    assert "seed.name: &#34;mobilenet_v2&#34;" in shown
+    assert "search.alpha_start" not in shown
+    assert "batch_size: 8" in folded
+
+
+def test_two_pictures_fit_beside_each_other_on_a_phone(page: str) -> None:
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    narrow = re.search(r"@media screen and \(max-width: 40rem\) \{(.*?)\n\}", style, re.DOTALL)
+    assert narrow is not None
+    assert ".pictures { grid-template-columns: 1fr 1fr; }" in narrow[1]
+    assert page.count('<div class="pictures" style="--columns: 5">') == 6, "each image begins a row"
+    assert "errors of the FNA++ network" in Reader(page).text
 
 
 def truths(page: str, kind: str) -> list[list[list[int]]]:
@@ -508,7 +550,7 @@ def test_an_empty_folder_gives_only_hints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "hints"),
     [
-        (["metrics.json"], 4),
+        (["metrics.json"], 5),
         (["controls.json"], 1),
         (["targets/derived.json"], 1),
         (["config.yaml", "search.csv", "found.json"], 2),
@@ -551,7 +593,7 @@ def test_torn_lines_are_left_out_and_said(run: Path, tmp_path: Path) -> None:
 def test_a_broken_picture_costs_its_own_section(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "predictions", tmp_path / "predictions")
     (tmp_path / "predictions" / "03_truth.png").unlink()
-    assert report(tmp_path).count("<img") == 23
+    assert report(tmp_path).count("<img") == 29
     (tmp_path / "predictions" / "02_truth.png").write_bytes(b"\x89PNG")
     assert "UnidentifiedImageError" in report(tmp_path)
 

@@ -18,6 +18,7 @@ import torch
 from tiny import Job, adapt_tiny, opened, search_tiny, tiny_config, write_images
 from torch import Tensor
 
+from fna.cli import main
 from fna.config import Config, DeepLab
 from fna.errors import FnaError
 from fna.files import read_state
@@ -403,3 +404,34 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     ratios = json.loads((tmp_path / "results" / "resume.json").read_text())["ratios"]
     shares = ("identical", "negative_controls_caught", "flips_named")
     assert (ratios["kills"], ratios["flips"], *(ratios[name] for name in shares)) == (6, 6, 1, 1, 1)
+
+
+# --- not going on -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "remedy"),
+    [
+        (["search", "DIR"], "search.csv", "another folder"),
+        (["adapt", "DIR", "--adapt.name", "half"], "half/steps.csv", "--adapt.name OTHER"),
+        (["adapt", "DIR"], "checkpoints/adapted/step-000002.pt", "--adapt.name OTHER"),
+        (["derive", "DIR"], "targets/derived.json", "--derive.name OTHER"),
+        (["run", "RECIPE", "--run", "DIR"], "notes.txt", "another folder"),
+    ],
+)
+def test_what_has_begun_is_refused_if_asked_for(
+    command: list[str], file: str, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    recipe.write_text("data: {format: synthetic}\n")
+    folder.mkdir()
+    (folder / "config.yaml").write_text(recipe.read_text())
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text("step\n")
+    before = sorted(folder.rglob("*"))
+    words = [{"DIR": str(folder), "RECIPE": str(recipe)}.get(word, word) for word in command]
+    assert main([*words, "--resume", "never"]) == 2
+    message = capsys.readouterr().err
+    assert "is there already, and --resume is never" in message
+    assert remedy in message
+    assert sorted(folder.rglob("*")) == before, "nothing is touched"

@@ -126,7 +126,7 @@ def test_either_file_describes_the_network(made: tuple[Path, Path], tmp_path: Pa
 
 def test_loading_needs_no_lock(made: tuple[Path, Path], tmp_path: Path) -> None:
     with Run.open(made[0]):
-        told = saved.predict_folder(made[0], made[1] / "images" / "12.png", tmp_path / "out")
+        told = saved.predict_images(made[0], made[1] / "images" / "12.png", tmp_path / "out")
     assert told["files"] == ["12.png"]
 
 

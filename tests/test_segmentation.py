@@ -12,13 +12,42 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fna.config import Config, DeepLabV3, make_config
-from fna.tasks.segmentation import IGNORE, SegmentationScores, draw, loss, predict, scored_size, slide, view
+from fna.tasks.segmentation import (
+    IGNORE,
+    STRIPES_RGB,
+    SegmentationScores,
+    draw,
+    draw_errors,
+    loss,
+    predict,
+    scored_size,
+    slide,
+    view,
+)
 
 
-def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, object]:
+def scored(predictions: list[list[int]], truths: list[list[int]], classes: int = 3) -> dict[str, Any]:
     scores = SegmentationScores(SimpleNamespace(classes=tuple("abcdefgh"[:classes])), Config())
     scores.update([0], [torch.tensor(predictions)], [torch.tensor(truths)])
     return scores.compute()
+
+
+def test_precision_recall_and_counts_are_the_confusions() -> None:
+    result = scored([[0, 1], [1, 1]], [[0, 0], [1, IGNORE]])
+    assert result["confusion"]["counts"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert result["precision"] == {"a": 1.0, "b": 0.5, "c": None}
+    assert result["recall"] == {"a": 0.5, "b": 1.0, "c": None}
+    assert result["counts"] == {"pixels": {"a": 2, "b": 1, "c": 0}}
+
+
+def test_errors_are_marked_in_grey_and_void_is_none() -> None:
+    image, truth = np.full((8, 12, 3), (90, 120, 150), np.uint8), torch.zeros(8, 12, dtype=torch.uint8)
+    mask = truth.clone()
+    mask[:, :4], truth[:, 8:] = 1, IGNORE
+    picture = draw_errors(image, mask, truth)
+    assert (picture[:, 4:8] == 120).all(), "right"
+    assert len(set(picture[0, 0].tolist())) == 3, "wrong, in colour"
+    assert {tuple(pixel) for pixel in picture[:, 8:].reshape(-1, 3).tolist()} == set(STRIPES_RGB)
 
 
 def test_a_two_by_two_case() -> None:
@@ -100,8 +129,10 @@ def test_images_are_scored_at_a_multiple_of_their_size_and_labelled_at_their_own
     assert predict(PixelWise(), shown[None].float(), [own], config)[0].shape == own
 
 
-def test_void_is_drawn_black() -> None:
-    picture = draw(
-        np.zeros((1, 2, 3), np.uint8), torch.tensor([[0, IGNORE]]), SimpleNamespace(colors=((9, 8, 7),)), Config()
-    )
-    assert picture.tolist() == [[[9, 8, 7], [0, 0, 0]]]
+def test_a_class_is_mixed_with_the_image_and_void_is_striped() -> None:
+    """Void looks like no class, not even like a black background."""
+    image, mask = np.full((16, 16, 3), (200, 100, 0), np.uint8), torch.full((16, 16), IGNORE)
+    mask[:, :8] = 0
+    picture = draw(image, mask, SimpleNamespace(colors=((0, 0, 0),)), Config())
+    assert (picture[:, :8] == (100, 50, 0)).all()
+    assert {tuple(pixel) for pixel in picture[:, 8:].reshape(-1, 3).tolist()} == set(STRIPES_RGB)

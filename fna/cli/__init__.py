@@ -16,6 +16,7 @@ from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, add_commands, example
 from fna.cli.planning import add_plan
+from fna.cli.predicting import add_predict
 from fna.cli.streams import complain, flush_output, open_streams
 from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
@@ -59,6 +60,9 @@ RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
 Controls = Annotated[
     bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
+]
+Resume = Annotated[
+    Literal["auto", "never"], typer.Option(help="Go on with what is there, or refuse to (never).", show_default=True)
 ]
 RngSeeds = Annotated[
     int | None,
@@ -104,6 +108,7 @@ def run(
     folder: Annotated[Path, RunOption],
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     array: JobArray = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
@@ -112,7 +117,7 @@ def run(
 
     Every setting can be changed by a dotted option. `fna list settings` shows them all.
     """
-    _run(folder, recipe, ctx.obj, controls, rng_seeds, as_json, no_words, array)
+    _run(folder, recipe, ctx.obj, controls, rng_seeds, resume, as_json, no_words, array)
 
 
 @app.command(epilog=example("fna demo --run runs/demo", "fna demo --write-data leaves"))
@@ -124,13 +129,14 @@ def demo(
     ] = None,
     controls: Controls = False,
     rng_seeds: RngSeeds = None,
+    resume: Resume = "auto",
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Do the whole job on synthetic street scenes: some minutes, nothing to download."""
     if write_data is not None:
         return _write_data(write_data)
-    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, as_json, no_words)
+    _run(folder, None, [*DEMO, *ctx.obj], controls, rng_seeds, resume, as_json, no_words)
 
 
 def _write_data(folder: Path) -> None:
@@ -147,6 +153,7 @@ def _run(
     settings: Sequence[str],
     controls: bool,
     rng_seeds: int | None,
+    resume: str,
     as_json: bool,
     no_words: bool,
     array: str | None = None,
@@ -156,8 +163,10 @@ def _run(
     if array and not rng_seeds:
         raise FnaError("--job-array shares out the RNG seeds of --rng-seeds N; give that, too")
     config = load_config(recipe, settings)  # before torch is loaded: mistakes show at once
-    from fna.runs.opening import check_data, open_jobs
+    from fna.runs.opening import check_data, open_jobs, refuse_started
 
+    if resume == "never":
+        refuse_started(folder, "run", config)
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
         if array:
@@ -218,19 +227,29 @@ def _add_stage(name: str, text: str, settings: str) -> None:
         recipe: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Settings of a new run.  [default: DIR/config.yaml]")
         ] = None,
+        resume: Resume = "auto",
         as_json: AsJson = False,
         no_words: Quiet = False,
     ) -> None:
-        _stage(name, folder, recipe, ctx.obj, as_json, no_words)
+        _stage(name, folder, recipe, ctx.obj, as_json, no_words, resume=resume)
 
 
 def _stage(
-    name: str, folder: Path, recipe: Path | None, settings: Sequence[str], as_json: bool, no_words: bool, **more: Any
+    name: str,
+    folder: Path,
+    recipe: Path | None,
+    settings: Sequence[str],
+    as_json: bool,
+    no_words: bool,
+    resume: str = "auto",
+    **more: Any,
 ) -> None:
     from fna.config import load_config
-    from fna.runs.opening import NEEDS, check_data, settle_config
+    from fna.runs.opening import NEEDS, check_data, refuse_started, settle_config
 
     config = settle_config(folder, load_config(recipe, settings) if recipe else None, () if recipe else settings)
+    if resume == "never":
+        refuse_started(folder, name, config)
     with quiet(as_json or no_words):
         data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline
@@ -263,35 +282,6 @@ def evaluate(
     _stage("evaluate", folder, None, ctx.obj, as_json, no_words, split=split)
 
 
-@app.command(
-    epilog=example(
-        "fna predict runs/camvid --images photos --out labelled",
-        "fna predict bccd_network --images cell.jpg --out labelled --evaluate.score_threshold 0.3",
-    )
-)
-def predict(
-    ctx: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
-    ],
-    images: Annotated[Path, typer.Option(metavar="FOLDER|FILE", show_default=False, help="Images to label.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="Where the pictures go.")],
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
-    boxes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
-    ] = None,
-    as_json: AsJson = False,
-    no_words: Quiet = False,
-) -> None:
-    """Label images with a fine-tuned network of a run: a picture per image; boxes and poses also as COCO results."""
-    from fna.runs.saved import predict_folder
-
-    with quiet(as_json or no_words):
-        _show(predict_folder(folder / name if name else folder, images, out, boxes, ctx.obj), as_json)
-
-
 @app.command("list", epilog=example("fna list seeds", "fna list settings retinanet"))
 def list_(
     what: Annotated[str | None, typer.Argument(show_default=False, help="One of these, or all.")] = None,
@@ -299,7 +289,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Show what there is: seeds, formats, models, strategies, samplers, choosers, costs, settings ..."""
-    from fna.cli.catalogue import CATALOGUE, settings
+    from fna.cli.catalogue import CATALOGUE, narrow, settings
 
     chosen = {what: pick(CATALOGUE, what, "list")} if what else CATALOGUE
     if model and what != "settings":
@@ -308,13 +298,15 @@ def list_(
     if as_json:
         return show_json(rows)
     for name, collect in chosen.items():
-        show_table(table(rows[name], f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
+        shown = [narrow(row) for row in rows[name]] if name == "seeds" else rows[name]
+        show_table(table(shown, f"{name}: {(collect.__doc__ or '').rstrip('.')}"))
 
 
 add_data(app)
 add_plan(app)
 add_commands(app)  # count and remap
-add_export(app)
+add_export(app)  # and push
+add_predict(app)
 add_latency(app)
 add_studies(app)
 

@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def seeds() -> list[Row]:
-    """Pretrained networks at 224x224; also timm/NAME of an MBConv network or a plain ResNet, and a file of your own."""
+    """Pretrained networks at 224x224; also timm/NAME, and a file of your own."""
     from fna.cost.madds import backbone_rows, classifier_rows, total_cost
     from fna.seeds import collect
     from fna.seeds.finding import is_here
@@ -25,6 +25,12 @@ def seeds() -> list[Row]:
             row |= {"top1": w.top1, "source": w.source, "licence": w.licence, "weights": w.file, "here": is_here(w)}
         rows.append(row)
     return rows
+
+
+def narrow(row: Row) -> Row:
+    """Return what a terminal of 80 columns has room for of a seed; --json has all."""
+    costs = {"Mparams": f"{row['params'] / 1e6:.2f}", "GMAdds": f"{row['madds_224'] / 1e9:.3f}"}
+    return {"name": row["name"], **costs, **{key: row[key] for key in ("top1", "licence", "here")}}
 
 
 def formats() -> list[Row]:

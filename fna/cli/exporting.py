@@ -1,4 +1,4 @@
-"""The command `fna export`."""
+"""The commands `fna export` and `fna push`: what one does with a finished network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from fna.cli.networks import AsJson, example, size_hw
 from fna.cli.tables import show_json
 from fna.progress import first_rank, quiet, say
 
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")]
+
 
 def add_export(app: typer.Typer) -> None:
-    """Give `app` the command."""
+    """Give `app` the commands."""
     app.command(
         "export",
         epilog=example(
@@ -22,6 +24,7 @@ def add_export(app: typer.Typer) -> None:
             "fna export bccd_network --images photos --out exported",
         ),
     )(export_network)
+    app.command("push", epilog=example("fna push runs/camvid me/camvid-fna --private"))(push_network)
 
 
 def export_network(
@@ -29,12 +32,10 @@ def export_network(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
     ],
-    to: Annotated[Literal["onnx", "torch_export"], typer.Option(help="What to write.")] = "onnx",
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
+    to: Annotated[Literal["onnx", "torch.export", "torchscript"], typer.Option(help="What to write.")] = "onnx",
+    name: Name = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: onnx beside the network]")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: beside the network]")
     ] = None,
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Write this, too, and score it.")] = "fp32",
     size: Annotated[
@@ -72,11 +73,28 @@ def _show(done: dict[str, Any]) -> None:
     for row in done.get("checks", ()):
         images, height, width = row["shape"]
         print(f"  {images} x {height}x{width}: error {row['max_abs_error']:.3g}, {row['equal']:.4%} predictions equal")
-    if "images_alike" in done:
-        print(f"predict.py: {done['images_alike']:.2%} as fna predict")
-        print(f"latency_ms: torch {done['torch_latency_ms']:.3g} at {'x'.join(map(str, done['size_hw']))}, one image")
+    size = "x".join(map(str, done["size_hw"]))
+    print(f"latency_ms: torch {done['torch_latency_ms']:.3g} at {size}, one image, {done['threads']} threads")
     for precision, row in done["files"].items():
-        words = [f"{row['latency_ms']:.3g} ms"] if "latency_ms" in row else []
+        words = [f"{row['latency_ms']:.3g} ms"]
         if "score" in row:
             words.append(f"{done['metric']} {row['score']:.4f}, torch {done['torch_score']:.4f}")
         print(f"{precision}: {Path(done['out']) / row['file']}{' (' + ', '.join(words) + ')' if words else ''}")
+
+
+def push_network(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", show_default=False, help="A run folder, or a network's folder.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", show_default=False, help="A repository of the hub.")],
+    name: Name = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is not for everyone to see.")] = False,
+) -> None:
+    """Put a fine-tuned network on the Hugging Face hub, with a card made from its run's results.
+
+    `fna.load` and `fna predict` take it from there as hf://OWNER/NAME.
+    """
+    from fna.integrations.pushing import push
+
+    print(push(folder / name if name else folder, repo, private=private))

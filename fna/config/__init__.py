@@ -28,7 +28,7 @@ from fna.config.models import (
     TaskConfig,
     scaled_channels,
 )
-from fna.config.reading import dump_yaml, load_config, make_config, merge
+from fna.config.reading import dump_yaml, load_config, make_config, merge, refuse_code
 from fna.config.sections import (
     AdaptConfig,
     AlphaConfig,
@@ -84,6 +84,7 @@ __all__ = [
     "owner",
     "parse_budget",
     "parse_yaml",
+    "refuse_code",
     "scaled_channels",
     "settings",
 ]

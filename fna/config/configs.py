@@ -31,7 +31,8 @@ from fna.config.sections import (
 )
 from fna.errors import FnaError, nearest
 
-FOLDERS = ("checkpoints", "data", "front", "predictions", "targets")  # of every run: no names for adaptations
+# Folders of every run: no names for adaptations.
+FOLDERS = ("checkpoints", "data", "front", "predictions", "targets", "tensorboard", "wandb")
 FILES = (".csv", ".html", ".json", ".safetensors", ".yaml")  # what the other names in a run's folder end in
 SEED = "seed"  # what adapt.arch calls the seed's architecture: no name for a target
 
@@ -88,6 +89,10 @@ class Config(Section):
             )
         if self.data.scale and self.data.scale[0] > self.data.scale[1]:
             raise ValueError(f"data.scale is {list(self.data.scale)}; expected [smallest, largest]")
+        if self.adapt.class_weights != "none" and self.task.name == "pose":
+            raise ValueError(
+                "adapt.class_weights is for classes of pixels or boxes: joints have no classes; leave it out"
+            )
         if self.adapt.folder in FOLDERS:
             raise ValueError(f"adapt.name is '{self.adapt.folder}', a folder of every run; choose another name")
         if self.adapt.folder.lower().endswith(FILES):

@@ -54,6 +54,9 @@ class DataConfig(Section):
     )
     flip: bool = note(True, "random left-right flip")
     color_jitter: UnitInterval = note(0.2, "strength for brightness, contrast, saturation")
+    transform: str | None = note(
+        None, "a function of yours on training samples, module:function; named on the command line, files run no code"
+    )
     eval_size: Size | None = note(
         None, "height, width images are scored at; null: their own (segmentation), the crop (detection, pose)"
     )

@@ -38,7 +38,23 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             raise FnaError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
         if not isinstance(data, dict | None):
             raise FnaError(f"{path} holds a {type(data).__name__}; expected sections such as 'seed:' and 'data:'")
+    refuse_code(data or {}, overrides, str(path))
     return make_config(merge(data or {}, overrides), str(path or "the configuration"))
+
+
+def refuse_code(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
+    """Refuse settings of a file that name code, unless the user names it, too: files of others run nothing.
+
+    Raises:
+        FnaError: saying what to type if the code is trusted.
+    """
+    section = data.get("data")
+    name = section.get("transform") if isinstance(section, Mapping) else None
+    if name and not any(text.startswith("data.transform=") for text in overrides):
+        raise FnaError(
+            f"{where} names code to run, data.transform '{name}', and no file of fna runs code by itself; if you trust "
+            f"it, type it, too: --data.transform {name} (or null, to go without)"
+        )
 
 
 def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -201,6 +201,12 @@ class AdaptConfig(Section):
     accumulate: Positive = note(1, "parts in which a batch is computed, one after another, for less memory")
     recalibrate: Natural = note(20, "batches to recompute BN statistics on at the start")
     bn: Literal["open", "frozen"] = "open"
+    freeze: Literal["none", "stem", "backbone"] | Positive = note(
+        "none", "what does not learn, its batch norms included: stem, a number n (stem and first n stages), backbone"
+    )
+    class_weights: Literal["none", "balanced"] | Several[AboveZero] | dict[str, AboveZero] = note(
+        "none", "of the loss, not for pose: balanced (rare classes count more), a list, or some by name"
+    )
     ema: BelowOne | None = note(None, "decay of a running average of the weights, which is scored and kept; null: none")
     keep: Literal["last", "best"] = note(
         "last", "the epoch whose weights are kept; best: on val, whose score is optimistic then"
@@ -239,4 +245,7 @@ class EngineConfig(Section):
     sync_bn: bool = note(True, "share batch statistics between processes")
     checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at ends of epochs only")
     checkpoint_seconds: FromZero = note(30.0, "least seconds between checkpoints at the ends of epochs; 0: at each")
+    log: Several[Literal["csv", "tensorboard", "wandb", "mlflow"]] = note(
+        ("csv",), "where the numbers of training go; the CSV files of the run folder are always written"
+    )
     strict: bool = note(False, "warnings (collapse, dead channels) stop the run")

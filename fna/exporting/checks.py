@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from fna.arch import MULTIPLE
 from fna.errors import FnaError
+from fna.exporting.description import describe_export
 from fna.exporting.graph import Deployed, Shape
+from fna.exporting.pictures import at_size
 from fna.exporting.standalone import Exported
 from fna.stages.evaluate import evaluate
 from fna.stages.predict import Finished, compute_of, predict
@@ -23,13 +24,13 @@ from fna.tasks import load_model, simple_baseline
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
-TOLERANCE = 1e-4  # of a map's values, or of the largest of them where that is above 1
+TOLERANCE = 1e-4  # of maps, or of their largest value where that is above 1; of scores; of places, x the object's side
 EQUAL = 0.999  # share of pixels, boxes or joints that must be the same; rounding decides between equal ones
-ALIKE = 0.9  # the same for whole images: another library resizes them, which moves grey values and weak boxes
 FEW = 20  # boxes; of more, the weakest come and go with rounding: only so many are kept
-SURE_PX, SURE_IOU, SURE_SCORE = 1.0, 0.95, 0.01  # up to where joints and boxes are the same
+REPEATS = 50  # runs of each network; the median is its latency
 
 Array = np.ndarray[Any, Any]
+Run = Callable[[Array], Mapping[str, Array]]  # images, uint8 (N, H, W, 3) -> maps by name
 
 
 class Runtime(nn.Module):
@@ -66,12 +67,12 @@ class Runtime(nn.Module):
         return {name: value if name == "anchors" else value[:count] for name, value in maps.items()}
 
 
-def check_maps(model: Finished, exported: Exported, views: Sequence[Tensor], shape: Shape) -> list[dict[str, Any]]:
+def check_maps(model: Finished, run: Run, views: Sequence[Tensor], shape: Shape) -> list[dict[str, Any]]:
     """Hold an exported network against torch: two sizes and two batches, or the fixed ones.
 
     Args:
         model: the network.
-        exported: what was made of it.
+        run: what was made of it.
         views: what it sees of real images, uint8 (3, H, W) each.
         shape: images, height and width that are fixed; None: free.
 
@@ -85,9 +86,8 @@ def check_maps(model: Finished, exported: Exported, views: Sequence[Tensor], sha
     rows = []
     for size_hw in check_sizes(views[0], shape):
         for number in (shape[0],) if shape[0] else (1, 2):
-            chosen = [views[i % len(views)] for i in range(number)]
-            images_N3HW = torch.cat([F.interpolate(v[None], size_hw, mode="bilinear", antialias=True) for v in chosen])
-            rows.append(_compare(model, exported, images_N3HW))
+            chosen = [at_size(views[i % len(views)], size_hw) for i in range(number)]
+            rows.append(_compare(model, run, torch.stack(chosen)))
     return rows
 
 
@@ -109,10 +109,10 @@ def maps_of(model: Finished, images_N3HW: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _compare(model: Finished, exported: Exported, images_N3HW: Tensor) -> dict[str, Any]:
+def _compare(model: Finished, run: Run, images_N3HW: Tensor) -> dict[str, Any]:
     images_NHW3 = images_N3HW.permute(0, 2, 3, 1).contiguous()
     ours = maps_of(model, images_N3HW)
-    theirs = {name: torch.from_numpy(value) for name, value in exported.maps(images_NHW3.numpy()).items()}
+    theirs = {name: torch.from_numpy(value) for name, value in run(images_NHW3.numpy()).items()}
     errors = {name: float((ours[name] - theirs[name]).abs().max()) for name in ours if name != "labels"}
     largest = {name: float(ours[name].abs().max()) for name in errors}
     size_hw = (images_N3HW.shape[2], images_N3HW.shape[3])
@@ -146,10 +146,11 @@ def _read(model: Finished, maps: Mapping[str, Tensor], size_hw: tuple[int, int])
         found: Sequence[Any] = load_model(config.task).decode(maps, size_hw, config)
         return found
     points_NK3 = simple_baseline.decode(maps["heatmaps"], config.evaluate.decode, config.task.sigma)
-    return [{"points": points_K3} for points_K3 in points_NK3]
+    box = torch.tensor([0, 0, size_hw[1], size_hw[0]])
+    return [{"points": points_K3, "box": box} for points_K3 in points_NK3]
 
 
-def alike(task: str, ours: Any, theirs: Any, threshold: float = 0.0) -> float:
+def alike(task: str, ours: Any, theirs: Any, threshold: float = 0.0, tolerance: float = TOLERANCE) -> float:
     """Return the share of an image's pixels, joints or boxes that two predictions agree on; 1 where there are none.
 
     Args:
@@ -157,20 +158,23 @@ def alike(task: str, ours: Any, theirs: Any, threshold: float = 0.0) -> float:
         ours: a prediction, and
         theirs: another.
         threshold: boxes are kept above it; those that barely are, or barely among the best, come and go with rounding.
+        tolerance: up to where scores are the same, and places, x the longer side of the box or person.
     """
     if task == "segmentation":
         return float((torch.as_tensor(ours) == torch.as_tensor(theirs)).double().mean())
-    a, b = ({key: torch.as_tensor(p[key]).double() for key in p if key != "box"} for p in (ours, theirs))
+    a, b = ({key: torch.as_tensor(p[key]).double() for key in p} for p in (ours, theirs))
     if task == "pose":
-        return float(((a["points"] - b["points"])[:, :2].abs() <= SURE_PX).all(1).double().mean())
+        reach = tolerance * float(a["box"][2:].max())
+        return float(((a["points"] - b["points"])[:, :2].abs() <= reach).all(1).double().mean())
     if not len(a["boxes"]) or not len(b["boxes"]):
         return float(len(a["boxes"]) == len(b["boxes"]))
-    same = box_iou(a["boxes"], b["boxes"]) >= SURE_IOU
-    same &= (a["scores"][:, None] - b["scores"]).abs() <= SURE_SCORE
+    side_n = (a["boxes"][:, 2:] - a["boxes"][:, :2]).amax(1)
+    same = (a["boxes"][:, None] - b["boxes"]).abs().amax(2) <= tolerance * side_n[:, None]
+    same &= (a["scores"][:, None] - b["scores"]).abs() <= tolerance
     same &= a["labels"][:, None] == b["labels"]
     shares = [1.0]
     weakest = float(max(a["scores"].min(), b["scores"].min())) if max(same.shape) > FEW else 0.0
-    floor = max(weakest, threshold) + SURE_SCORE
+    floor = max(weakest, threshold) + tolerance
     for boxes, there in ((a, same.any(1)), (b, same.any(0))):
         firm = boxes["scores"] > floor
         shares.append(float(there[firm].double().mean()) if firm.any() else 1.0)
@@ -181,26 +185,39 @@ def _threshold(model: Finished) -> float:
     return float(getattr(model.problem.config.evaluate, "score_threshold", 0.0))
 
 
-def check_images(model: Finished, exported: Exported, records: Sequence[tuple[Array, Mapping[str, Any]]]) -> float:
-    """Return the share of `fna.predict`'s predictions that the program without torch makes, over whole images.
+def check_predictions(model: Finished, exported: Exported, views: Sequence[Tensor]) -> float:
+    """Return the share of `fna.predict`'s predictions that the program without torch makes.
 
     Args:
         model: the network.
         exported: what was made of it.
-        records: pixels of images, and of poses where the person is.
+        views: what it sees of images, uint8 (3, H, W). They are the images here: nothing is left to resize, which
+            another library does otherwise, so that all else must be the same.
 
     Raises:
-        FnaError: they differ by more than another library's resizing does.
+        FnaError: they differ.
     """
+    size_hw = check_sizes(views[0], (None, exported.size[1], exported.size[2]))[0]
+    twin, program = _unscaled(model, size_hw), copy.copy(exported)
+    program.about = describe_export(twin)
     shares = []
-    for pixels_HW3, known in records:
-        box = known["box"].tolist() if "box" in known else None
-        ours, theirs = predict(model, pixels_HW3, box), exported.predict(pixels_HW3, box)
-        shares.append(alike(model.task, ours, theirs, _threshold(model)))
-    share = sum(shares) / len(shares)
-    if share < ALIKE:
-        raise FnaError(f"predict.py agrees with fna on {share:.2%} of what is in {len(shares)} images; nothing written")
-    return share
+    for view_3HW in views:
+        pixels_HW3 = at_size(view_3HW, size_hw).permute(1, 2, 0).contiguous().numpy()
+        shares.append(alike(model.task, predict(twin, pixels_HW3), program.predict(pixels_HW3), _threshold(model)))
+    if min(shares) < EQUAL:
+        raise FnaError(f"predict.py agrees with fna on {min(shares):.2%} of what is in an image; nothing was written")
+    return min(shares)
+
+
+def _unscaled(model: Finished, size_hw: tuple[int, int]) -> Finished:
+    """Return the network as one that sees images of a size as they are."""
+    config: Any = model.problem.config
+    if model.task == "pose":  # crops are of that size
+        return model
+    scale = {"eval_scale": 1.0} if model.task == "segmentation" else {}
+    data = config.data.model_copy(update={"eval_size": size_hw, **scale})
+    problem = replace(model.problem, config=config.model_copy(update={"data": data}))
+    return Finished(model.network, problem, model.record)
 
 
 class _Unchanged(Compute):
@@ -223,22 +240,21 @@ def score(model: Finished, data: Any, exported: Exported | None = None) -> float
 
 
 @torch.no_grad()
-def latencies(deployed: Deployed, exported: Sequence[Exported], view_3HW: Tensor, repeats: int = 20) -> list[float]:
-    """Return ms per image, batch 1 (or the fixed one), of torch and of each exported network, measured in turns.
+def latencies(deployed: Deployed, runs: Sequence[Run], images_NHW3: Tensor, repeats: int = REPEATS) -> list[float]:
+    """Return ms per image of torch and of each exported network, measured in turns: the medians.
 
     Args:
         deployed: the network in torch.
-        exported: what was made of it.
-        view_3HW: uint8, sides of multiples of 32.
-        repeats: runs of each; the median counts.
+        runs: what was made of it.
+        images_NHW3: uint8, a batch of one (or the fixed one), sides of multiples of 32.
+        repeats: runs of each, after two that do not count.
     """
-    images_NHW3 = view_3HW.permute(1, 2, 0)[None].repeat(exported[0].size[0] or 1, 1, 1, 1).contiguous()
     plain = images_NHW3.numpy()
-    runs: list[Any] = [lambda: deployed(images_NHW3), *(lambda e=e: e.maps(plain) for e in exported)]
-    spent: list[list[float]] = [[] for _ in runs]
+    every: list[Any] = [lambda: deployed(images_NHW3), *(lambda run=run: run(plain) for run in runs)]
+    spent: list[list[float]] = [[] for _ in every]
     for _ in range(repeats + 2):
-        for times, run in zip(spent, runs, strict=True):
+        for times, run in zip(spent, every, strict=True):
             start = time.perf_counter()
             run()
             times.append(1000 * (time.perf_counter() - start))
-    return [float(np.median(times[2:])) / len(plain) for times in spent]
+    return [round(float(np.median(times[2:])) / len(plain), 3) for times in spent]

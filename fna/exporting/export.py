@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import io
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
-from torch.nn import functional as F
 
 from fna.arch import MULTIPLE
 from fna.errors import FnaError, pick
 from fna.exporting import standalone
-from fna.exporting.checks import check_images, check_maps, check_sizes, latencies, score
+from fna.exporting.checks import Run, check_maps, check_predictions, check_sizes, latencies, score
 from fna.exporting.description import describe_export
 from fna.exporting.graph import Deployed, Shape, trace
 from fna.exporting.onnx_files import in_half, in_int8, make_onnx, need_onnx
-from fna.exporting.pictures import Pictures, see
+from fna.exporting.pictures import Pictures, at_size, see
 from fna.exporting.standalone import Exported
+from fna.exporting.torch_files import make_program, make_script
 from fna.files import write_bytes, write_json
 from fna.progress import say
 from fna.runs.saved import find_network, load
@@ -30,7 +30,7 @@ from fna.stages.predict import Finished
 SECTIONS = ("evaluate.", "data.")  # whose settings an export takes
 CHECKED, CALIBRATED = 4, 64  # images
 REPORT = "export.json"
-FILES = {"fp32": "network.onnx", "fp16": "network_fp16.onnx", "int8": "network_int8.onnx"}
+SMALLER = {"fp16": "network_fp16.onnx", "int8": "network_int8.onnx"}
 WORSE = 0.02  # a score lower by more than that is worth a warning
 
 
@@ -63,11 +63,11 @@ def export(
     Raises:
         FnaError: something is missing, or the export is not the network.
     """
-    write = pick(TARGETS, to, "export")
+    target = pick(TARGETS, to, "export")
     shape = _shape(size, batch)
     _settings(overrides)
-    if precision not in FILES or (to != "onnx" and precision != "fp32"):
-        raise FnaError(f"precision is '{precision}'; expected {', '.join(FILES)} (fp16 and int8 are for --to onnx)")
+    if precision not in ("fp32", *SMALLER) or (to != "onnx" and precision != "fp32"):
+        raise FnaError(f"precision is '{precision}'; expected fp32, {', '.join(SMALLER)} (these are for --to onnx)")
     if to == "onnx":
         need_onnx()
     model = load(path, "cpu", [text for text in overrides if text.startswith("evaluate.")])
@@ -75,13 +75,46 @@ def export(
     pictures = Pictures(
         file.parent, Path(images) if images else None, [text for text in overrides if text.startswith("data.")]
     )
-    _fits(model, see(model, pictures.records("val", CHECKED)), size)  # before the tracing takes its time
+    views = see(model, pictures.records("val", CHECKED))
+    _fits(model, views, size)  # before the tracing takes its time
     say(f"tracing the network for {to}: up to some minutes")
     deployed = Deployed(model)
-    program = trace(deployed, shape)
+    about = {"to": to, **describe_export(model), "shape": list(shape), "outputs": list(deployed.outputs)}
+    made = {"fp32": target.make(deployed, shape, about)}
+    say("checking what was made against torch")
+    checks = _check(model, made["fp32"].run, views, shape, to)
+    report: dict[str, Any] = {**about, "checks": checks}
+    report["max_abs_error"] = max(row["max_abs_error"] for row in checks)
+    report["predictions_equal"] = min(row["equal"] for row in checks)
+    if to == "onnx":
+        equal = check_predictions(model, Exported(made["fp32"].content), views)
+        report["predictions_equal"] = min(report["predictions_equal"], equal)
+    if precision != "fp32":
+        say(f"making the network of {precision}")
+        made[precision] = _smaller(made["fp32"], precision, model, about, pictures)
+    names = {"fp32": target.file, **SMALLER}
+    rows = {name: {"file": names[name], "bytes": len(one.content)} for name, one in made.items()}
+    report |= _time(deployed, made, rows, at_size(views[0], check_sizes(views[0], shape)[0]), shape[0] or 1)
+    if precision != "fp32" and pictures.run is not None:
+        report |= _score(model, Exported(made[precision].content), rows[precision], pictures, precision)
     folder = Path(out) if out else file.parent / to
-    report = {"to": to, **describe_export(model), "shape": list(shape)}
-    return write(model, deployed, program, folder, report, pictures, precision)
+    return _keep(folder, made, {**report, "files": rows})
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of a network: the content of its file, and how to run it."""
+
+    content: bytes
+    run: Run
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of export: (network, shape, description) -> what is made of it; its file."""
+
+    make: Callable[[Deployed, Shape, Mapping[str, Any]], Made]
+    file: str
 
 
 def _shape(size: tuple[int, int] | None, batch: int | None) -> Shape:
@@ -118,93 +151,78 @@ def _settings(overrides: Sequence[str]) -> None:
             )
 
 
-def _write_program(
-    model: Finished,
-    deployed: Deployed,
-    program: ExportedProgram,
-    folder: Path,
-    report: Mapping[str, Any],
-    pictures: Pictures,
-    precision: str,
-) -> dict[str, Any]:
-    """Write torch's own file of a traced network, once it computes what the network does."""
-    view_3HW = see(model, pictures.records("val", 1))[0]
-    size_hw = check_sizes(view_3HW, report["shape"])[0]
-    image_13HW = F.interpolate(view_3HW[None], size_hw, mode="bilinear", antialias=True)
-    images_NHW3 = image_13HW.permute(0, 2, 3, 1).repeat(report["shape"][0] or 2, 1, 1, 1)
-    with torch.no_grad():
-        pairs = zip(deployed(images_NHW3), program.module()(images_NHW3), strict=True)
-        error = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
-    if error:
-        raise FnaError(f"the traced network differs from the network by {error:.3g}; nothing was written")
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    write_bytes(folder / "network.pt2", buffer.getvalue())
-    done = {**report, "outputs": deployed.outputs, "files": {"fp32": {"file": "network.pt2"}}, "max_abs_error": error}
-    write_json(folder / REPORT, done)
-    return {**done, "out": str(folder)}
+def _onnx(deployed: Deployed, shape: Shape, about: Mapping[str, Any]) -> Made:
+    return _in_onnx(make_onnx(trace(deployed, shape), deployed.outputs, about))
 
 
-def _write_onnx(
-    model: Finished,
-    deployed: Deployed,
-    program: ExportedProgram,
-    folder: Path,
-    report: Mapping[str, Any],
-    pictures: Pictures,
-    precision: str,
-) -> dict[str, Any]:
-    """Write ONNX files, once ONNX Runtime computes with them what torch does."""
-    exact = make_onnx(program, deployed.outputs, report)
-    records = pictures.records("val", CHECKED)
-    views = see(model, records)
-    kept = {"fp32": exact.SerializeToString()}
-    say("checking the network against torch in ONNX Runtime")
-    exported = {"fp32": Exported(kept["fp32"])}
-    checks = check_maps(model, exported["fp32"], views, report["shape"])
-    found: dict[str, Any] = {"outputs": deployed.outputs, "checks": checks}
-    found["max_abs_error"] = max(row["max_abs_error"] for row in checks)
-    found["predictions_equal"] = min(row["equal"] for row in checks)
-    found["images_alike"] = check_images(model, exported["fp32"], records)
-    if precision != "fp32":
-        say(f"making the network of {precision}")
-        kept[precision] = _smaller(exact, precision, model, report, pictures).SerializeToString()
-        exported[precision] = Exported(kept[precision])
-    rows = {name: {"file": FILES[name], "bytes": len(data)} for name, data in kept.items()}
-    view = F.interpolate(views[0][None], check_sizes(views[0], report["shape"])[0])[0]
-    torch_ms, *times = latencies(deployed, list(exported.values()), view)
-    for name, ms in zip(rows, times, strict=True):
-        rows[name]["latency_ms"] = round(ms, 3)
-    found |= {"size_hw": list(view.shape[1:]), "torch_latency_ms": round(torch_ms, 3)}
-    if precision != "fp32" and pictures.run is not None:
-        found |= _score(model, exported, rows, pictures, precision)
-    for name, data in kept.items():
-        write_bytes(folder / FILES[name], data)
-    write_bytes(folder / "predict.py", Path(standalone.__file__).read_bytes())
-    done = {**report, **found, "files": rows}
-    write_json(folder / REPORT, done)
-    return {**done, "out": str(folder)}
+def _in_onnx(graph: Any) -> Made:
+    content = graph.SerializeToString()
+    return Made(content, Exported(content, threads=torch.get_num_threads()).maps)
 
 
-def _smaller(exact: Any, precision: str, model: Finished, report: Mapping[str, Any], pictures: Pictures) -> Any:
+def _program(deployed: Deployed, shape: Shape, about: Mapping[str, Any]) -> Made:
+    return Made(*make_program(trace(deployed, shape), deployed.outputs, json.dumps(about)))
+
+
+def _script(deployed: Deployed, shape: Shape, about: Mapping[str, Any]) -> Made:
+    return Made(*make_script(deployed, shape, json.dumps(about)))
+
+
+def _check(model: Finished, run: Run, views: Sequence[Tensor], shape: Shape, to: str) -> list[dict[str, Any]]:
+    try:
+        return check_maps(model, run, views, shape)
+    except FnaError as error:
+        if to != "torchscript" or None not in shape[1:]:
+            raise
+        height, width = check_sizes(views[0], shape)[0]
+        raise FnaError(
+            f"{error}. TorchScript keeps what it saw while tracing: fix it, --size {height}x{width}"
+        ) from None
+
+
+def _smaller(exact: Made, precision: str, model: Finished, about: Mapping[str, Any], pictures: Pictures) -> Made:
+    import onnx
+
+    graph, shape = onnx.load_from_string(exact.content), about["shape"]
     if precision == "fp16":
-        return in_half(exact, report)
-    shape = report["shape"]
-    images = []
-    for view_3HW in see(model, pictures.records("train", CALIBRATED)):
-        size_hw = check_sizes(view_3HW, shape)[0]
-        image = F.interpolate(view_3HW[None], size_hw, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-        images.append(np.repeat(image.contiguous().numpy()[None], shape[0] or 1, 0))
-    return in_int8(exact, report, images)
+        return _in_onnx(in_half(graph, about))
+    views = see(model, pictures.records("train", CALIBRATED))
+    images = [_batch(at_size(view, check_sizes(view, shape)[0]), shape[0] or 1).numpy() for view in views]
+    return _in_onnx(in_int8(graph, about, images))
+
+
+def _batch(view_3HW: Tensor, number: int) -> Tensor:
+    """Return a view so many times, (N, H, W, 3)."""
+    return view_3HW.permute(1, 2, 0)[None].repeat(number, 1, 1, 1).contiguous()
+
+
+def _time(
+    deployed: Deployed, made: Mapping[str, Made], rows: Mapping[str, Any], view_3HW: Tensor, batch: int
+) -> dict[str, Any]:
+    """Put the latency of each network into its row; return torch's, and the size."""
+    ours, *theirs = latencies(deployed, [one.run for one in made.values()], _batch(view_3HW, batch))
+    for row, ms in zip(rows.values(), theirs, strict=True):
+        row["latency_ms"] = ms
+    return {
+        "size_hw": list(view_3HW.shape[1:]),
+        "torch_latency_ms": ours,
+        "threads": torch.get_num_threads(),
+        **_load(),
+    }
+
+
+def _load() -> dict[str, float]:
+    """Say how busy the machine is beside, where the system knows: processes that compute, a minute's mean."""
+    return {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
 
 
 def _score(
-    model: Finished, exported: Mapping[str, Exported], rows: dict[str, Any], pictures: Pictures, precision: str
+    model: Finished, exported: Exported, row: dict[str, Any], pictures: Pictures, precision: str
 ) -> dict[str, Any]:
     """Return the scores of torch and of the smaller network on the validation split."""
     data, metric = pictures.split("val"), model.problem.task.metric
-    before, after = score(model, data), score(model, data, exported[precision])
-    rows[precision]["score"] = after
+    before, after = score(model, data), score(model, data, exported)
+    row["score"] = after
     found = {"metric": metric, "torch_score": before, "score_difference": after - before}
     if after < before - WORSE:
         found["warnings"] = [
@@ -214,4 +232,18 @@ def _score(
     return found
 
 
-TARGETS: dict[str, Callable[..., dict[str, Any]]] = {"onnx": _write_onnx, "torch_export": _write_program}
+def _keep(folder: Path, made: Mapping[str, Made], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Write all there is of an export."""
+    for name, one in made.items():
+        write_bytes(folder / report["files"][name]["file"], one.content)
+    if report["to"] == "onnx":
+        write_bytes(folder / "predict.py", Path(standalone.__file__).read_bytes())
+    write_json(folder / REPORT, report)
+    return {**report, "out": str(folder)}
+
+
+TARGETS = {
+    "onnx": Target(_onnx, "network.onnx"),
+    "torch.export": Target(_program, "network.pt2"),
+    "torchscript": Target(_script, "network.ts"),
+}

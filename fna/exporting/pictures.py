@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fna.data.decoding import read_image
 from fna.data.index import open_splits
 from fna.errors import FnaError
 from fna.runs.opening import settle_config
-from fna.stages.predict import Finished, find_images
+from fna.stages.photos import find_images
+from fna.stages.predict import Finished
 
 Record = tuple[
     np.ndarray[Any, Any], Mapping[str, Any]
@@ -81,6 +83,11 @@ def see(model: Finished, records: Sequence[Record]) -> list[Tensor]:
         image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
         views.append(model.problem.view(image_3HW, {**known, "joints": model.classes})[0])
     return views
+
+
+def at_size(view_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Return a view at another size."""
+    return F.interpolate(view_3HW[None], size_hw, mode="bilinear", antialias=True)[0]
 
 
 def _spread(there: int, wanted: int) -> list[int]:

@@ -56,6 +56,7 @@ MEAN = "mean"  # name of the curve that stands out
 NAMED_CURVES = 2 * len(CURVE_COLORS)  # beside the mean; more than that cannot be told apart
 EXTREMES = 3  # with more curves, so many of the largest and of the smallest area are named
 NUMBERED_ROWS = 21  # of more, numbers in the cells cannot be read
+MANY = 100_000  # counts of so many digits do not fit into a cell
 Series = NDArray[np.float64]
 
 # --- the architecture (article, Fig. 7) -----------------------------------------------------------------------------
@@ -322,6 +323,24 @@ def draw_scores(scores: Mapping[str, tuple[Series, Series]], titles: Mapping[str
 
 
 @rc_context(STYLE)
+def draw_losses(losses: Mapping[str, tuple[Series, Series]], titles: Mapping[str, str]) -> Figure:
+    """Draw the training loss of every network over its iterations.
+
+    Args:
+        losses: name of the adaptation -> iterations, losses.
+        titles: name -> what the legend says.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="iteration", ylabel="training loss")
+    others = [GREEN, PINK, GOLD, SKY]
+    for number, (name, (steps, values)) in enumerate(losses.items()):
+        color, known = NETWORK_COLORS.get(name, others[number % len(others)]), np.isfinite(values)
+        axes.plot(steps[known], _smooth(values[known]), color=color, linewidth=1.5, label=titles.get(name, name))
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+@rc_context(STYLE)
 def draw_curves(panels: Mapping[str, Mapping[str, tuple[Series, Series]]], x: str, y: str) -> Figure:
     """Draw curves beside each other, a panel per network, all with the same axes.
 
@@ -374,7 +393,7 @@ def _curve_styles(panels: Mapping[str, Mapping[str, tuple[Series, Series]]]) -> 
 
 @rc_context(STYLE)
 def draw_confusion(counts_RC: Series, rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Draw which truth was taken for what: the share of every row's total, with the counts where there is room.
+    """Draw which truth was taken for what: the share of every row's total, in numbers where there is room.
 
     Args:
         counts_RC: how often, shape (rows, columns).
@@ -389,9 +408,10 @@ def draw_confusion(counts_RC: Series, rows: Sequence[str], columns: Sequence[str
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if numbered:
+        many = counts_RC.max() >= MANY  # pixels: their shares are of more use, in %
         for (r, c), count in np.ndenumerate(counts_RC):
-            color = "#111111" if share_RC[r, c] > 0.5 else "#ffffff"
-            axes.text(c, r, f"{count:.0f}", ha="center", va="center", size=7, color=color)
+            color, share = "#111111" if share_RC[r, c] > 0.5 else "#ffffff", 100 * share_RC[r, c]
+            axes.text(c, r, f"{share:.0f}" if many else f"{count:.0f}", ha="center", va="center", size=7, color=color)
     return figure
 
 

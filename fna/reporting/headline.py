@@ -39,8 +39,8 @@ def result(folder: Path) -> Part:
     splits = _splits(folder, metrics, part)
     caption = (
         f"Look at the difference to the fine-tuned seed, in points of {metrics['titles'][metrics['metric']]}; a row is "
-        "one training, a point can be luck. Minutes are those of the search, if a network needs it, + adaptation. "
-        "Milliseconds are those of scoring an image on this machine, metric included."
+        "one training, a point can be luck. Minutes are those of the search, if a network needs it, + adaptation."
+        + _timed(rows)
     )
     columns = [
         *_about(rows, seed_madds),
@@ -187,9 +187,11 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
         factors = [row.get(key, 1) for row in listed]
         if any(factor != 1 for factor in factors):
             columns.append((f"{head} {TIMES}", [f"{factor:g}" for factor in factors]))
+    columns.append(("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]))
+    if any(row.get("frozen_params") for row in listed):
+        columns.append(("frozen (M)", [f"{row.get('frozen_params', 0) / 1e6:.3f}" for row in listed]))
     return [
         *columns,
-        ("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]),
         ("MAdds (G)", [f"{row['madds'] / 1e9:.3f}" for row in listed]),
         (f"MAdds {TIMES} seed", [f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH for row in listed]),
     ]
@@ -200,9 +202,19 @@ def _effort(rows: Mapping[str, Any], search_minutes: float | None) -> list[Colum
     return [
         ("minutes", [minutes_text(row, search_minutes) for row in listed]),
         ("epochs", [epochs_text(row) for row in listed]),
-        ("ms/image", [f"{1000 * row['seconds_per_image']:.0f}" for row in listed]),
+        ("ms, batch 1", [f"{row['latency']['ms']:.3g}" if row.get("latency") else DASH for row in listed]),
         ("RNG seed", [str(row["rng_seed"]) for row in listed]),
     ]
+
+
+def _timed(rows: Mapping[str, Any]) -> str:
+    """Say what the milliseconds are."""
+    timed = [row["latency"] for row in rows.values() if row.get("latency")]
+    if not timed:
+        return ""
+    devices = ", ".join(dict.fromkeys(one["device"] for one in timed))
+    runs = ", ".join(dict.fromkeys(str(one["runs"]) for one in timed))
+    return f" Milliseconds are the network's own, for one image of its size: the median of {runs} runs on {devices}."
 
 
 def _averaged(rows: Mapping[str, Any]) -> list[str]:
@@ -210,6 +222,24 @@ def _averaged(rows: Mapping[str, Any]) -> list[str]:
     decays = {row["title"]: row["ema"] for row in rows.values() if row.get("ema")}
     said = ", ".join(f"{title} ({decay:g})" for title, decay in decays.items())
     return [f"Weights that are running averages, with their decay (adapt.ema): {said}."] if said else []
+
+
+def next_steps(folder: Path) -> Part:
+    """Say what to type next, with this run's path."""
+    run, rows = shlex.quote(str(folder)), seed_first(read_json(folder / "metrics.json")["rows"])
+    network = run if "adapted" in rows else shlex.quote(str(folder / next(iter(rows))))
+    steps = [
+        (f"fna predict {network} --images PHOTOS --out LABELLED", "label new images"),
+        (f"fna export {network} --to onnx", "run the network without fna and torch"),
+        (f"fna derive {run} --derive.name half --derive.budget 0.5x", "another target from the same search"),
+        (f"fna adapt {run} --adapt.arch half", "fine-tune it"),
+    ]
+    if "seed_long" not in rows:
+        steps.insert(0, (f"fna controls {run}", "what the architecture, the weights and more training each bring"))
+    if not (folder / "metrics_test.json").exists():
+        steps.append((f"fna evaluate {run} --split test", "once, at the end: images that chose nothing"))
+    width = max(len(command) for command, _ in steps)
+    return Part(text="\n".join(f"{command:{width}}  # {why}" for command, why in steps))
 
 
 def _percent(value: float | None) -> str:

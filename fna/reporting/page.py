@@ -150,6 +150,7 @@ def _date(seconds: float) -> str:
 
 SECTIONS = (
     Section("Result", ("metrics.json",), "evaluate", headline.result),
+    Section("Next", ("metrics.json",), "evaluate", headline.next_steps),
     Section("Controls", ("metrics.json", "controls.json"), "controls", controls.controls),
     Section("Architecture", ("seed.json", "targets/*.json"), "derive", targets.architecture),
     Section("Search", ("search.csv",), "search", searched.search),

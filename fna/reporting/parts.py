@@ -54,6 +54,7 @@ class Part:
         tables: tables.
         notes: sentences.
         text: preformatted text.
+        folded: (what it is, more of it), shown on demand.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Part:
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     text: str = ""
+    folded: tuple[str, str] | None = None
 
     def draw(self, figure: Figure, caption: str) -> None:
         """Add a figure; the caption says what to look for."""

@@ -18,6 +18,7 @@ from fna.runs.manifest import read_vouched
 
 CONFUSED = 30  # classes of a confusion; of more, those with the most mistakes
 PICTURE_SIZE = 640  # longest side of an embedded prediction, in pixels
+ABSENT = "absent"  # of a class that the truth never has
 VOID = (0, 0, 0)  # what has no class in a mask
 
 
@@ -26,6 +27,7 @@ def classes(folder: Path) -> Part:
     metrics = read_json(folder / "metrics.json")
     rows, part = seed_first(metrics["rows"]), Part()
     compared = all(name in rows for name in TITLES)
+    unit, counts = _counts(rows)
     heads = [row["title"] for row in rows.values()]
     heads[2:2] = ["difference"] * compared
     for key, title in metrics["titles"].items():
@@ -34,16 +36,29 @@ def classes(folder: Path) -> Part:
         cells = []
         for name in next(iter(rows.values()))[key]:
             values = [row[key].get(name) for row in rows.values()]
-            texts = [DASH if value is None else f"{100 * value:.1f}" for value in values]
+            missing = ABSENT if counts.get(name) == 0 else DASH
+            texts = [missing if value is None else f"{100 * value:.1f}" for value in values]
             if compared:
-                texts.insert(2, DASH if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
-            cells.append((name, *texts))
+                texts.insert(2, "" if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
+            cells.append((name, *texts, *([f"{counts[name]:,}"] if name in counts else [])))
         caption = (
-            f"{title} on the validation split, in %; a dash: absent from the truth. Look at the rare ones: there a few "
-            "hits or misses decide."
+            f"{title} on the validation split, in %; a dash: nothing it could be told of. Look at the rare ones: there "
+            "a few hits or misses decide."
         )
-        part.tables.append(Table(caption, (title, *heads), cells))
+        part.tables.append(Table(caption, (title, *heads, *([unit] if counts else [])), cells))
+    if never := [name for name, number in counts.items() if number == 0]:
+        part.warnings.append(
+            f"the validation split has no {unit} of {', '.join(never)}: no score says anything about "
+            f"{'it' if len(never) == 1 else 'them'}, and means are over the other classes"
+        )
     return part
+
+
+def _counts(rows: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """Return what is counted, such as pixels, and how many of each class the truth has; empty: not known."""
+    found: dict[str, dict[str, int]] = next((row["counts"] for row in rows.values() if row.get("counts")), {"": {}})
+    ((unit, counts),) = found.items()
+    return unit, counts
 
 
 def curves(folder: Path) -> Part:
@@ -92,7 +107,7 @@ def _most_confused(counts_CC: figures.Series) -> list[int]:
 
 
 def scores(folder: Path) -> Part:
-    """Draw the validation scores of all adaptations."""
+    """Draw the validation scores and the training losses of all adaptations."""
     part, lines, metric = Part(), {}, ""
     for name in sorted(path.parent.name for path in folder.glob("*/scores.csv")):
         log = part.read_columns(folder, f"{name}/scores.csv")
@@ -106,21 +121,35 @@ def scores(folder: Path) -> Part:
         "end."
     )
     part.draw(figures.draw_scores(seed_first(lines), titles, metric), caption)
+    losses = {}
+    for name in lines:
+        if (folder / name / "steps.csv").exists():
+            log = part.read_columns(folder, f"{name}/steps.csv")
+            losses[name] = log["step"], log["loss"]
+    if losses:
+        caption = (
+            "Training loss by iteration, smoothed. Look for one that still falls at the end: longer would be better."
+        )
+        part.draw(figures.draw_losses(seed_first(losses), titles), caption)
     return part
 
 
 def predictions(folder: Path) -> Part:
     """Show predictions beside image and truth (article, Fig. 10)."""
     pictures = folder / "predictions"
-    titles = {"image": "image", "truth": "truth", **TITLES}
+    errors = {f"{name}_errors": f"errors of the {title}" for name, title in TITLES.items()}
+    titles = {"image": "image", "truth": "truth", **TITLES, **errors}
     kinds = [kind for kind in titles if any(pictures.glob(f"*_{kind}.png"))]
     numbers = sorted(path.name.removesuffix("_image.png") for path in pictures.glob("*_image.png"))
     colors = (read_optional(folder / "metrics.json") or {}).get("colors", {})
+    notes = ["Validation images. Look at thin and small things, and at what one network alone gets right."]
+    if any(kind in errors for kind in kinds):
+        notes.append("Stripes are void, which has no class and does not count; errors are marked in a grey image.")
     return Part(
         key=[(f"rgb({r}, {g}, {b})", name) for name, (r, g, b) in colors.items()],
         columns=[titles[kind] for kind in kinds],
         pictures=[[_embed(pictures / f"{number}_{kind}.png", colors) for kind in kinds] for number in numbers],
-        notes=["Validation images. Look at thin and small things, and at what one network alone gets right."],
+        notes=notes,
     )
 
 

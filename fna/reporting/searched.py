@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fna.config import make_config
 from fna.cost.units import shown_in
 from fna.reporting import figures
-from fna.reporting.parts import Part, Table, read_json, read_optional
+from fna.reporting.parts import Part, Table, read_config, read_json, read_optional
 from fna.reporting.targets import Derived, read_targets
 from fna.runs.manifest import read_vouched
+from fna.runs.opening import flatten
 
 BEST = 10  # candidates in the table
 UNKNOWN = "unit known at the end"  # of the costs in search.csv, while the search goes on
@@ -109,5 +112,13 @@ def remapping(folder: Path) -> Part:
 
 
 def configuration(folder: Path) -> Part:
-    """Show the whole configuration."""
-    return Part(text=read_vouched(folder / "config.yaml").decode())
+    """Show the settings that are not the defaults, and all of them on demand."""
+    text = read_vouched(folder / "config.yaml").decode()
+    config = read_config(folder)
+    assert config is not None, "it was read above"
+    own, default = (
+        flatten(one.model_dump(mode="json", by_alias=True))
+        for one in (config, make_config({"task": {"model": config.task.model}}))
+    )
+    changed = [f"{key}: {json.dumps(value)}" for key, value in own.items() if value != default.get(key)]
+    return Part(text="\n".join(changed) or "All are the defaults.", folded=("all settings", text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,9 @@ from fna.runs.opening import flatten
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE, TWIN, WEIGHTS, make_finished
 from fna.stages.evaluate import evaluate
-from fna.stages.predict import Finished, png
+from fna.stages.predict import Finished
+from fna.stages.timing import latency
+from fna.stages.writing import png
 from fna.tasks.problem import Problem
 
 PREDICTIONS = 6  # pictures in the report
@@ -34,15 +35,15 @@ def run_evaluate(run: Run, split: str = "val") -> dict[str, Any]:
     files: dict[str, Any] = {}
     predictions: dict[str, dict[int, Any]] = {name: {} for name in names}
     for name in names:
-        model, began = finished_network(run, name), time.monotonic()
+        model = finished_network(run, name)
         scores = evaluate(
             model, model.problem, data, run.compute, label=f"score {name}", keep=shown, kept=predictions[name]
         )
         if "results" in scores:
             suffix = "" if split == "val" else f"_{split}"
             files[f"{name}/results{suffix}.json"] = _with_file_names(scores.pop("results"), data)
-        seconds = (time.monotonic() - began) / len(data)
-        rows[name] = _row(name, model.record, scores, seconds, run.config.engine.rng_seed)
+        timed = latency(model, run.compute) if run.compute.world.rank == 0 else {}
+        rows[name] = _row(name, model.record, {**scores, "latency": timed}, run.config.engine.rng_seed)
     metrics = _metrics(run, split, rows, data)
     if split == "val":
         files |= _draw(run.problem, data, shown, {n: predictions[n] for n in (ADAPTED, BASELINE) if n in predictions})
@@ -86,7 +87,7 @@ def _with_file_names(results: Sequence[Mapping[str, Any]], data: Any) -> list[di
 def _draw(
     problem: Problem, data: Any, shown: Sequence[int], predictions: Mapping[str, Mapping[int, Any]]
 ) -> dict[str, bytes]:
-    """Return pictures of some records: the image, the truth, and what each network predicts, by file name."""
+    """Return pictures of some records, by file name: the image, the truth, what each network predicts, its errors."""
     pictures: dict[str, bytes] = {}
     for number, i in enumerate(shown):
         image, truth = data.load(i)
@@ -95,12 +96,13 @@ def _draw(
         for kind, what in {"truth": truth, **{name: kept.get(i) for name, kept in predictions.items()}}.items():
             if what is not None:
                 pictures[f"predictions/{number:02d}_{kind}.png"] = png(problem.draw(picture, what))
+            if problem.task.draw_errors is not None and kind in predictions and what is not None:
+                errors = problem.task.draw_errors(picture, what, truth)
+                pictures[f"predictions/{number:02d}_{kind}_errors.png"] = png(errors)
     return pictures
 
 
-def _row(
-    name: str, record: Mapping[str, Any], scores: Mapping[str, Any], seconds: float, rng_seed: int
-) -> dict[str, Any]:
+def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_seed: int) -> dict[str, Any]:
     config = {**AdaptConfig().model_dump(mode="json"), **record["adapt"]}
     return {
         "title": title(name, config["arch"], config["init"]),
@@ -111,8 +113,8 @@ def _row(
             key: record[key]
             for key in ("params", "madds", "minutes", "compute_minutes", "peak_memory", "head_width", "scale")
         },
+        "frozen_params": record.get("frozen_params", 0),
         **scores,
-        "seconds_per_image": seconds,
         "rng_seed": rng_seed,
     }
 

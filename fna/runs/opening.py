@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fna.config import Config, dump_yaml, load_config, make_config, merge
+from fna.config import Config, dump_yaml, load_config, make_config, merge, refuse_code
 from fna.data.index import open_splits
 from fna.errors import FnaError
 from fna.files import TEMPORARY, os_errors
@@ -18,7 +18,7 @@ from fna.runs.manifest import MANIFEST, read_checked, read_manifest
 FREE = (
     *("adapt.", "derive.", "evaluate.", "baseline", "search.latency_table"),
     *("data.root", "data.test", "data.cache_gb", "data.allow_change", "data.allow_outside"),
-    *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.checkpoint_"),
+    *("engine.device", "engine.threads", "engine.workers", "engine.strict", "engine.log", "engine.checkpoint_"),
 )
 Jobs = Mapping[int, tuple[Path, Config]]  # run folder and settings by RNG seed
 OVER_ALL = ("controls.json", "report.html")  # of several RNG seeds, beside their run folders
@@ -45,6 +45,7 @@ def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -
             return load_config(file, overrides)
         if file.exists():
             read_checked(path, file.name)
+        refuse_code(settings, overrides, str(path))
         return make_config(merge(settings, overrides), str(file))
     if overrides:
         return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
@@ -131,6 +132,32 @@ def reopen_jobs(folder: Path, overrides: Sequence[str]) -> Jobs:
         config = settle_config(folder, None, overrides)
         return {config.engine.rng_seed: (folder, config)}
     return {k: (path, settle_config(path, None, overrides)) for k, path in paths.items()}
+
+
+def refuse_started(path: Path, stage: str, config: Config) -> None:
+    """Refuse to go on with what has begun, as ``--resume never`` asks.
+
+    Args:
+        path: the run folder.
+        stage: ``run``, or a stage that goes on: expand, search, derive, adapt.
+        config: the settings, which name targets and networks.
+
+    Raises:
+        FnaError: something of it is there.
+    """
+    name = config.adapt.folder
+    begun = {
+        "run": [path],
+        "expand": [path / "super.json"],
+        "derive": [path / "targets" / f"{config.derive.name}.json"],
+        "search": [path / "search.csv", path / "found.json", path / "checkpoints" / "search"],
+        "adapt": [path / name, path / "checkpoints" / name],
+    }.get(stage, [])
+    with os_errors("read", path):
+        there = [entry for entry in begun if (any(entry.iterdir()) if entry.is_dir() else entry.exists())]
+    if there:
+        other = f"--{stage}.name OTHER" if stage in ("adapt", "derive") else "another folder"
+        raise FnaError(f"{there[0]} is there already, and --resume is never: give {other}, or --resume auto to go on")
 
 
 def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, Any]:

@@ -177,6 +177,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
     cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
     costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
+    costs["frozen_params"] = tuned.frozen_params
     about = {**costs, "adapt": wanted, **tuned.spent.to_json(), "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)
     weights = (tuned.network.state, {KEY: json.dumps(described)})

@@ -14,9 +14,12 @@ from fna.data.index import image_ids
 from fna.data.pose.person_boxes import read_boxes
 from fna.errors import FnaError, nearest
 from fna.files import decode_json, decode_state, read_metadata
+from fna.integrations.hub import fetch, is_address
 from fna.nets.weights import Network, State, load_weights
 from fna.runs.manifest import MANIFEST, read_vouched
-from fna.stages.predict import Finished, find_images, write_predictions
+from fna.stages.labelling import write_predictions
+from fna.stages.photos import find_images
+from fna.stages.predict import Finished
 from fna.tasks.problem import Problem
 from fna.training.compute import computing, find_device
 
@@ -45,7 +48,8 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
     """Load a finished network. Data, seed and the machine that trained it are not needed.
 
     Args:
-        path: a run's folder (its FNA++ network), a network's folder in it or elsewhere, or the safetensors file.
+        path: a run's folder (its FNA++ network), a network's folder in it or elsewhere, the safetensors file, or one on
+            the Hugging Face hub: ``hf://OWNER/NAME``, maybe with ``@REVISION``.
         device: cpu, cuda, cuda:1 or auto.
         overrides: ``evaluate.*=value`` settings, such as ``evaluate.score_threshold=0.3``.
 
@@ -85,26 +89,32 @@ def make_finished(record: Mapping[str, Any], state: State, problem: Problem, wha
     return Finished(model, problem, record)
 
 
-def predict_folder(
+def predict_images(
     network: str | Path,
-    images: str | Path,
+    images: str | Path | Sequence[str | Path],
     out: str | Path,
     boxes: str | Path | None = None,
     overrides: Sequence[str] = (),
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run a finished network on images; write a picture of each prediction.
+    """Label images with a finished network, batch by batch, into files.
 
     Args:
         network: as for `load`.
-        images: a folder of images, or one.
-        out: folder of the pictures and, for detections and poses, of results.json (COCO's results format).
+        images: a folder of images, one image, a pattern such as ``photos/*.jpg``, or several of these.
+        out: folder of the files.
         boxes: for poses, a COCO json or results file of persons' boxes; None: each image is one person.
         overrides: ``evaluate.*`` and ``engine.*`` settings.
+        formats: ``overlay`` (pictures), of masks ``png`` (class ids) and ``npz`` (probabilities), of boxes and poses
+            ``coco``, ``yolo`` and ``csv``; (): pictures, and masks or COCO's results.
+
+    Returns:
+        What was done: the number of ``images``, ``images_per_second``, ``files`` in `out`, ``colors`` of the classes.
 
     Raises:
-        FnaError: there is no network, no image, or a file cannot be read.
+        FnaError: there is no network, no image, no such format, or, when all others are done, a file cannot be read.
     """
-    paths = find_images(Path(images))
+    paths = find_images(images)
     engine = [text for text in overrides if text.startswith("engine.")]
     model = load(network, "cpu", [text for text in overrides if text not in engine])
     if boxes and model.task != "pose":
@@ -113,15 +123,17 @@ def predict_folder(
     with computing(make_config(merge({}, engine)).engine) as compute:
         compute.place(model)
         data = find_network(Path(network).expanduser()).parent.parent / "data"  # of a run; elsewhere there is none
-        return write_predictions(model, compute, paths, Path(out), found, image_ids(data))
+        return write_predictions(model, compute, paths, Path(out), found, image_ids(data), formats)
 
 
 def find_network(path: Path) -> Path:
-    """Return the safetensors file that a path means.
+    """Return the safetensors file that a path means; one on the hub is fetched.
 
     Raises:
         FnaError: there is none; the message names the networks that are there.
     """
+    if is_address(path):
+        return fetch(path, WEIGHTS)
     if path.is_file():
         file = path.with_suffix(".safetensors")
         if file.is_file():
@@ -144,6 +156,10 @@ def _record(file: Path) -> dict[str, Any]:
     """Return the JSON in a network's file, or of its twin where another program has dropped it."""
     text = read_metadata(file).get(KEY)
     twin = file.with_suffix(".json")
+    if text is None and not twin.is_file():
+        raise FnaError(
+            f"{file} is no network of fna: it does not describe itself, and there is no {twin.name} beside it"
+        )
     try:
         record: dict[str, Any] = json.loads(text) if text is not None else decode_json(twin, read_vouched(twin))
     except ValueError as error:

@@ -38,8 +38,8 @@ from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, check_finite, fit, global_mean, make_optimizer
+from fna.training.freezing import freeze_norms
 from fna.training.memory import in_memory
-from fna.training.norms import freeze_norms
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 UNDECIDED = 0.98  # relative entropy of a layer whose alphas are as good as equal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fna.arch import Arch
 from fna.config import AdaptConfig
@@ -16,24 +16,30 @@ from fna.nets.weights import Network, State, cpu_state, load_weights
 from fna.progress import say
 from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
+from fna.tasks.weighting import class_weights
 from fna.training.averaging import make_average
 from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
 from fna.training.engine import WeightStep, fit, make_optimizer
+from fna.training.freezing import freeze, freeze_norms
 from fna.training.memory import in_memory
-from fna.training.norms import freeze_norms, recalibrate
+from fna.training.norms import recalibrate
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A fine-tuned network, its scores on the validation split, the time training took, the epoch that was kept."""
+    """A fine-tuned network, its scores on the validation split, the time training took, the epoch that was kept.
+
+    `frozen_params` of its parameters did not learn.
+    """
 
     network: Network[Arch]
     scores: dict[str, Any]
     spent: Spent
     epoch: int
+    frozen_params: int
 
 
 class AdaptLoop:
@@ -45,8 +51,8 @@ class AdaptLoop:
         self.problem, self.data, self.compute, self.config = problem, data, compute, config
         self.model = problem.build(network.arch)
         load_weights(self.model, {**self.model.state_dict(), **network.state}, f"the start of '{config.folder}'")
-        if config.bn == "frozen":
-            freeze_norms(self.model)
+        self.class_weights = class_weights(config.class_weights, data.train, problem.labels)
+        self._freeze()
         self.network = compute.parallel(self.model, partial=False)
         self.records = len(data.train)
         self.indices = range(self.records)
@@ -61,7 +67,7 @@ class AdaptLoop:
             self.network,
             make_optimizer(self.model, config.optimizer),
             config.optimizer,
-            problem.loss,
+            self._loss,
             compute,
             self.total_steps,
             self.steps_per_epoch,
@@ -83,8 +89,23 @@ class AdaptLoop:
 
     def _train(self) -> None:
         self.network.train()
+        self._freeze()
+
+    def _freeze(self) -> None:
         if self.config.bn == "frozen":
             freeze_norms(self.model)
+        freeze(self.model, self.config.freeze)
+
+    def _loss(self, output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.compute.device)
+            batch = {**batch, "class_weights": self.class_weights}
+        return self.problem.loss(output, batch)
+
+    @property
+    def frozen_params(self) -> int:
+        """The number of parameters that do not learn."""
+        return sum(p.numel() for p in self.model.parameters() if not p.requires_grad)
 
     def step(self, step: int) -> Mapping[str, float | None]:
         """Take one iteration."""
@@ -177,4 +198,5 @@ def adapt(
     state, scores, epoch = loop.kept()
     if config.keep == "best":
         say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
-    return Tuned(Network(network.arch, state, network.head_width, network.scale), scores, spent, epoch)
+    tuned = Network(network.arch, state, network.head_width, network.scale)
+    return Tuned(tuned, scores, spent, epoch, loop.frozen_params)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import itertools
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,14 @@ from torch import Tensor, nn
 from fna.arch import Arch
 from fna.data.decoding import read_image, to_pixels
 from fna.data.images import Pixels
-from fna.data.places import ENDINGS
 from fna.data.pose.checks import check_box
-from fna.data.pose.person_boxes import PersonBoxes
 from fna.errors import FnaError
-from fna.files import write_bytes, write_json
 from fna.nets.network import Model
-from fna.progress import bar, say
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 from fna.training.distributed import World
 
-NAMED = 5  # unreadable images that an error names
+Readable = str | Path | Image.Image | np.ndarray[Any, Any]
 
 
 class Finished(nn.Module):
@@ -79,16 +73,12 @@ class Finished(nn.Module):
 
 
 @torch.no_grad()
-def predict(
-    model: Finished,
-    image: str | Path | Image.Image | np.ndarray[Any, Any],
-    box: Sequence[float] | None = None,
-) -> Any:
-    """Return what a network sees in an image, in the image's own pixels.
+def predict(model: Finished, image: Readable | Sequence[Readable], box: Sequence[float] | None = None) -> Any:
+    """Return what a network sees in an image, in the image's own pixels; of several images a list, batch by batch.
 
     Args:
         model: of `load`.
-        image: a file, a PIL image, or RGB pixels, uint8 (height, width, 3).
+        image: a file, a PIL image, or RGB pixels, uint8 (height, width, 3); or a list of these.
         box: where the person of a pose is: x0, y0, width, height in pixels; None: the image is one person.
 
     Returns:
@@ -97,11 +87,46 @@ def predict(
         ``score``. All on the CPU.
 
     Raises:
-        FnaError: the image cannot be read, or the box is none in it.
+        FnaError: an image cannot be read, or the box is none in it.
     """
+    images = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
+    photos = (_open(model, one, box) for one in images)
+    found = [predictions[0] for _, predictions in predictions_of(model, photos, compute_of(model))]
+    return found if images is image else found[0]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image as a network sees it.
+
+    Args:
+        pixels: RGB, uint8 (height, width, 3).
+        known: of each record in it: the ``box`` and its ``score`` of a person; else nothing.
+        views: what the network sees of each record, uint8 (3, h, w), all of one size.
+        frames: how they came from the image.
+        path: its file; None: it is in memory.
+    """
+
+    pixels: Pixels
+    known: Sequence[Mapping[str, Any]]
+    views: Sequence[Tensor]
+    frames: Sequence[Any]
+    path: Path | None = None
+
+    @classmethod
+    def of(
+        cls, problem: Problem, pixels_HW3: Pixels, known: Sequence[Mapping[str, Any]], path: Path | None = None
+    ) -> Photo:
+        """Cut the views out of an image."""
+        image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
+        joints = {"joints": problem.labels.classes}
+        pairs = [problem.view(image_3HW, {**one, **joints}) for one in known]
+        return cls(pixels_HW3, known, [view for view, _ in pairs], [frame for _, frame in pairs], path)
+
+
+def _open(model: Finished, image: Readable, box: Sequence[float] | None) -> Photo:
     pixels_HW3 = read_image(Path(image)) if isinstance(image, str | Path) else to_pixels(image)
-    known = {} if box is None else {"box": _person_box(model, box, pixels_HW3)}
-    return predict_pixels(model, pixels_HW3, known, compute_of(model))
+    return Photo.of(model.problem, pixels_HW3, [{} if box is None else {"box": _person_box(model, box, pixels_HW3)}])
 
 
 def _person_box(model: Finished, box: Any, pixels_HW3: Pixels) -> Tensor:
@@ -114,173 +139,47 @@ def _person_box(model: Finished, box: Any, pixels_HW3: Pixels) -> Tensor:
     return torch.tensor(bounds, dtype=torch.float32)
 
 
-def predict_pixels(
-    model: Finished, pixels_HW3: np.ndarray[Any, Any], known: Mapping[str, Any], compute: Compute
-) -> Any:
-    """Return the prediction for RGB pixels, of which something may be known; see `predict`."""
+def predictions_of(
+    model: Finished, photos: Iterable[Photo], compute: Compute, *, probabilities: bool = False
+) -> Iterator[tuple[Photo, list[Any]]]:
+    """Yield images, in order, with a prediction for each of their records.
+
+    Args:
+        model: the network, placed.
+        photos: the images; neighbours whose views have one size make a batch (``evaluate.batch_size``).
+        compute: the hardware it is on.
+        probabilities: of each class at each pixel in place of class ids.
+    """
+    size, held, number = model.problem.config.evaluate.batch_size, list[Photo](), 0
+    for photo in photos:
+        sides = {view.shape for one in (*held, photo) for view in one.views[:1]}
+        if held and (len(sides) > 1 or number + len(photo.views) > size):
+            yield from _see(model, held, compute, size, probabilities)
+            held, number = [], 0
+        held.append(photo)
+        number += len(photo.views)
+    yield from _see(model, held, compute, size, probabilities)
+
+
+def _see(
+    model: Finished, photos: Sequence[Photo], compute: Compute, size: int, probabilities: bool
+) -> Iterator[tuple[Photo, list[Any]]]:
+    """Yield images whose views have one size with their predictions; the score of a box counts for its person."""
     problem = model.problem
-    image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
-    view_3HW, frame = problem.view(image_3HW, {**known, "joints": model.classes})
-    x = compute.images(view_3HW[None], problem.mean, problem.std)
-    with compute.autocast():
-        return problem.predict(model, x, [frame])[0]
+    views = [view for photo in photos for view in photo.views]
+    frames = [frame for photo in photos for frame in photo.frames]
+    look = problem.probabilities if probabilities else problem.predict
+    found: list[Any] = []
+    for start in range(0, len(views), size):
+        x = compute.images(torch.stack(views[start : start + size]), problem.mean, problem.std)
+        with torch.no_grad(), compute.autocast():
+            found += look(model, x, frames[start : start + size])
+    rest = iter(found)
+    for photo in photos:
+        own = [(next(rest), known.get("score", 1.0)) for known in photo.known]
+        yield photo, [one if score == 1 else {**one, "score": one["score"] * score} for one, score in own]
 
 
 def compute_of(model: nn.Module) -> Compute:
     """Return the hardware a model is on, in full precision."""
     return Compute(next(model.parameters()).device, None, False, World())
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the images of a folder in order, or the one image that is given.
-
-    Raises:
-        FnaError: there is nothing, or the folder has none.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise FnaError(f"--images {folder} does not exist")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-    if not paths:
-        raise FnaError(f"no image ({' '.join(ENDINGS)}) in --images {folder}")
-    return paths
-
-
-@torch.no_grad()
-def write_predictions(
-    model: Finished,
-    compute: Compute,
-    paths: Sequence[Path],
-    out: Path,
-    boxes: PersonBoxes | None,
-    image_ids: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write a picture of each prediction to `out`, and results.json where the task has COCO results.
-
-    An image that cannot be read does not keep the others from being written.
-
-    Args:
-        model: the network, placed.
-        compute: the hardware it is on.
-        paths: images.
-        out: folder of the pictures, made if missing.
-        boxes: where the persons are; None: an image is one record.
-        image_ids: what the data of the network's run know images by, by file name; those of `boxes` come first.
-
-    Raises:
-        FnaError: `out` holds the images themselves, or cannot be made; or, once all else is written, images cannot be
-            read, or a box is not in its image.
-    """
-    _make_folder(out, {path.parent for path in paths})
-    task, labels = model.problem.task, model.problem.labels
-    known = {**(image_ids or {}), **(boxes.image_ids if boxes else {})}
-    numbers, names = number_images(paths, known), name_pictures(paths)
-    results: list[dict[str, Any]] = []
-    problems: list[str] = []
-    with bar(len(paths), "predict") as progress:
-        for path in paths:
-            try:
-                image_HW3 = read_image(path)
-                records = boxes.records.get(path.name, []) if boxes else [{}]
-                _refuse_strange_boxes(records, path.name, (image_HW3.shape[0], image_HW3.shape[1]))
-            except FnaError as error:
-                problems.append(str(error))
-            else:
-                picture_HW3, rows = _label(model, compute, image_HW3, records, numbers[path])
-                write_bytes(out / names[path], png(picture_HW3))
-                results += [{"file_name": path.name, **row} for row in rows]
-            progress.advance()
-    if task.records is not None:
-        write_json(out / "results.json", results)
-    if problems:
-        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise FnaError(
-            f"{len(problems)} of {len(paths)} images were left out, the others are in {out}: "
-            f"{'; '.join(problems[:NAMED])}{more}"
-        )
-    if boxes:
-        empty = sum(path.name not in boxes.records for path in paths)
-        say(f"--boxes: {empty} of {len(paths)} images have no person, {boxes.left_out} boxes are no single person")
-    return {
-        "out": str(out),
-        "files": [*names.values()] + ["results.json"] * (task.records is not None),
-        "colors": dict(zip(labels.classes, labels.colors, strict=True)),
-    }
-
-
-def _make_folder(out: Path, sources: Collection[Path]) -> None:
-    """Make the folder of the pictures, if it is not one of the images' own."""
-    if out.resolve() in {source.resolve() for source in sources}:
-        raise FnaError(f"--out {out} holds the images themselves, which would be overwritten; give another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FnaError(f"cannot make the folder --out {out}: {error.strerror}; give another") from error
-
-
-def _label(
-    model: Finished, compute: Compute, image_HW3: Pixels, records: Sequence[Mapping[str, Any]], image_id: int
-) -> tuple[Pixels, list[dict[str, Any]]]:
-    """Return the picture of an image's predictions, and their COCO results.
-
-    The score of a detected person is that of its box times that of its joints (SimpleBaseline, arXiv:1804.06208).
-    """
-    problem = model.problem
-    picture_HW3, results = image_HW3, []
-    for record in records:
-        prediction = predict_pixels(model, image_HW3, record, compute)
-        picture_HW3 = problem.draw(picture_HW3, prediction)
-        rows = problem.task.records(prediction, image_id, problem.labels) if problem.task.records is not None else ()
-        results += [{**row, "score": round(row["score"] * record.get("score", 1), 6)} for row in rows]
-    return picture_HW3, results
-
-
-def number_images(paths: Sequence[Path], known: Mapping[str, Any]) -> dict[Path, Any]:
-    """Return a number per image: those known, else those the names hold, as COCO's do, or 1, 2, ... if these fail.
-
-    Args:
-        paths: the images.
-        known: numbers of some of them, and of others, by file name; no image gets the number of another one.
-
-    >>> list(number_images([Path("000139.jpg"), Path("000285.jpg")], {}).values())
-    [139, 285]
-    >>> list(number_images([Path("2.jpg"), Path("cat.jpg")], {}).values())
-    [1, 2]
-    >>> list(number_images([Path("a.jpg"), Path("b.jpg"), Path("c.jpg")], {"b.jpg": 1}).values())
-    [2, 1, 3]
-    >>> list(number_images([Path("1.jpg"), Path("2.jpg")], {"cat.jpg": 2}).values())
-    [1, 3]
-    """
-    others = [path for path in paths if path.name not in known]
-    numbers: dict[str, Any] = {path.name: int(path.stem) for path in others if path.stem.isdecimal()}
-    taken = set(known.values())
-    if len(set(numbers.values()) - taken) < len(others):  # some have no number, or two have the same
-        free = (number for number in itertools.count(1) if number not in taken)
-        numbers = {path.name: next(free) for path in others}
-    numbers |= known
-    return {path: numbers[path.name] for path in paths}
-
-
-def name_pictures(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the name of each image's picture: its own, as PNG; in full where two differ in their endings only.
-
-    >>> list(name_pictures([Path("a.jpg"), Path("b.jpg"), Path("b.png")]).values())
-    ['a.png', 'b.jpg.png', 'b.png.png']
-    """
-    stems = Counter(path.stem for path in paths)
-    return {path: f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}
-
-
-def _refuse_strange_boxes(records: Sequence[Any], name: str, size_hw: tuple[int, int]) -> None:
-    for record in records:
-        reason = check_box(record["box"].tolist(), size_hw) if "box" in record else None
-        if isinstance(reason, str):
-            raise FnaError(f"a box of {name} cannot be a person's: {reason}; correct --boxes")
-
-
-def png(picture_HW3: np.ndarray[Any, Any]) -> bytes:
-    """Encode a uint8 RGB picture."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture_HW3).save(buffer, "PNG")
-    return buffer.getvalue()

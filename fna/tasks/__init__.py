@@ -75,7 +75,8 @@ class Task:
 
     What `scores` computes is a dict ready for JSON. A number is a score in [0, 1]; a dict of numbers (or None) is that
     score by class. Some keys are special: ``curves`` {title: {"x": label, "y": label, "lines": {name: [xs, ys]}}},
-    ``confusion`` {"rows": names of the truth, "columns": names of the prediction, "counts": numbers by row}, ``notes``
+    ``confusion`` {"rows": names of the truth, "columns": names of the prediction, "counts": numbers by row}, ``counts``
+    {"boxes", or what a class has: {class: how many there are in the truth}}, ``notes``
     sentences, ``results`` a list in COCO's results format, which goes to a file of its own with the names of the
     images: such a task's data have a method ``image_id(index)``.
 
@@ -98,9 +99,11 @@ class Task:
             scored, uint8 (3, H, W), and the frame: how to get back to the image.
         predict: (model, normalised views, their frames, config) -> a prediction per view, on the CPU, in image pixels.
         scores: (data, config) -> an empty metric.
-        draw: (picture, prediction or truth, data, config) -> the picture with it drawn in, or instead of it.
+        draw: (picture, prediction or truth, data, config) -> the picture with it drawn in.
         records: (prediction, image id, data) -> COCO results of a prediction, ready for JSON; None: the
             task has no such format.
+        draw_errors: (picture, prediction, truth) -> where the prediction is wrong; None: the task has no such picture.
+        probabilities: as `predict`, but the probability of each class at each pixel; None: the task has no such map.
     """
 
     metric: str
@@ -118,6 +121,8 @@ class Task:
     scores: Callable[[Any, Settings], Scores]
     draw: Callable[[Picture, Any, Any, Settings], Picture]
     records: Callable[[Any, Any, Any], list[dict[str, Any]]] | None = None
+    draw_errors: Callable[[Picture, Any, Any], Picture] | None = None
+    probabilities: Callable[[nn.Module, Tensor, Sequence[Any], Settings], Sequence[Any]] | None = None
     multiple: int = 1
 
 

@@ -147,6 +147,13 @@ def score_images(
         "columns": [*classes, BACKGROUND],
         "counts": confusion(images, len(classes), ids, threshold).tolist(),
     }
+    labels = [
+        label
+        for image in images
+        for label, *left_out in zip(image["labels"], image["crowd"], image["difficult"], strict=True)
+        if not any(left_out)
+    ]
+    scores["counts"] = {"boxes": {name: labels.count(k) for k, name in enumerate(classes)}}
     scores["results"] = [entry for image in images for entry in image["results"]]
     return scores
 

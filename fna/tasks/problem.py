@@ -27,7 +27,8 @@ from fna.tasks.labels import Labels
 
 Rgb = tuple[float, float, float]
 SETTINGS = ("task", "data", "evaluate")  # sections that a network in use depends on
-HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change")  # of data: of a machine
+# Of the section data: of a machine, or of training.
+HERE = ("root", "train", "val", "test", "image_folder", "cache_gb", "on_error", "allow_change", "transform")
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,17 @@ class Problem:
         """Return a prediction per normalised view, on the CPU, in image pixels."""
         return self.task.predict(model, images_N3HW, frames, self.config)
 
+    def probabilities(self, model: nn.Module, images_N3HW: Tensor, frames: Sequence[Any]) -> Sequence[Any]:
+        """Return the probability of each class at each pixel, per normalised view; of a task that has such a map."""
+        assert self.task.probabilities is not None, "the task has such a map"
+        return self.task.probabilities(model, images_N3HW, frames, self.config)
+
     def scores(self, data: Any) -> Scores:
         """Return an empty metric for a split."""
         return self.task.scores(data, self.config)
 
     def draw(self, picture_HW3: Picture, what: Any) -> Picture:
-        """Return the picture with a prediction or truth drawn in, or instead of it."""
+        """Return the picture with a prediction or truth drawn in."""
         return self.task.draw(picture_HW3, what, self.labels, self.config)
 
     # --- JSON

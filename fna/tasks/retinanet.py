@@ -150,16 +150,17 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: RetinaN
 
     Args:
         output: what the head gives.
-        batch: ``boxes`` in px and ``labels``, a tensor per image.
+        batch: ``boxes`` in px and ``labels``, a tensor per image; maybe ``class_weights``, (C,).
         config: nothing is read from it.
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
     found = match(MATCHER, output["anchors"], batch)
     distances = F.l1_loss(deltas_NA4[found.positive], CODER.encode_single(found.boxes, found.anchors), reduction="sum")
-    return _focal(logits_NAC, found) + distances, found.positive.sum()
+    focal = _focal(logits_NAC, found, batch.get("class_weights"))
+    return focal + distances, found.positive.sum()
 
 
-def _focal(logits_NAC: Tensor, found: Matches) -> Tensor:
+def _focal(logits_NAC: Tensor, found: Matches, weights_C: Tensor | None) -> Tensor:
     """Sum up the focal loss, an image at a time: on a CPU a batch at once takes four times as long (80 classes)."""
     classes_NA = torch.full_like(found.positive, -1, dtype=torch.int64)  # -1: background, no class
     classes_NA[found.positive] = found.labels
@@ -168,6 +169,8 @@ def _focal(logits_NAC: Tensor, found: Matches) -> Tensor:
     for logits_AC, classes_A, ignored_A in zip(logits_NAC, classes_NA, found.ignored, strict=True):
         targets_AC = (classes_A[:, None] == every_class).to(logits_AC)
         focal_AC = sigmoid_focal_loss(logits_AC, targets_AC, alpha=0.25, gamma=2.0)
+        if weights_C is not None:
+            focal_AC = focal_AC * weights_C
         total = total + focal_AC.sum(1).masked_fill(ignored_A, 0).sum()
     return total
 

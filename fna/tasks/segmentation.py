@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fna.arch import A, Arch, with_output_stride
 from fna.arch.spaces import SEGMENTATION_LAYERS
@@ -20,6 +20,14 @@ from fna.tasks import Picture, Task, load_model
 from fna.training import distributed
 
 IGNORE = 255  # the label of pixels without a class, in every mask we hold
+OPACITY = 0.5  # of a class's colour over the image
+STRIPE = 4  # pixels; void is striped, which no class is
+STRIPES_RGB = ((255, 255, 255), (96, 96, 96))
+WRONG_RGB = (230, 60, 20)
+TITLES = {
+    **{"miou": "mIoU", "pixel_accuracy": "pixel accuracy"},
+    **{"iou": "IoU", "precision": "precision", "recall": "recall"},
+}
 
 
 def prepare(arch: A, config: DeepLab) -> A:
@@ -45,10 +53,15 @@ def train_view(data: Any, indices: Sequence[int], config: SegmentationConfig) ->
 
 
 def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tuple[Tensor, Tensor]:
-    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN."""
+    """Return the summed cross entropy over labelled pixels and their number; a crop without any gives 0, not NaN.
+
+    With ``class_weights`` in the batch a pixel counts as its class does, in the number, too.
+    """
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
-    total = F.cross_entropy(logits_NCHW.float(), mask, ignore_index=IGNORE, reduction="sum")
-    return total, (mask != IGNORE).sum()
+    weights = batch.get("class_weights")
+    total = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="sum")
+    labelled = mask != IGNORE
+    return total, labelled.sum() if weights is None else weights[mask[labelled]].sum()
 
 
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:
@@ -73,7 +86,14 @@ def view(image_3HW: Tensor, truth: Any, config: SegmentationConfig) -> tuple[Ten
 def predict(
     model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
 ) -> Sequence[Tensor]:
-    """Return class ids, (h, w) each.
+    """Return class ids on the CPU, (h, w) each; the arguments are those of `probabilities`."""
+    return [scores_CHW.argmax(0).cpu() for scores_CHW in _scores(model, images_N3HW, sizes, config)]
+
+
+def probabilities(
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
+) -> Sequence[Tensor]:
+    """Return the probability of each class on the CPU, (C, h, w) each.
 
     Args:
         model: in eval mode.
@@ -81,20 +101,27 @@ def predict(
         sizes: (h, w) of each image as it was.
         config: ``evaluate.mode``: the whole image at once, or windows whose probabilities are averaged.
     """
+    scores = _scores(model, images_N3HW, sizes, config)
+    return [(part.softmax(0) if config.evaluate.mode == "whole" else part).cpu() for part in scores]
+
+
+def _scores(
+    model: nn.Module, images_N3HW: Tensor, sizes: Sequence[tuple[int, int]], config: SegmentationConfig
+) -> Sequence[Tensor]:
+    """Return logits, or probabilities of windows, at the size of each image: (C, h, w) each."""
     if config.evaluate.mode == "whole":
         scores: Tensor = model(images_N3HW).float()
     else:
         scores = slide(model, images_N3HW, config.evaluate.window or config.data.crop, config.evaluate.overlap)
     if len(set(sizes)) > 1:
-        return [_labels(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
-    return list(_labels(scores, sizes[0]))
+        return [_resized(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
+    return list(_resized(scores, sizes[0]))
 
 
-def _labels(scores_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the likeliest class of every pixel of images of `size`, (N, h, w), on the CPU."""
-    if scores_NCHW.shape[2:] != tuple(size):
-        scores_NCHW = F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
-    return scores_NCHW.argmax(1).cpu()
+def _resized(scores_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if scores_NCHW.shape[2:] == tuple(size):
+        return scores_NCHW
+    return F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
 
 
 def slide(model: nn.Module, images_N3HW: Tensor, window: tuple[int, int], overlap: float) -> Tensor:
@@ -121,24 +148,29 @@ def _offsets(size: int, window: int, overlap: float) -> list[int]:
 
 
 class SegmentationScores:
-    """Mean intersection over union and pixel accuracy from torchmetrics' confusion matrix.
+    """Mean intersection over union and pixel accuracy from the confusion matrix of all pixels.
 
     Void pixels do not count, and a class without a pixel in the truth has no IoU and stays out of the mean.
     """
 
     def __init__(self, data: Any, config: SegmentationConfig) -> None:
         self.classes: tuple[str, ...] = data.classes
-        # Summed over processes by `compute` itself, so that nothing depends on torchmetrics' own synchronisation.
-        self.matrix = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, sync_on_compute=False)
+        self.matrix = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)  # truth, prediction
 
     def update(self, indices: Sequence[int], predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> None:
         """Add predictions, (h, w) each, and as many masks."""
         for prediction, truth in zip(predictions, truths, strict=True):
-            self.matrix.update(prediction, truth.long())
+            labelled = truth != IGNORE
+            pairs = len(self.matrix) * truth[labelled].long() + prediction[labelled]
+            self.matrix += torch.bincount(pairs, minlength=self.matrix.numel()).view_as(self.matrix)
 
     def compute(self) -> dict[str, Any]:
-        """Return ``miou``, ``iou`` by class (None: absent from the truth) and ``pixel_accuracy``, all in [0, 1]."""
-        matrix = distributed.total(self.matrix.compute()).double()
+        """Return ``miou`` and ``pixel_accuracy``; by class ``iou``, ``precision`` and ``recall``; all in [0, 1].
+
+        A class that is absent from the truth has no IoU and no recall, one that is never predicted no precision (None).
+        ``confusion`` and ``counts`` are in pixels.
+        """
+        matrix = distributed.total(self.matrix).double()
         hits, truth, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = hits / (truth + guessed - hits)
         present = truth > 0
@@ -146,20 +178,43 @@ class SegmentationScores:
             "miou": float(iou[present].mean()) if present.any() else 0.0,
             "iou": {name: float(v) if p else None for name, v, p in zip(self.classes, iou, present, strict=True)},
             "pixel_accuracy": float(hits.sum() / matrix.sum().clamp_min(1)),
+            "precision": self._by_class(hits, guessed),
+            "recall": self._by_class(hits, truth),
+            "confusion": {"rows": [*self.classes], "columns": [*self.classes], "counts": matrix.long().tolist()},
+            "counts": {"pixels": dict(zip(self.classes, truth.long().tolist(), strict=True))},
         }
+
+    def _by_class(self, hits_C: Tensor, of_C: Tensor) -> dict[str, float | None]:
+        pairs = zip(self.classes, hits_C.tolist(), of_C.tolist(), strict=True)
+        return {name: hits / of if of else None for name, hits, of in pairs}
 
 
 def draw(picture: Picture, mask_HW: Tensor, data: Any, config: SegmentationConfig) -> Picture:
-    """Colour a mask of class ids; void is black."""
-    palette = np.zeros((256, 3), np.uint8)
+    """Lay the colours of class ids over a picture; void, which is no class, is striped."""
+    ids_HW = np.asarray(mask_HW.cpu(), np.int64)
+    palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[: len(data.colors)] = data.colors
-    colored: Picture = palette[mask_HW.cpu().numpy().astype(np.uint8)]
-    return colored
+    mixed = (1 - OPACITY) * picture + OPACITY * palette[ids_HW]
+    return _with_void(mixed.round().astype(np.uint8), ids_HW)
+
+
+def draw_errors(picture: Picture, mask_HW: Tensor, truth_HW: Tensor) -> Picture:
+    """Lay a colour over the pixels of another class than the true one, in a grey image; void is striped."""
+    grey = picture.mean(2, keepdims=True).repeat(3, 2)
+    wrong_HW1 = np.asarray(mask_HW.cpu() != truth_HW.cpu())[..., None]
+    mixed = np.where(wrong_HW1, 0.3 * grey + 0.7 * np.array(WRONG_RGB), grey).round().astype(np.uint8)
+    return _with_void(mixed, np.asarray(truth_HW.cpu()))
+
+
+def _with_void(picture: Picture, ids_HW: np.ndarray[Any, Any]) -> Picture:
+    rows, columns = np.indices(ids_HW.shape)
+    stripes = np.array(STRIPES_RGB, np.uint8)[(rows + columns) // STRIPE % 2]
+    return np.where((ids_HW == IGNORE)[..., None], stripes, picture)
 
 
 TASK = Task(
     metric="miou",
-    titles={"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU"},
+    titles=TITLES,
     layers=SEGMENTATION_LAYERS,
     train_view=train_view,
     collate=collate,
@@ -170,6 +225,8 @@ TASK = Task(
     scored_size=scored_size,
     view=view,
     predict=predict,
+    probabilities=probabilities,
     scores=SegmentationScores,
     draw=draw,
+    draw_errors=draw_errors,
 )

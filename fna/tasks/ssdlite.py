@@ -213,7 +213,7 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite
 
     Args:
         output: what the head gives.
-        batch: ``boxes`` in px and ``labels``, a tensor per image.
+        batch: ``boxes`` in px and ``labels``, a tensor per image; maybe ``class_weights``, (C,), of the positives.
         config: nothing is read from it.
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
@@ -222,6 +222,9 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite
     targets_NA = torch.zeros_like(positive_NA, dtype=torch.int64)
     targets_NA[positive_NA] = found.labels + 1
     entropy_NA = F.cross_entropy(logits_NAC.flatten(0, 1), targets_NA.flatten(), reduction="none").view_as(targets_NA)
+    weights = batch.get("class_weights")
+    if weights is not None:
+        entropy_NA = entropy_NA * torch.cat([weights.new_ones(1), weights])[targets_NA]
     order_NA = entropy_NA.detach().masked_fill(positive_NA, -torch.inf).argsort(1, descending=True)
     hard_NA = order_NA.argsort(1) < NEGATIVES * positive_NA.sum(1, keepdim=True)
     distances = F.smooth_l1_loss(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from timm.utils.model_ema import ModelEmaV3
+from typing import TYPE_CHECKING
+
 from torch import nn
+
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
 
 
 def make_average(model: nn.Module, decay: float | None) -> ModelEmaV3 | None:
@@ -20,4 +24,8 @@ def make_average(model: nn.Module, decay: float | None) -> ModelEmaV3 | None:
         model: placed; each process averages its own, which is the same in all.
         decay: in [0, 1); 0 or None: no average.
     """
-    return ModelEmaV3(model, decay=decay, use_warmup=True) if decay else None
+    if not decay:
+        return None
+    from timm.utils.model_ema import ModelEmaV3  # timm takes a second to import
+
+    return ModelEmaV3(model, decay=decay, use_warmup=True)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from fna.arch.target import Form
 from fna.data.sampling import Loader, StepSampler
+from fna.data.transforming import transformed
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 from fna.training.engine import Batch
@@ -63,6 +64,8 @@ def train_batches(
     views: Dataset[Any] = _ScaledViews(problem, data, indices)
     batches = _WithScales(sampler, scales or (lambda step: 1.0))
     preload(data)
+    if problem.config.data.transform and indices:
+        views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
     for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate):
         names = [data.name(int(i)) for i in batch["index"]]
         yield {**batch, "names": names}, compute.images(batch["image"], problem.mean, problem.std)
@@ -98,7 +101,8 @@ class _ScaledViews(Dataset[Any]):
         if scale not in self.views:
             config = self.problem.at(Form(scale=scale)).config
             self.views[scale] = self.problem.task.train_view(self.data, self.indices, config)
-        return self.views[scale][epoch, position]
+        sample, name = self.views[scale][epoch, position], self.problem.config.data.transform
+        return transformed(sample, name, self.problem.config.engine.rng_seed, epoch) if name else sample
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, distributed
+from fna.training.tracking import need_trackers
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
     """Join the other processes, if any, and settle device, precision and threads; leaving restores the threads.
 
     Raises:
-        FnaError: the device or precision is not there.
+        FnaError: the device, the precision or a package of ``engine.log`` is not there.
     """
+    need_trackers(config.log)
     device = find_device(config.device)
     precision = find_precision(config.precision, device)
     with cpu_threads(config.threads), distributed.world(device.type == "cuda") as world:

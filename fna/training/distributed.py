@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -189,6 +188,8 @@ def share_statistics(model: nn.Module, cuda: bool) -> nn.Module:
     That holds for those of subclasses, too, which take batches of a single value: all processes together have more.
     """
     if cuda:
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     for module in model.modules():

@@ -22,7 +22,8 @@ from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
 from fna.training.clock import NOTHING, Spent, Stopwatch
 from fna.training.compute import Compute
-from fna.training.sinks import Log, check_log
+from fna.training.sinks import check_log
+from fna.training.tracking import Logs
 
 Batch = dict[str, Any]
 REMEDY = "lower the learning rate or set a gradient clip, and start a new run folder"
@@ -249,7 +250,7 @@ def fit(
         checkpoints: where its state is kept, or None.
         logs: CSV files of iterations and of epochs, or None.
         label: name on the progress bar.
-        config: when to write checkpoints.
+        config: when to write checkpoints, and which trackers log.
         compute: the processes.
         keeps_end: whether the end is a checkpoint, too, because more is done with it.
 
@@ -264,19 +265,18 @@ def fit(
     watch = Stopwatch(compute.device.type, spent)
     saved, every = time.monotonic(), config.checkpoint_steps
     writes = compute.world.writes
-    steps_log = Log(logs[0] if logs and writes else None, start, "step")
-    epochs_log = Log(logs[1] if logs and writes else None, start // loop.steps_per_epoch + 1, "epoch")
+    log = Logs(logs if writes else None, label, start, loop.steps_per_epoch, config.log)
     epochs = -(-loop.total_steps // loop.steps_per_epoch)
     rest = f", of which an epoch leaves out {loop.left_out}, others each time" if loop.left_out else ""
     tell(f"{label}: {loop.total_steps} iterations in {epochs} epochs, {loop.records} records{rest}")
     losses: list[float] = []
     loop.start(start)
-    with bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):
+    with log, bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):
         for step in range(start, loop.total_steps):
             row = loop.step(step)
             loss = row.get("loss", row.get("task_loss"))
             losses += [] if loss is None else [loss]
-            steps_log.write({"step": step, "epoch": step // loop.steps_per_epoch + 1, **row})
+            log.step(step, row)
             done = step + 1
             if done % loop.steps_per_epoch == 0:
                 epoch = done // loop.steps_per_epoch
@@ -286,13 +286,12 @@ def fit(
                 _tell_epoch(f"{label}: epoch {epoch} of {epochs}", losses, scores, minutes, left)
                 losses.clear()
                 if scores:
-                    epochs_log.write({"epoch": epoch, "minutes": round(minutes, 4), **scores})
+                    log.epoch(epoch, {"minutes": round(minutes, 4), **scores})
             asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
             if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
                 about = {"spent": watch.read().to_json(), "processes": compute.world.size, "plan": plan}
-                logged = [log.fingerprint() for log in (steps_log, epochs_log)]
                 _check_state(loop, done)
-                checkpoints.save(done, {"loop": loop.state(), **about, "logs": logged})
+                checkpoints.save(done, {"loop": loop.state(), **about, "logs": log.fingerprints()})
                 saved = time.monotonic()
             progress.advance(1, **{k: v for k, v in row.items() if v is not None})
         _check_state(loop, loop.total_steps)

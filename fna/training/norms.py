@@ -1,4 +1,4 @@
-"""Batch norms: frozen ones, and statistics made anew."""
+"""Batch norms: their statistics made anew."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fna.nets.network import Model
 from fna.training.compute import Compute
 
 
 def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """Return the batch norms of a model."""
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def freeze_norms(model: Model) -> None:
-    """Fix affine parameters and statistics of the backbone's batch norms; call again after every ``train()``."""
-    for norm in norms(model.backbone):
-        norm.eval()
-        norm.requires_grad_(False)
 
 
 @torch.no_grad()

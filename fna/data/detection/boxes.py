@@ -138,6 +138,11 @@ class DetectionData:
         arrays = {key: torch.from_numpy(getattr(truth, key).copy()) for key in TRUTH}
         return {**arrays, "image_id": self.image_id(index)}
 
+    def class_counts(self) -> list[int]:
+        """Return the number of boxes of each class."""
+        labels = np.concatenate([truth.labels for truth in self._truths])
+        return np.bincount(labels, minlength=len(self.classes)).tolist()  # type: ignore[no-any-return]
+
     def preload(self) -> None:
         """Decode as many images as stay in memory, so that workers which are forked later share them."""
         self._images.preload()

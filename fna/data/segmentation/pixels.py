@@ -224,6 +224,12 @@ class SegmentationData:
                 )
             seen.add(name)
 
+    def class_counts(self) -> list[int]:
+        """Return the number of pixels of each class."""
+        return [
+            sum(extent.pixels.get(class_id, 0) for extent in self._extents) for class_id in range(len(self.classes))
+        ]
+
     def _check_labels(self, where: str) -> None:
         """Check the labels of all masks together."""
         listing, present = self._listing, [self._labels[position] for position in self._records]

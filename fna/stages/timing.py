@@ -1,0 +1,50 @@
+"""How long a network takes for one image, on the device it is on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from fna.stages.predict import Finished
+from fna.training.compute import Compute
+
+RUNS, MOST_SECONDS = 50, 20.0  # whichever comes first
+FEWEST = 3
+
+
+@torch.no_grad()
+def latency(model: Finished, compute: Compute) -> dict[str, Any]:
+    """Measure a network by itself: one image of the size that it sees, without reading, resizing and scores.
+
+    Args:
+        model: placed.
+        compute: the hardware it is on.
+
+    Returns:
+        ``ms``, the median; ``runs`` that it is of, after two that do not count; ``size_hw`` and ``device``.
+    """
+    height, width = model.problem.size_hw
+    images_N3HW = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    x = compute.images(images_N3HW, model.mean, model.std)
+    spent: list[float] = []
+    while len(spent) < RUNS + 2 and (len(spent) < FEWEST + 2 or sum(spent) < MOST_SECONDS):
+        start = time.perf_counter()
+        with compute.autocast():
+            model(x)
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize(compute.device)
+        spent.append(time.perf_counter() - start)
+    counted = sorted(spent[2:])
+    ms = round(1000 * counted[len(counted) // 2], 3)
+    return {"ms": ms, "runs": len(counted), "size_hw": [height, width], "device": _device(compute)}
+
+
+def _device(compute: Compute) -> str:
+    """Say what computes."""
+    precision = "fp32" if compute.dtype is None else str(compute.dtype).removeprefix("torch.")
+    if compute.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(compute.device)}, {precision}"
+    threads = torch.get_num_threads()
+    return f"{compute.device.type}, {threads} thread{'s' * (threads > 1)}, {precision}"
