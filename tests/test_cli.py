@@ -18,6 +18,7 @@ from rich.console import Console
 from fna import cli, progress
 from fna.cli import tables
 from fna.cli.catalogue import CATALOGUE
+from fna.cli.words import UNDOTTED
 from fna.config import Config
 from fna.errors import FnaError
 
@@ -100,7 +101,7 @@ def test_settings_stand_anywhere(argv: list[str], rest: list[str], settings: lis
 
 def test_undotted_settings_are_known() -> None:
     sections = {name for name, field in Config.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    assert set(cli.UNDOTTED) == set(Config.model_fields) - sections
+    assert set(UNDOTTED) == set(Config.model_fields) - sections
 
 
 @pytest.mark.parametrize("argv", [["run", "--a.b"], ["run", "--a.b", "--run", "x"]])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import Job, opened, search_tiny, tiny_config, write_images
+from torchmetrics.functional.regression import kendall_rank_corrcoef, r2_score
 
 import fna
 from fna import cli
@@ -158,6 +159,9 @@ def test_predictions_are_held_against_random_networks(measured: tuple[Job, Super
     errors = [abs(n["predicted_ms"] / n["measured_ms"] - 1) * 100 for n in checked["networks"]]
     assert checked["error_percent"] == pytest.approx(sum(errors) / 6)
     assert checked["error_percent_max"] == pytest.approx(max(errors))
+    both = [torch.tensor([n[key] for n in checked["networks"]]) for key in ("predicted_ms", "measured_ms")]
+    assert checked["r2"] == pytest.approx(float(r2_score(*both)), abs=1e-3)
+    assert checked["kendall_tau"] == pytest.approx(float(torch.as_tensor(kendall_rank_corrcoef(*both))))
 
 
 def test_a_thread_alone_has_its_own_clock() -> None:

@@ -21,6 +21,7 @@ from fna.cli.streams import complain, flush_output, open_streams
 from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
+from fna.cli.words import split_settings
 from fna.errors import FnaError, out_of_memory, pick
 from fna.progress import first_rank, quiet
 
@@ -46,7 +47,6 @@ LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
     "less; fna plan RECIPE says how much"
 )
-UNDOTTED = ("baseline",)  # settings that are in no section
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's panels cost half as much time again
@@ -387,28 +387,3 @@ def _refuse_once(error: FnaError) -> int:
 def _refuse(message: str) -> int:
     complain(f"fna: error: {message}")
     return 2
-
-
-def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate settings, which can stand anywhere, from the other arguments; a path's ``~`` is the home folder.
-
-    >>> split_settings(["run", "--search.epochs", "5", "recipe.yaml", "--data.root=x"])
-    (['run', 'recipe.yaml'], ['search.epochs=5', 'data.root=x'])
-    """
-    rest, settings = [], []
-    words = iter(argv)
-    for word in words:
-        key, sign, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not ("." in key or key in UNDOTTED):
-            rest.append(f"--{key}={_at_home(value)}" if word.startswith("--") and sign else _at_home(word))
-            continue
-        value = value if sign else next(words, "--")
-        if not sign and value.startswith("--"):
-            raise FnaError(f"--{key} has no value; write --{key} VALUE (--{key}=VALUE if it begins with --)")
-        settings.append(f"{key}={_at_home(value)}")
-    return rest, settings
-
-
-def _at_home(word: str) -> str:
-    """Return a word whose beginning ``~/`` is the home folder: shells leave that of ``--run=~/x`` alone."""
-    return os.path.expanduser(word) if word.startswith("~/") else word
