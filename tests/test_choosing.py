@@ -21,6 +21,7 @@ from fna.searching.alphas import MEASURED
 from fna.searching.choosing import CHOOSERS, Choice, choose_by_alphas
 from fna.searching.found import Alphas, Candidate, Found, Pool
 from fna.searching.knapsack import GRID, PathsBetween, best_path
+from fna.training.clock import Spent
 
 Case = tuple[CostTable, list[list[float]]]
 
@@ -157,7 +158,14 @@ def test_every_chooser_keeps_the_budget(chooser: str) -> None:
 def test_what_was_found_survives_json(evidence: Alphas | Pool) -> None:
     network = Network(space([3, 1, 3]), {})
     found = Found(
-        network, evidence, "params", {"text": "3 Mparams", "cost": 3}, 1.5, "uniform", "alphas", ("look out",)
+        network,
+        evidence,
+        "params",
+        {"text": "3 Mparams", "cost": 3},
+        Spent(1.5, 2.5, 7),
+        "uniform",
+        "alphas",
+        ("look out",),
     )
     again = Found.from_json(json.loads(json.dumps(found.to_json())), network)
     assert again.to_json() == found.to_json()
