@@ -184,7 +184,7 @@ def test_a_tiny_run_learns(squares: Path, tmp_path: Path, model: str) -> None:
     assert len(read_log(tmp_path / "search.csv")) == 6
     losses = [float(row["loss"]) for row in read_log(tmp_path / "adapt.csv")]
     assert np.mean(losses[-3:]) < 0.92 * np.mean(losses[:3])
-    assert set(adapted.scores) == {*TITLES, "curves", "confusion", "results"}
+    assert set(adapted.scores) == {*TITLES, "counts", "curves", "confusion", "results"}
     assert 0 <= adapted.scores["map"] <= 1
 
 

@@ -104,7 +104,7 @@ def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[
 
 def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(FnaError, match=r"trained with search\.epochs = 2, here it is 5"):
-        share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5"))
+        share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5", "data.images=4"))
 
 
 def test_a_trained_super_network_answers_budgets_that_the_search_did_not_have(tmp_path: Path) -> None:

@@ -167,7 +167,10 @@ def test_images_of_the_same_name_do_not_meet(tmp_path: Path, photos: Path) -> No
     done = fna.predict_images(network, cameras, tmp_path / "out")
     assert done["files"] == ["left/1.png", "right/1.png", "results.json"]
     rows = read_json(tmp_path / "out" / "results.json")
-    assert [(row["file_name"], row["image_id"]) for row in rows] == [("left/1.png", 1), ("right/1.png", 2)]
+    assert [(row["file_name"], row["image_id"]) for row in rows] == [
+        ("left/1.png", "left/1.png"),
+        ("right/1.png", "right/1.png"),
+    ]
 
 
 def test_the_command_takes_what_a_shell_makes_of_a_pattern(

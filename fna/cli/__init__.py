@@ -368,8 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call(argv: Sequence[str]) -> int:
     """Do what the arguments say; return the exit code."""
-    rest, settings = split_settings(argv)
     try:
+        rest, settings = split_settings(argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
         code = 130

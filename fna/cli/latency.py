@@ -10,7 +10,6 @@ import typer
 
 from fna.cli.networks import AsJson, example, size_hw
 from fna.cli.tables import show_json
-from fna.cost.latency import TABLE, LatencyTable, read_latencies, said
 from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.progress import first_rank, quiet
@@ -48,7 +47,7 @@ def latency(
     ] = None,
     backend: Annotated[str, typer.Option(metavar="torch|onnxruntime", help="What runs the network.")] = "torch",
     table: Annotated[Path, typer.Option(metavar="FILE", help="Kept there; what it has is not measured again.")] = Path(
-        TABLE
+        "latency.json"
     ),
     number: Annotated[
         int | None, typer.Option("--check", metavar="N", min=2, max=1000, help="Measure N random networks, too.")
@@ -99,6 +98,7 @@ def _measure_space(config: Config, file: Path, here: Bench, number: int | None, 
     """Measure what a table lacks of a recipe's space; check it where that is asked for."""
     from dataclasses import replace
 
+    from fna.cost.latency import LatencyTable, read_latencies, said
     from fna.runs.planning import find_basis, forms_wanted, space_of
     from fna.seeds import load_seed
     from fna.stages.latency import check, measure_space
@@ -126,7 +126,7 @@ def _measure_space(config: Config, file: Path, here: Bench, number: int | None, 
 def _measure_network(path: Path, file: Path, here: Bench, rounds: int) -> dict[str, Any]:
     """Measure a finished network, beside what a table of this machine predicts."""
     from fna.arch.target import Target
-    from fna.cost.latency import differences, layers_ns
+    from fna.cost.latency import differences, layers_ns, read_latencies, said
     from fna.runs.saved import load
     from fna.stages.latency import conditions
 

@@ -10,7 +10,7 @@ from typing import Any
 from fna.files import read_json
 from fna.reporting.parts import DASH, MINUS, TIMES, Part, Table, signed
 from fna.reporting.rows import CONTROLS, charged_minutes
-from fna.runs.folder import seed_folders
+from fna.runs.manifest import seed_folders
 
 LETTERS = {title[1]: title for title in CONTROLS.values()}
 PAIRS = (  # the differences that are told, by letters: of the first row to the second

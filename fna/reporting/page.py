@@ -21,7 +21,7 @@ from fna.data.recognising import AUTO
 from fna.errors import FnaError
 from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
-from fna.runs.folder import seed_folders
+from fna.runs.manifest import seed_folders
 
 PACKAGES = ("fna", "torch", "torchvision", "timm")
 DATED = (  # names or patterns

@@ -20,7 +20,7 @@ from fna.reporting.controls import compare
 from fna.reporting.page import write_report
 from fna.reporting.rows import CONTROLS, CUT, RANDOM, charged_minutes
 from fna.runs import pipeline
-from fna.runs.folder import seed_folders
+from fna.runs.manifest import seed_folders
 from fna.runs.opening import Jobs, flatten
 from fna.runs.pipeline import (
     PLAIN_SEED,
@@ -174,7 +174,7 @@ def seed_super(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> P
 
 def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
     """Draw an architecture of the target's cost, and where the space allows of its head width and input scale."""
-    target, (unit, cost) = target_named(run, run.config.adapt), _cost(run)
+    target, (unit, cost) = target_named(run, run.config.adapt), _cost(run, found)
     settings: Plan = {"arch": RANDOM, "init": "super"}
     wanted = {"budget": f"{cost} {unit}", "chooser": "random"}
     if kept_target(run, RANDOM, wanted):
@@ -193,7 +193,7 @@ def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -
 
 def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
     """Cut the seed to the target's cost at its input scale and head width; see `cut_by_hand`."""
-    target, (unit, limit) = target_named(run, run.config.adapt), _cost(run)
+    target, (unit, limit) = target_named(run, run.config.adapt), _cost(run, found)
     problem, space, seed = run.problem.at(target), run.space, run.seed.arch
     plain = (target.head_width, target.scale) == (1, 1)
 
@@ -225,11 +225,14 @@ def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Pla
     return {"arch": CUT, "init": init}
 
 
-def _cost(run: Run) -> tuple[str, int]:
+def _cost(run: Run, found: Mapping[str, Any]) -> tuple[str, int]:
     """Return the unit in which the target's cost was limited, and what the whole target costs in it."""
-    target, problem = target_named(run, run.config.adapt), run.problem
-    unit = run.read_json(f"targets/{run.config.adapt.arch}.json", f"derive:{run.config.adapt.arch}")["unit"]
-    return unit, problem.at(target).whole(target.arch, UNITS[unit])
+    name = run.config.adapt.arch
+    unit = run.read_json(f"targets/{name}.json", f"derive:{name}")["unit"]
+    if UNITS[unit] in found:
+        return unit, int(found[UNITS[unit]])
+    target = target_named(run, run.config.adapt)
+    return unit, run.problem.at(target).whole(target.arch, UNITS[unit])
 
 
 PLANS: dict[str, Callable[[Run, Mapping[str, Any], Mapping[str, Any]], Plan]] = {

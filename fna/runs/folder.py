@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,13 +15,21 @@ from filelock import FileLock, Timeout
 from fna import files
 from fna.errors import FnaError, nearest
 from fna.files import TEMPORARY, fingerprint, os_errors, read_bytes, remove, temporaries
-from fna.runs.manifest import MANIFEST, damaged, damages, not_ours, read_checked, read_manifest, write_manifest
+from fna.runs.manifest import (
+    MANIFEST,
+    damaged,
+    damages,
+    not_ours,
+    read_checked,
+    read_manifest,
+    seed_folders,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LOCK = ".lock"
-SEED_FOLDER = re.compile(r"seed_(\d{1,9})")  # the run of an RNG seed, among several
 NEW: Mapping[str, Any] = {"settings": None, "made_with": [], "kept": {}}  # what a manifest begins with
 NAMED = {  # stages that are done under several names: what such a name stands for, and the option that gives it
     "derive": ("target", "--derive.name"),
@@ -142,15 +149,14 @@ class Folder:
 
     def expect(self, names: Iterable[str]) -> None:
         """Record that files are there which have a digest of their own."""
-        manifest = read_manifest(self.path)
-        new: dict[str, list[Any]] = {name: [] for name in names if name not in manifest["kept"]}
-        if new:
-            write_manifest(self.path, {**manifest, "kept": {**manifest["kept"], **new}})
+        manifest, new = read_manifest(self.path), {name: list[Any]() for name in names}
+        if new.keys() - manifest["kept"].keys():
+            write_manifest(self.path, {**manifest, "kept": {**new, **manifest["kept"]}})
 
     def lost(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that were recorded and are no files any more."""
-        kept = read_manifest(self.path)["kept"]
-        return [name for name in names if name in kept and not (self.path / name).exists()]
+        known = read_manifest(self.path)["kept"].keys() & set(names)
+        return sorted(name for name in known if not (self.path / name).exists())
 
     def read(self, name: str) -> bytes:
         """Return the content of a file, verified if there is a record of how it is.
@@ -355,19 +361,6 @@ def _left_behind(path: Path) -> list[Path]:
     """Return what killed writes left in a run folder, those inside it aside: they may have writers of their own."""
     inside = [manifest.parent for manifest in path.glob(f"*/**/{MANIFEST}")]
     return [file for file in temporaries(path) if not any(run in file.parents for run in inside)]
-
-
-def seed_folders(folder: Path, number: int | None = None) -> dict[int, Path]:
-    """Return the run folders of several RNG seeds below a folder.
-
-    Args:
-        folder: where they are.
-        number: how many there are to be: 0, 1 ...; None: those that are there.
-    """
-    if number is not None:
-        return {k: folder / f"seed_{k}" for k in range(number)}
-    found = {int(match[1]): path for path in folder.glob("seed_*") if (match := SEED_FOLDER.fullmatch(path.name))}
-    return {k: found[k] for k in sorted(found) if (found[k] / MANIFEST).exists()}
 
 
 def _take_lock(path: Path) -> FileLock:

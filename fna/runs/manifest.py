@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ WROTE = {1: "0.1"}  # versions of fna that wrote other formats
 KEYS = {"made_by", "format", "stages"}
 MORE = {"settings", "made_with", "kept", "sha256"}  # absent from what the first writers of this format left
 BY_HAND = {"config.yaml": "settings are changed by options, such as --adapt.epochs 30"}  # what people may have edited
+SEED_FOLDER = re.compile(r"seed_(\d{1,9})")  # the run of an RNG seed, among several
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -149,3 +151,16 @@ def _is_entry(entry: Any) -> bool:
         and all(isinstance(recorded, dict) for recorded in entry["files"].values())
         and isinstance(entry.get("info"), dict)
     )
+
+
+def seed_folders(folder: Path, number: int | None = None) -> dict[int, Path]:
+    """Return the run folders of several RNG seeds below a folder.
+
+    Args:
+        folder: where they are.
+        number: how many there are to be: 0, 1 ...; None: those that are there.
+    """
+    if number is not None:
+        return {k: folder / f"seed_{k}" for k in range(number)}
+    found = {int(match[1]): path for path in folder.glob("seed_*") if (match := SEED_FOLDER.fullmatch(path.name))}
+    return {k: found[k] for k in sorted(found) if (found[k] / MANIFEST).exists()}

@@ -12,8 +12,8 @@ from fna.data.index import index_file, open_splits
 from fna.errors import FnaError
 from fna.files import TEMPORARY, os_errors
 from fna.progress import say
-from fna.runs.folder import Folder, seed_folders
-from fna.runs.manifest import MANIFEST, read_checked, read_manifest
+from fna.runs.folder import Folder
+from fna.runs.manifest import MANIFEST, read_checked, read_manifest, seed_folders
 
 # Keys that may differ from the folder's config.yaml: they do not change what a finished stage computed.
 FREE = (

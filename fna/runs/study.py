@@ -22,8 +22,9 @@ from fna.reporting.controls import spread
 from fna.reporting.rows import charged_minutes
 from fna.reporting.study import study_markdown, study_page
 from fna.runs import pipeline
-from fna.runs.folder import SEED_FOLDER, Folder
+from fna.runs.folder import Folder
 from fna.runs.jobs import alone, finish, share_network, share_of, with_settings
+from fna.runs.manifest import SEED_FOLDER
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED
 
