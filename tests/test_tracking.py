@@ -99,6 +99,16 @@ def test_wandb_takes_each_number_offline(images: Path, tmp_path: Path, monkeypat
     assert len({file.name for file in files}) == 1, "under one id"
 
 
+def test_a_tracker_that_fails_is_told_and_can_be_left_out(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("a file where its folder should be")
+    said = r"engine\.log: tensorboard failed: .*--engine\.log '\[csv\]'"
+    with opened(tiny_config(images, "engine.log=[tensorboard]")) as job, pytest.raises(FnaError, match=said):
+        adapt_tiny(job, tmp_path)
+    with opened(tiny_config(images)) as job:
+        assert adapt_tiny(job, tmp_path).scores
+
+
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
 def test_a_tracker_that_is_not_installed_is_said_first(tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -46,7 +47,11 @@ class Logs:
         self._per_epoch = steps_per_epoch
         self._steps = Log(paths[0] if paths else None, start, "step")
         self._epochs = Log(paths[1] if paths else None, start // steps_per_epoch + 1, "epoch")
-        self._trackers = [TRACKERS[name](paths[0], label, start) for name in names if paths and name in TRACKERS]
+        self._trackers: dict[str, Tracker] = {}
+        for name in names:
+            if paths and name in TRACKERS:
+                with _told(name):
+                    self._trackers[name] = TRACKERS[name](paths[0], label, start)
 
     def step(self, step: int, row: Mapping[str, Any]) -> None:
         """Take the numbers of an iteration."""
@@ -60,21 +65,37 @@ class Logs:
 
     def _track(self, step: int, row: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        for tracker in self._trackers:
-            tracker.log(step, numbers)
+        for name, tracker in self._trackers.items():
+            with _told(name):
+                tracker.log(step, numbers)
 
     def fingerprints(self) -> list[dict[str, Any] | None]:
         """Return what a checkpoint knows of the CSV files; what trackers hold back is put down."""
-        for tracker in self._trackers:
-            tracker.flush()
+        for name, tracker in self._trackers.items():
+            with _told(name):
+                tracker.flush()
         return [self._steps.fingerprint(), self._epochs.fingerprint()]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        for name, tracker in self._trackers.items():
+            with _told(name) if kind is None else suppress(Exception):  # what went wrong first is what is told
+                tracker.close()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn what a tracker raises into an `FnaError`: it is a program of others, not set up or out of reach."""
+    try:
+        yield
+    except Exception as error:  # each has its own
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise FnaError(
+            f"engine.log: {name} failed: {said}; set it up and type the same again, or leave it out: "
+            "--engine.log '[csv]'"
+        ) from error
 
 
 def need_trackers(names: Sequence[str]) -> None:
