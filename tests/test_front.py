@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,18 @@ def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[
 def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(FnaError, match=r"trained with search\.epochs = 2, here it is 5"):
         share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5", "data.images=4"))
+
+
+def test_a_damaged_super_network_is_named_and_leaves_no_control_out(
+    fronted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(fronted[0], tmp_path / "copy", ignore=shutil.ignore_patterns("front"))
+    weights = bytearray((copy / "found.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "found.safetensors").write_bytes(weights)
+    with pytest.raises(FnaError, match=r"found\.safetensors is not as "):
+        make_front(copy, BUDGETS, array="2/4")  # a hand cut
+    assert not (copy / "front" / "cut_0_9x" / "point.json").exists()
 
 
 def test_a_trained_super_network_answers_budgets_that_the_search_did_not_have(tmp_path: Path) -> None:

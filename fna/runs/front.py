@@ -24,6 +24,7 @@ from fna.runs.jobs import alone, finish, share_network, share_of
 from fna.runs.opening import settle_config
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE
+from fna.searching.choosing import NoControlError
 from fna.searching.rescoring import score_again
 from fna.tasks.problem import Problem
 
@@ -117,10 +118,8 @@ def _do(run: Run, job: Job, config: Config) -> None:
     point: dict[str, Any] = {"name": job.name, "kind": job.kind, "budget": str(job.budget) if job.budget else None}
     try:
         row = finish(run)
-    except FnaError as error:
-        if job.kind == "found" or run.finished("derive:derived"):
-            raise
-        run.write("point", {POINT: {**point, "left_out": str(error)}})  # there is no such control
+    except NoControlError as error:
+        run.write("point", {POINT: {**point, "left_out": str(error)}})
         return
     target = run.read_json(f"{ADAPTED}/network.json", f"adapt:{ADAPTED}")
     scored = {key: row[key] for key in ("minutes", "head_width", "scale")} | {"score": row[run.problem.task.metric]}

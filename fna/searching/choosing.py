@@ -20,6 +20,10 @@ TRIES = 10_000  # random paths drawn until one is within the budget
 PLAIN_TRIES = 1_000  # of these, drawn from the whole space; where such paths are rare the others are drawn among them
 
 
+class NoControlError(FnaError):
+    """A control that a chooser stands for does not exist within the budget."""
+
+
 @dataclass(frozen=True)
 class Disagreement:
     """A layer where the budget overrules the argmax.
@@ -160,14 +164,17 @@ def choose_cut(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> 
     """Cut the seed by hand to 90 to 100 % of the budget: a control (see `cut_by_hand`).
 
     Raises:
-        FnaError: no such cut is in the space.
+        NoControlError: no such cut is in the space.
     """
     space = found.network.arch
     if limit is None or costs.whole(space.seed_path()) <= limit:
         return _of_arch(space.seed, space, costs)  # there is nothing to cut
-    arch = cut_by_hand(space.seed, space, limit, lambda arch: costs.whole(space.path_of(arch)), tapped(space))
+    try:
+        arch = cut_by_hand(space.seed, space, limit, lambda arch: costs.whole(space.path_of(arch)), tapped(space))
+    except FnaError as error:  # a layer of it is no candidate
+        raise NoControlError(str(error)) from error
     if arch is None:
-        raise FnaError("no cut of the seed spends 90 to 100 % of the budget; choose another --derive.budget")
+        raise NoControlError("no cut of the seed spends 90 to 100 % of the budget; choose another --derive.budget")
     return _of_arch(arch, space, costs)
 
 
@@ -175,12 +182,12 @@ def choose_narrowed(found: Found, costs: Costs, limit: int | None, rng_seed: int
     """Take the seed with the next smaller expansion in all layers, such as 3 in place of 6: a control.
 
     Raises:
-        FnaError: it costs more than the budget.
+        NoControlError: it costs more than the budget.
     """
     space = found.network.arch
     choice = _of_arch(narrowed(space.seed, space, tapped(space)), space, costs)
     if limit is not None and choice.cost > limit:
-        raise FnaError("chooser 'narrowed' costs more than the budget; raise --derive.budget")
+        raise NoControlError("chooser 'narrowed' costs more than the budget; raise --derive.budget")
     return choice
 
 
