@@ -44,6 +44,11 @@ def test_what_is_frozen_stays_and_the_rest_learns(what: Any, stages: int, images
     assert tuned.frozen_params == sum(numbers)
 
 
+def test_more_stages_than_there_are_cannot_be_frozen(images: Path, tmp_path: Path) -> None:
+    with opened(tiny_config(images, "adapt.freeze=5")) as job, pytest.raises(FnaError, match="has 4 stages; for all"):
+        adapt_tiny(job, tmp_path)
+
+
 # --- class weights ----------------------------------------------------------------------------------------------------
 
 

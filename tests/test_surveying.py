@@ -114,6 +114,24 @@ def test_flaws_copies_absent_and_rare_of_all_splits_are_in_one_answer(
     assert "nearly the same: 1 pairs, 1 across splits: train: 4.png = val: val_more.png" in said
 
 
+def test_a_sheet_that_cannot_be_drawn_is_not_said_to_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / "0.jpg")
+    images = [{"id": 1, "file_name": "0.jpg", "height": 48, "width": 64}]
+    about = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
+    for split in ("train", "val"):
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(about))
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", str(tmp_path), "--out", str(sheet)]) == 0
+    printed = capsys.readouterr().out
+    assert "has a box of cell" in printed
+    assert f"not written: {sheet}" in printed
+    assert "\nwritten: " not in printed
+    assert not sheet.exists()
+
+
 def test_a_model_whose_boxes_begin_large_is_for_large_things() -> None:
     large, small = ({"share": {"small": share}} for share in (0.3, 0.02))
     assert fitting_model("detection", large) != fitting_model("detection", small)

@@ -66,18 +66,23 @@ def data(
         seen = survey(config)
         config = seen.config if settings is None else _fit(seen, source, settings)
         advice = suggest(config, seen.found)
+    written = []
     if out is not None and seen.opened:
         from fna.cli.sheet import draw_sheet
 
         draw_sheet(config, seen.opened, out)
+        written.append(out)
     if recipe is not None:
         _write_recipe(recipe, source, config, settings or (), advice)
+        written.append(recipe)
     sizes = _at_crop(config, settings, seen.found, advice)
     if as_json:
         suggestions = {row.key: row.value for row in advice}
         return show_json({**seen.found, "readable_as": others, "at_crop": sizes, "suggestions": suggestions})
     _show(seen.found, sizes)
-    _advise(advice, source, others, [path for path in (out, recipe) if path])
+    if out is not None and out not in written:
+        print(f"not written: {out}, since no split can be opened")
+    _advise(advice, source, others, written)
 
 
 def _config(source: Path, settings: Sequence[str]) -> tuple[Config, list[str], Sequence[str] | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.training.norms import norms
 
@@ -21,12 +22,17 @@ def freeze(model: Model, what: str | int) -> None:
     Args:
         model: its backbone is not a super network.
         what: ``none``, ``stem``, ``backbone``, or a number n: the stem and the first n stages.
+
+    Raises:
+        FnaError: there are fewer stages.
     """
     if what == "none":
         return
     backbone: Any = model.backbone
     stages = list(backbone.stages)
     number = what if isinstance(what, int) else 0 if what == "stem" else len(stages)
+    if number > len(stages):
+        raise FnaError(f"adapt.freeze is {number}, but this backbone has {len(stages)} stages; for all: backbone")
     for part in (backbone.stem, *stages[:number]):
         part.eval()
         part.requires_grad_(False)
