@@ -23,12 +23,12 @@ from scipy.stats import kendalltau
 
 from fna.arch.target import Form
 from fna.config import Config
-from fna.nets.weights import load_weights
 from fna.rng import generator
 from fna.runs import pipeline
 from fna.runs.run import Run
 from fna.searching.alphas import SearchLoop
 from fna.searching.measured import hand_cuts
+from fna.searching.rescoring import trained_loop
 from fna.searching.sampling import Step, draw_path, sample_anchored
 from fna.searching.scoring import Candidacy, Scorer, seed_of
 
@@ -45,9 +45,7 @@ def loop_of(job: Run) -> SearchLoop:
     """Return the trained search of a run."""
     found, problem = job.found(), job.problem
     costs = problem.costs(found.network.arch)
-    loop = SearchLoop(found.network, problem, job.data("train")[0], job.compute, costs, costs.seed)
-    load_weights(loop.model, found.network.state, "the trained super network")
-    return loop
+    return trained_loop(found, problem, job.data("train")[0], job.compute, costs, costs.seed)
 
 
 def architectures(loop: SearchLoop, number: int) -> list[Candidacy]:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from fna.training.machine import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> str:
     """Describe the machine in a line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
 def commit() -> str:

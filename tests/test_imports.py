@@ -18,7 +18,7 @@ ROOT = Path(fna.__file__).parent
 # for those of its modules that have an entry themselves.
 ORDER = (
     "errors progress rng",
-    "arch files config.strict_yaml config.budgets training.distributed training.clock",
+    "arch files config.strict_yaml config.budgets training.distributed training.clock training.machine",
     "runs.manifest integrations.hub",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
     "training.tracking",

@@ -14,7 +14,7 @@ import typer
 
 from fna.cli.exporting import add_export
 from fna.cli.latency import add_latency
-from fna.cli.networks import AsJson, add_commands, example
+from fna.cli.networks import AsJson, Folder, Quiet, add_commands, example
 from fna.cli.planning import add_plan
 from fna.cli.predicting import add_predict
 from fna.cli.streams import complain, flush_output, open_streams
@@ -55,9 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")]
 RunOption = typer.Option("--run", metavar="DIR", help="The run folder.")
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
 Controls = Annotated[
     bool, typer.Option("--controls", help="Also the rows beside which the network is judged; see fna controls --help.")
 ]

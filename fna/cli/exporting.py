@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fna.cli.networks import AsJson, example, size_hw
+from fna.cli.networks import AsJson, Folder, Name, Quiet, example, size_hw
 from fna.cli.tables import show_json
 from fna.errors import FnaError
 from fna.progress import first_rank, quiet, say
-
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")]
 
 
 def add_export(app: typer.Typer) -> None:
@@ -49,7 +47,7 @@ def export_network(
         Path | None, typer.Option(metavar="FOLDER|FILE", help="Images to check on.  [default: the run's data]")
     ] = None,
     as_json: AsJson = False,
-    no_words: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")] = False,
+    no_words: Quiet = False,
 ) -> None:
     """Write a fine-tuned network for other programs: uint8 pixels in, maps out, checked against torch on real images.
 
@@ -105,7 +103,7 @@ def push_network(
 
 def clean_run(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")],
+    folder: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Free the disk space of a finished run: what only serves to search, derive or adapt more.

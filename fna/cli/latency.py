@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fna.cli.networks import AsJson, example, size_hw
+from fna.cli.networks import AsJson, Quiet, example, size_hw
 from fna.cli.tables import show_json
 from fna.cost.units import with_unit
 from fna.errors import FnaError
@@ -54,7 +54,7 @@ def latency(
     ] = None,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How often each is timed.")] = 15,
     as_json: AsJson = False,
-    no_words: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")] = False,
+    no_words: Quiet = False,
 ) -> None:
     """Measure the latency of every distinct block of a recipe's search space, at batch size 1, for budgets in ms.
 

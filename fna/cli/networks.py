@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fna.cli.counting import Plan
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The run folder.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")]
 SETTINGS = {"count": ("task", "space"), "remap": ("remap", "space")}  # sections whose settings a command takes
 
 

@@ -14,6 +14,7 @@ from fna.cli.networks import AsJson, example
 from fna.cli.tables import show_json, show_table, table
 from fna.cost.units import with_unit
 from fna.progress import quiet, say
+from fna.training.machine import load
 
 if TYPE_CHECKING:
     from fna.config import Config
@@ -110,8 +111,8 @@ def _remarks(plans: Sequence[SeedPlan]) -> list[str]:
             "minutes are those of search + adaptation of the target, estimated from some steps of the seed on this "
             "machine; the fine-tuned seed beside it takes about as long as the target again (--baseline false: none)"
         )
-        if hasattr(os, "getloadavg") and os.getloadavg()[0] > (cores := os.cpu_count() or 1):  # not on Windows
-            said.append(f"this machine is busy (load {os.getloadavg()[0]:.1f} on {cores} cores): minutes are as of now")
+        if (busy := load()) is not None and busy > (cores := os.cpu_count() or 1):
+            said.append(f"this machine is busy (load {busy:.1f} on {cores} cores): minutes are as of now")
     return [*said, "memory is that of a training step of the seed, beside what Python and its libraries take"]
 
 

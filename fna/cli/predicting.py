@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fna.cli.networks import AsJson, example
+from fna.cli.networks import AsJson, Name, Quiet, example
 from fna.cli.tables import show_json, show_result
 from fna.progress import quiet
 
@@ -35,9 +35,7 @@ def predict(
     more: Annotated[  # of a pattern without quotes, the shell leaves the first name to --images, and the others here
         list[Path] | None, typer.Argument(metavar="", hidden=True)
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The adaptation of a run to use.  [default: adapted]")
-    ] = None,
+    name: Name = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +49,7 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Persons' boxes as COCO json (pose).  [default: whole images]")
     ] = None,
     as_json: AsJson = False,
-    no_words: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")] = False,
+    no_words: Quiet = False,
 ) -> None:
     """Label images with a fine-tuned network, batch by batch: pictures, masks, boxes and poses as files.
 

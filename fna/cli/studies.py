@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fna.cli.networks import AsJson, example
+from fna.cli.networks import AsJson, Quiet, example
 from fna.cli.tables import show_json, show_table, table
 from fna.cost.units import with_unit
 from fna.errors import FnaError
@@ -20,7 +20,6 @@ JobArray = Annotated[
         "--job-array", metavar="K/N", help="Do the K-th of N parts, beside other processes.  [default: everything]"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no messages.")]
 
 
 def add_studies(app: typer.Typer) -> None:

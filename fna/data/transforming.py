@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from fna.rng import generator
 EXPECTED = "expected module:function, such as my_transforms:blur, importable from this folder"
 
 
+@cache  # it is asked for at every sample
 def load_transform(name: str) -> Callable[[Any, Any], Any]:
     """Import a function; modules of the current folder are found, too.
 

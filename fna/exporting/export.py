@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from fna.files import write_bytes, write_json
 from fna.progress import say
 from fna.runs.saved import find_network, load
 from fna.stages.predict import Finished
+from fna.training import machine
 
 SECTIONS = ("evaluate.", "data.")  # whose settings an export takes
 CHECKED, CALIBRATED = 4, 64  # images
@@ -207,13 +207,8 @@ def _time(
         "size_hw": list(view_3HW.shape[1:]),
         "torch_latency_ms": ours,
         "threads": torch.get_num_threads(),
-        **_load(),
+        **({} if (busy := machine.load()) is None else {"load": round(busy, 2)}),
     }
-
-
-def _load() -> dict[str, float]:
-    """Say how busy the machine is beside, where the system knows: processes that compute, a minute's mean."""
-    return {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
 
 
 def _score(

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from fna.exporting.checks import Array, Run
 from fna.exporting.graph import TRACED, Deployed, Shape
 
 KEY = "fna.json"  # of the description among a file's extra files
-
-Array = np.ndarray[Any, Any]
-Run = Callable[[Array], dict[str, Array]]
 
 
 def make_program(program: ExportedProgram, outputs: Sequence[str], about: str) -> tuple[bytes, Run]:

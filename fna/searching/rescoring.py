@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.config.budgets import Budget
+from fna.cost.costs import Costs
 from fna.nets.weights import load_weights
 from fna.searching.alphas import SearchLoop
 from fna.searching.found import Found
@@ -31,11 +32,18 @@ def score_again(
     Returns:
         The same super network with these candidates as evidence, the seed among them; the time is that of both.
     """
-    arch = found.network.arch
-    costs = problem.costs(arch, budget.cost)
+    costs = problem.costs(found.network.arch, budget.cost)
     limit = costs.limit(budget, "the budget")
-    loop = SearchLoop(found.network, problem, data, compute, costs, limit)
-    load_weights(loop.model, found.network.state, "the trained super network")
+    loop = trained_loop(found, problem, data, compute, costs, limit)
     pool, warnings, spent = measure(loop, file)
     held = {"text": str(budget), "cost": limit}
     return replace(found, evidence=pool, unit=costs.unit, budget=held, spent=found.spent + spent, warnings=warnings)
+
+
+def trained_loop(
+    found: Found, problem: Problem, data: Any, compute: Compute, costs: Costs, limit: int | None
+) -> SearchLoop:
+    """Return the loop of a search that is over, for scores; see `SearchLoop` for the arguments."""
+    loop = SearchLoop(found.network, problem, data, compute, costs, limit)
+    load_weights(loop.model, found.network.state, "the trained super network")
+    return loop

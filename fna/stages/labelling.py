@@ -20,10 +20,10 @@ from fna.stages.photos import name_files, name_images, number_images
 from fna.stages.predict import Finished, Photo, predictions_of
 from fna.stages.writing import CLASSES, Format, Labelled, choose_formats, write_classes
 from fna.tasks.problem import Problem
+from fna.training.batches import FEW
 from fna.training.compute import Compute
 
 NAMED = 5  # unreadable images that an error names
-FEW = 8  # images that are not worth starting workers for
 
 
 def write_predictions(

@@ -8,15 +8,12 @@ the clock is that thread's own, which stands still while other programs have the
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +31,7 @@ from fna.progress import bar
 from fna.rng import generator
 from fna.searching.knapsack import PathsBetween
 from fna.tasks.problem import Problem
+from fna.training import machine
 from fna.training.compute import Compute, cpu_threads, find_device, find_precision
 from fna.training.distributed import World
 
@@ -116,15 +114,15 @@ def bench(
     dtype = find_precision(precision, place)
     with cpu_threads(threads):
         cuda = place.type == "cuda"
-        machine = {
+        about = {
             "device": place.type,
-            "processor": torch.cuda.get_device_name(place) if cuda else _processor(),
+            "processor": torch.cuda.get_device_name(place) if cuda else machine.processor(),
             "threads": str(torch.get_num_threads()),
             "precision": {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype],
             "backend": backend,
             "version": _version(backend),
         }
-        yield Bench(Compute(place, dtype, channels_last=True, world=World()), backend, machine)
+        yield Bench(Compute(place, dtype, channels_last=True, world=World()), backend, about)
 
 
 @contextmanager
@@ -210,8 +208,7 @@ def remeasure(problem: Problem, seed: Arch, target: Target, rounds: int = ROUNDS
 
 def conditions(rounds: int) -> dict[str, Any]:
     """Return what else a reader of a measurement wants to know."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
-    return {"measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}", "rounds": rounds, "load": load}
+    return {"measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}", "rounds": rounds, "load": machine.load()}
 
 
 def check(
@@ -241,8 +238,8 @@ def check(
     known = [path for path in paths if path is not None]
     calls = {str(i): here.network(problem, Target(space.path_arch(path))) for i, path in enumerate(known)}
     timed = here.interleaved(calls, rounds)
-    predicted = torch.tensor([costs.whole(path) / 1e6 for path in known], dtype=torch.float64)
-    measured = torch.tensor([timed[name] / 1e6 for name in calls], dtype=torch.float64)
+    predicted = torch.tensor([costs.whole(path) / NS_PER_MS for path in known], dtype=torch.float64)
+    measured = torch.tensor([timed[name] / NS_PER_MS for name in calls], dtype=torch.float64)
     errors = ((predicted - measured) / measured).abs() * 100
     return {
         "error_percent": float(errors.mean()),
@@ -333,11 +330,3 @@ def _version(backend: str) -> str:
     from importlib.metadata import version
 
     return version(backend)
-
-
-def _processor() -> str:
-    """Name the processor; what Python knows of it may be nothing."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
