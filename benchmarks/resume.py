@@ -48,8 +48,8 @@ LIMIT_SECONDS = 900  # for one process
 SHARE = 0.3  # of an unbroken run's time, up to which a kill lets a process go on
 MODELS = {"segmentation": "deeplabv3", "detection": "retinanet", "pose": "simple_baseline"}
 LAYERS = ((8, 8, 1, 1), (8, 16, 2, 1), (16, 24, 2, 2), (24, 32, 2, 2), (32, 48, 2, 1))  # in, out, stride, layers
-STEPS = {"search": 16, "baseline": 12, "adapted": 12}
-STEPS_LOGS = {"search": "search.csv", "baseline": "baseline/steps.csv", "adapted": "adapted/steps.csv"}
+LOGS = {"search": "search.csv", "baseline": "baseline/steps.csv", "adapted": "adapted/steps.csv"}
+IMAGES = {"segmentation": 16, "detection": 16, "pose": 24}  # some show nobody
 WEIGHTS = ("found", "targets/derived", "adapted/network", "baseline/network")
 
 
@@ -65,7 +65,7 @@ def tiny(task: str, seed: Path) -> Config:
     data: dict[str, Any] = {
         "seed": {"name": str(seed), "weights": None},
         "task": {"model": MODELS[task], "channels": 16},
-        "data": {"format": "synthetic", "images": 16, "eval_size": [64, 64], "crop": [64, 64]},
+        "data": {"format": "synthetic", "images": IMAGES[task], "eval_size": [64, 64], "crop": [64, 64]},
         "space": {"kernels": [3, 5], "expansions": [3]},
         "search": {**search, "alpha": {"lr": 0.01}, "optimizer": optimizer},
         "adapt": {"epochs": 3, "batch_size": 4, "recalibrate": 2, "optimizer": optimizer},
@@ -77,13 +77,14 @@ def tiny(task: str, seed: Path) -> Config:
 
 
 class Job(NamedTuple):
-    """A task's run: its settings, where its runs are, what an unbroken one ends with, its stages and its seconds."""
+    """A task's run: settings, place of its runs, what an unbroken one ends with, its stages, iterations and seconds."""
 
     task: str
     config: Config
     root: Path
     truth: Mapping[str, Any]
     stages: list[str]
+    iterations: Mapping[str, int]
     seconds: float
 
 
@@ -145,7 +146,8 @@ def unbroken(task: str, root: Path) -> Job:
     began = time.monotonic()
     finish(folder, config)
     seconds, stages = time.monotonic() - began, Folder.open(folder, writer=False).stages()
-    job = Job(task, config, root, result(folder), stages, seconds)
+    iterations = {phase: len(read_log(folder / name)) for phase, name in LOGS.items()}
+    job = Job(task, config, root, result(folder), stages, iterations, seconds)
     assert not (faults := broken(folder, job)), faults
     return job
 
@@ -217,10 +219,10 @@ def broken(folder: Path, job: Job) -> list[str]:
         attempt(str(path.relative_to(folder)), partial(read_json, path))
     for path in sorted(folder.rglob("*.safetensors")):
         attempt(str(path.relative_to(folder)), partial(read_state, path))
-    for phase in STEPS:
+    for phase, name in LOGS.items():
         attempt(f"checkpoints/{phase}", partial(intact, folder / "checkpoints" / phase))
-        if (log := folder / STEPS_LOGS[phase]).exists():
-            attempt(STEPS_LOGS[phase], partial(in_order, log, STEPS[phase] if ended else None))
+        if (log := folder / name).exists():
+            attempt(name, partial(in_order, log, job.iterations[phase] if ended else None))
     faults += opened.damages()
     return faults + ([str(path) for path in folder.rglob("*.tmp")] if ended else [])
 
@@ -265,9 +267,9 @@ def byte_changed(checkpoints: Checkpoints, step: int, state: dict[str, Any]) -> 
 def stopped(job: Job, phase: str) -> Path:
     """Return the folder of a run that was killed in the middle of a phase."""
     folder = job.root / f"stopped in {phase}"
-    log = folder / STEPS_LOGS[phase]
+    log = folder / LOGS[phase]
     pid = start(folder, job.config)
-    status = wait(pid, lambda: log.exists() and len(read_log(log)) >= STEPS[phase] * 2 // 3)
+    status = wait(pid, lambda: log.exists() and len(read_log(log)) >= job.iterations[phase] * 2 // 3)
     assert status is None, f"{folder} ended before its kill"
     kill(pid)
     return folder
