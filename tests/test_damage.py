@@ -256,7 +256,8 @@ def test_anything_of_another_type_is_our_error(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         path.mkdir() if content is None else path.write_bytes(content)
         assert cli.main(["derive", str(run), "--derive.name", "b"]) in (0, 2), name
-        with suppress(FnaError):
-            assert damages(run)
+        if name.as_posix() in recorded(finished):  # of a folder in whose place a file is, the files are gone
+            with suppress(FnaError):
+                assert damages(run), name
         shutil.rmtree(run)
         shutil.copytree(finished, run)
