@@ -101,6 +101,19 @@ def test_no_table(content: str, tmp_path: Path) -> None:
         read_latencies(file)
 
 
+@pytest.mark.parametrize("change", [{"threads": "many"}, {"precision": "fp7"}, {"threads": None}])
+def test_a_table_of_no_machine_is_none(
+    change: dict[str, str | None], measured: tuple[Job, SuperArch, LatencyTable], tmp_path: Path
+) -> None:
+    record = json.loads(Path(measured[2].path).read_text())
+    changed = {key: value for key, value in {**record["machine"], **change}.items() if value is not None}
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps({**record, "machine": changed}))
+    with pytest.raises(FnaError, match="is no latency table: ValueError its machine"):
+        read_latencies(file)
+    assert read_latencies(measured[2].path).machine == record["machine"]
+
+
 def test_a_budget_in_ms_needs_a_table() -> None:
     config = tiny_config(Path("nowhere"))
     with pytest.raises(FnaError, match=r"a cost in ms needs measured latencies.*--search\.latency_table latency\.json"):

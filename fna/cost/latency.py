@@ -20,6 +20,8 @@ from fna.errors import FnaError
 from fna.files import fingerprint, json_bytes, read_json, write_json
 
 FORMAT = 1
+MACHINE = ("device", "processor", "threads", "precision", "backend", "version")  # what is said of it
+PRECISIONS = ("fp32", "bf16", "fp16")
 TABLE = "latency.json"  # what a table is called unless told
 
 
@@ -80,13 +82,16 @@ def _read(file: Path, mtime_ns: int, size: int) -> LatencyTable:
     """Read a table that is as it was at some time; costs of a space ask for it once for each of its forms."""
     record = read_json(file)
     try:
+        if record["format"] != FORMAT:
+            raise FnaError(f"{file} is a latency table of format {record['format']}, this fna reads format {FORMAT}")
         machine = {str(key): str(value) for key, value in record["machine"].items()}
+        if missing := [key for key in MACHINE if key not in machine]:
+            raise ValueError(f"its machine has no {missing[0]}")
+        if not machine["threads"].isdecimal() or machine["precision"] not in PRECISIONS:
+            raise ValueError(f"its machine is {said(machine)}")
         ns = {str(name): round(float(ms) * NS_PER_MS) for name, ms in record["ms"].items()}
-        known = record["format"] == FORMAT
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FnaError(f"{file} is no latency table: {type(error).__name__} {error}") from error
-    if not known:
-        raise FnaError(f"{file} is a latency table of format {record['format']}, this fna reads format {FORMAT}")
     return LatencyTable(machine, ns, str(file))
 
 
