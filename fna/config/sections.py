@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -170,6 +170,9 @@ class SearchConfig(Section):
     anchor: Annotated[float, Field(ge=0, le=1)] = note(0.25, "anchored: share of the steps on the seed's own path")
     near: Annotated[float, Field(ge=0, le=1)] = note(0.5, "anchored: how often a layer of the others is the seed's")
     tied: bool = note(True, "a layer's candidates are slices of its largest and learn together; the article: false")
+    distill: FromZero = note(
+        0.0, "anchored: weight of what other paths learn from the seed's output, beside the truth; 0: nothing"
+    )
     window: Two[AboveZero] = note((0.5, 1.05), "anchored: cost of the others, x the budget")
     chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
@@ -178,6 +181,21 @@ class SearchConfig(Section):
     bn: Literal["open", "frozen"] = note("open", "FNA++ trains batch norms in the super network, FNA froze them")
     optimizer: OptimizerConfig = OptimizerConfig()
     alpha: AlphaConfig = AlphaConfig()
+
+    @model_validator(mode="after")
+    def _has_a_teacher(self) -> Self:
+        given = f"search.distill is {self.distill:g}, but"
+        if self.distill and self.sampler == "uniform":
+            raise ValueError(
+                f"{given} with search.sampler uniform the seed's path is trained no more than others: it has nothing "
+                "to teach; use search.sampler anchored, or leave search.distill out"
+            )
+        if self.distill and self.chooser == "halving":
+            raise ValueError(
+                f"{given} search.chooser halving trains no super network, whose paths could learn from the seed's; use "
+                "search.chooser measured, or leave search.distill out"
+            )
+        return self
 
 
 class DeriveConfig(Section):

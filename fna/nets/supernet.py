@@ -166,17 +166,26 @@ def entropy(alphas: Sequence[Tensor]) -> list[float]:
 
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, weights get no gradient and batch norms use batch statistics without touching their running ones."""
+    """Inside, weights get no gradient, and running statistics stay as they are; see `still_norms`."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for p in weights:
         p.requires_grad_(False)
+    try:
+        with still_norms(model):
+            yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def still_norms(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms use batch statistics without touching their running ones."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
     try:
         yield
     finally:
-        for p in weights:
-            p.requires_grad_(True)
         for m in norms:
             m.track_running_stats = True

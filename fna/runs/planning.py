@@ -280,6 +280,9 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     costs = [problem.at(form).costs(space) for form in forms_wanted(problem.config)]
     ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
     weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
+    if config.distill:  # the teacher's forward pass
+        areas = [form.scale**2 for form in forms_wanted(problem.config)]
+        weight_step += (1 - config.anchor) * pace.forward * seconds * sum(areas) / len(areas)
     if not measured:
         alphas = steps * max(0, config.epochs - config.alpha_start) / config.cycle
         return weight_step * (steps * config.epochs + ALPHA_STEP * alphas)

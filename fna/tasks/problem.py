@@ -107,6 +107,10 @@ class Problem:
         """Return the task's summed loss of a batch and the number of its terms."""
         return self.task.loss(output, batch, self.config.task)
 
+    def distillation(self, output: Any, teacher: Any, batch: Any) -> Tensor:
+        """Return how far an output is from a teacher's, summed over the terms of the loss."""
+        return self.task.distillation(output, teacher, batch, self.config.task)
+
     # --- costs
 
     @property
