@@ -23,6 +23,7 @@ FromZero = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+OutputStride = Literal[8, 16, 32]  # input pixels per pixel of the last feature map
 Size = Two[Positive]  # height, width in pixels
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -96,10 +97,13 @@ class SpaceConfig(Section):
     head_channels: Several[UpToOne] = note(
         (0.5, 0.75, 1.0), "measured: channels of the head, x those of `task`, that a target may have; alphas: 1"
     )
+    output_strides: Several[OutputStride] = note(
+        (), "measured, segmentation: output strides that a target may have; none, or alphas: `task.output_stride` alone"
+    )
 
     def blocks(self) -> dict[str, Any]:
         """Return the settings of the candidates, which are those of `spaces.task_space`; the others are of forms."""
-        return self.model_dump(exclude={"input_scales", "head_channels"})
+        return self.model_dump(exclude={"input_scales", "head_channels", "output_strides"})
 
 
 class RemapConfig(Section):
@@ -213,6 +217,7 @@ class AdaptConfig(Section):
     arch: str = note("derived", "a target of targets/, 'seed', or a file (Arch JSON or net_config text)")
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
+    output_stride: OutputStride | None = note(None, "segmentation: see `task`; null: the target's")
     init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
     epochs: Positive = 20
     batch_size: Positive = 8

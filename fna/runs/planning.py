@@ -217,8 +217,8 @@ def _budget(config: Config) -> Budget | None:
 
 
 def forms_wanted(config: Config) -> tuple[Form, ...]:
-    """Return the head widths and input scales that the search chooses from."""
-    return forms_of(config.space) if config.search.chooser in MEASURED else (Form(),)
+    """Return the head widths, input scales and output strides that the search chooses from."""
+    return forms_of(config) if config.search.chooser in MEASURED else (Form(),)
 
 
 def _shrink(basis: Basis, row: SeedPlan, arch: Arch, limit: int | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from fna.cost.costs import Costs, find_measure
 from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
-from fna.nets.supernet import entropy, expected_cost, frozen_weights
+from fna.nets.supernet import SuperBackbone, entropy, expected_cost, frozen_weights
 from fna.nets.tying import tie
 from fna.nets.weights import Network, cpu_state, load_weights
 from fna.progress import say
@@ -28,7 +28,7 @@ from fna.searching.choosing import CHOOSERS
 from fna.searching.collapsing import collapse
 from fna.searching.distilling import Lesson, teach
 from fna.searching.estimators import ESTIMATORS
-from fna.searching.forms import SEEDS, Forms, slim_heads
+from fna.searching.forms import SEEDS, Forms, slim_heads, strided_backbones
 from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
@@ -127,6 +127,8 @@ class SearchLoop:
         if self.config.tied:
             tie(self.model)
         self.slims = slim_heads(self.model, problem, network.arch.seed, self.forms, compute)
+        own = cast(SuperBackbone, self.model.backbone)
+        self.backbones = strided_backbones(own, problem, network.arch, self.forms, compute)
         self._make_alphas()
         held = None if limit is None else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
@@ -226,9 +228,10 @@ class SearchLoop:
         return Lesson(self.problem.at(form), output, self.config.distill)
 
     def _as(self, form: Form, lesson: Lesson | None = None) -> None:
-        """Let the super network have a head width and see an input scale until it is given others."""
+        """Let the super network have a form until it is given another."""
         problem = self.problem.at(form)
-        self.model.slim = self.slims.get(form.head_width)
+        self.model.backbone = self.backbones[form.output_stride]
+        self.model.slim = self.slims.get(form._replace(scale=1.0))
         problem.tune(self.model.slim.narrow if self.model.slim else self.model.head)
         self.weight_step.loss = lesson or problem.loss
 
@@ -322,7 +325,8 @@ def search(
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     held = None if limit is None else {"text": str(budget), "cost": limit}
-    largest = problem.at(Form(scale=max(form.scale for form in loop.forms.choices)))
+    finest = max(loop.forms.choices, key=lambda form: form.scale / (form.output_stride or problem.config.task.stride))
+    largest = problem.at(finest._replace(head_width=1.0))
     with in_memory("search", config, largest, network.arch.seed, compute):
         evidence, warnings, spent = _evidence(loop, checkpoints, logs)
     for warning in warnings:
