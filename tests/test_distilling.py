@@ -23,6 +23,7 @@ from fna.training.sinks import read_log
 ANCHORED = (
     *("search.sampler=anchored", "search.chooser=measured", "search.epochs=2", "search.held_out=0.34"),
     *("space.input_scales=[1, 1.25]", "space.head_channels=[0.5, 1]", "search.candidates=4", "search.recalibrate=1"),
+    "space.output_strides=[8, 16]",
 )
 
 

@@ -13,7 +13,7 @@ from fna.arch.target import Form
 from fna.config import make_config
 from fna.cost.units import shown_in
 from fna.reporting import figures
-from fna.reporting.parts import Part, Table, read_config, read_json, read_optional
+from fna.reporting.parts import DASH, Part, Table, read_config, read_json, read_optional
 from fna.reporting.targets import Derived, read_targets
 from fna.runs.manifest import read_vouched
 from fna.runs.opening import flatten
@@ -71,7 +71,7 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
     names = {_identity(vars(target)): name for name, target in targets.items()}
     called = [names.get(_identity(row), "") for row in candidates]
     config = read_config(folder)
-    own, strided = config.task.stride if config else None, any(row.get("output_stride") for row in candidates)
+    own, strided = config.task.stride if config else DASH, any(row.get("output_stride") for row in candidates)
     costs, losses = (np.array([row[key] for row in candidates], float) for key in ("cost", "loss"))
     caption = (
         "Loss of every candidate on training images that the weights have not seen, against its cost; the line is the "
