@@ -261,11 +261,11 @@ def test_results_compare_the_seed_with_the_fna_network() -> None:
     assert control.endswith(" 12.0 + 5.0")
 
 
-def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds() -> None:
-    rows = {**METRICS["rows"], "adapted": {**METRICS["rows"]["adapted"], "scale": 1.25}}
+def test_what_a_network_is_like_has_columns_where_they_are_not_the_seeds() -> None:
+    rows = {**METRICS["rows"], "adapted": {**METRICS["rows"]["adapted"], "scale": 1.25, "output_stride": 8}}
     laid = tables.results_table({**METRICS, "split": "test", "rows": rows})
     assert [column.header for column in laid.columns] == [
-        *("network", "input scale", "params", "MAdds", "test mIoU", "minutes")
+        *("network", "input scale", "output stride", "params", "MAdds", "test mIoU", "minutes")
     ]
     assert list(laid.columns[1].cells) == ["1 x", "1.25 x", "1 x"]
 

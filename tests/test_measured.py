@@ -33,6 +33,7 @@ from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
 from fna.tasks.heads import DeepLabV3Head
+from fna.training.sinks import read_log
 
 MEASURED = (
     *(
@@ -239,16 +240,22 @@ def test_a_run_with_a_measured_choice(job: Job, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["retinanet", "ssdlite", "pose"])
 def test_other_tasks_search_their_input_size_too(task: str, tmp_path: Path) -> None:
     """What is in pixels of the input follows it: anchors, Gaussians, crops."""
+    short = (*MEASURED, "search.candidates=4", "search.distill=0.5")
     if task == "pose":
-        config = pose_config(write_figures(tmp_path / "data"), *MEASURED, "search.candidates=4")
+        config = pose_config(write_figures(tmp_path / "data"), *short)
     else:
         squares = write_squares(tmp_path / "data")
         model_only = ("task={model: ssdlite}",) if task == "ssdlite" else ()
-        config = detection_config(squares, *MEASURED, *model_only, "search.candidates=4")
+        config = detection_config(squares, *short, *model_only)
     with tiny_deeper.opened(config) as job:
         found = search_tiny(job, tmp_path / "run")
         assert isinstance(found.evidence, Pool)
         assert all(np.isfinite(c.loss) for c in found.evidence.candidates)
+        taught = [
+            float(row["distillation"]) for row in read_log(tmp_path / "run" / "search.csv") if row["distillation"]
+        ]
+        assert taught
+        assert all(distance > 0 for distance in taught)
         larger = job.problem.at(Form(scale=1.25))
         if task == "retinanet":
             model = job.problem.build(job.seed.arch)

@@ -391,15 +391,17 @@ def test_allowed_changes_of_the_data_are_a_warning(run: Path, tmp_path: Path) ->
     assert warning.endswith("... and 3 more lines of the kind in metrics.json.")
 
 
-def test_head_width_and_input_scale_are_columns_where_they_are_not_the_seeds(run: Path, tmp_path: Path) -> None:
+def test_what_a_network_is_like_has_columns_where_they_are_not_the_seeds(run: Path, tmp_path: Path) -> None:
     metrics = read(run, "metrics.json")
     write(tmp_path, "metrics.json", metrics)
     assert "head width" not in report(tmp_path)
-    metrics["rows"]["adapted"] |= {"head_width": 0.5, "scale": 1.25}
+    for row in metrics["rows"].values():
+        row["output_stride"] = 16
+    metrics["rows"]["adapted"] |= {"head_width": 0.5, "scale": 1.25, "output_stride": 8}
     write(tmp_path, "metrics.json", metrics)
     text = Reader(report(tmp_path)).text
-    assert f"weights from head width {TIMES} input scale {TIMES} params (M)" in text
-    assert "FNA++ network derived super 0.5 1.25 2.468" in text
+    assert f"weights from head width {TIMES} input scale {TIMES} output stride params (M)" in text
+    assert "FNA++ network derived super 0.5 1.25 8 2.468" in text
 
 
 def test_a_network_without_scores_is_said(run: Path, tmp_path: Path) -> None:
@@ -429,15 +431,15 @@ def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) ->
     half = {"budget": {"text": "0.5x", "cost": SEED_MADDS // 2}, "cost": 12_000_000_000, "disagreements": []}
     write(copy, "targets/a_half.json", target_json(alphas, **half))
     wide = {"head_width": 0.75, "scale": 1.25, "budget": None, "size_hw": [1280, 2560], "counted_hw": [1280, 2560]}
-    write(copy, "targets/wide.json", target_json(alphas, **wide))
+    write(copy, "targets/wide.json", target_json(alphas, **wide, output_stride=8))
     page = report(copy)
     text = Reader(page).text
     drawn = re.findall(r">([^<>]*\d blocks[^<>]*GMAdds[^<>]*)<", page)
     assert [title.split(" · ")[0] for title in drawn] == ["seed", "derived", "a_half", "wide"]
-    assert drawn[3].endswith(f" · 23.900 GMAdds · head 0.75{TIMES} · input 1.25{TIMES}")
+    assert drawn[3].endswith(f" · 23.900 GMAdds · head 0.75{TIMES} · input 1.25{TIMES} · output stride 8")
     changes = r"a_half \d+ blocks kept, \d+ changed, \d+ added, \d+ dropped "
     assert re.search(changes + "0.5x = 12.261 GMAdds 12.000 GMAdds 0.489 2.466 1 1", text)
-    assert "dropped none 23.900 GMAdds 0.975 2.466 0.75 1.25" in text
+    assert "dropped none 23.900 GMAdds 0.975 2.466 0.75 1.25 8" in text
     assert "overrules the argmax of the alphas, which would take 26.100 GMAdds" in text
     assert "The choice of 'a_half' is the argmax of the alphas in every layer." in text
     assert f"derived, a_half: counted at 1024 {TIMES} 2048" in text
@@ -520,6 +522,7 @@ def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path)
         for k in range(15)
     ]
     own = {"path": path, "cost": 23.9e9, "loss": 0.375, "head_width": 1.0, "scale": 1.0}
+    fine = {**own, "loss": 0.9, "output_stride": 8}
     found = {"evidence": "candidates", "candidates": [*others, own], "unit": "MAdds", "minutes": 3.0, "warnings": []}
     write(tmp_path, "found.json", found)
     write(tmp_path, "targets/derived.json", read(run, "targets/derived.json"))
@@ -529,6 +532,10 @@ def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path)
     assert "The best of 16 candidates by loss." in text
     assert page.count('<td class="word">10</td>') == 1
     assert '<td class="word">11</td>' not in page
+    assert "output stride" not in page
+    write(tmp_path, "found.json", {**found, "candidates": [fine, own]})
+    write(tmp_path, "targets/derived.json", read(run, "targets/derived.json") | {"output_stride": 8})
+    assert f"1 0.3750 23.900 1 1 {DASH} 2 derived 0.9000 23.900 1 1 8" in Reader(report(tmp_path)).text
     assert "found.json cannot be used" not in text
     axes = figures.draw_candidates(np.array([3e9, 1e9, 2e9]), np.array([1.0, 3.0, 4.0]), ["best", "", ""], MADDS).axes[
         0

@@ -211,20 +211,23 @@ def test_targets_of_any_budget_from_one_search(copied: tuple[Path, Path], capsys
 
 def test_a_larger_input_is_counted_saved_and_applied(copied: tuple[Path, Path]) -> None:
     folder, images = copied
-    words = ["--adapt.scale", "1.5", "--adapt.head_width", "0.5", "--adapt.name", "larger"]
+    words = ["--adapt.scale", "1.5", "--adapt.head_width", "0.5", "--adapt.output_stride", "8"]
+    words += ["--adapt.name", "larger"]
     assert main(["adapt", str(folder), *words, "--data.root", str(images), "--quiet"]) == 0
     assert main(["evaluate", str(folder), "--data.root", str(images), "--quiet"]) == 0
     record, plain = (read_json(folder / name / "network.json") for name in ("larger", "adapted"))
     assert (record["scale"], record["head_width"]) == (1.5, 0.5)
     assert record["settings"]["task"]["channels"] == plain["settings"]["task"]["channels"] // 2
     assert record["settings"]["data"]["crop"] == record["size_hw"] == [96, 96]
-    assert 1.9 < record["madds"] / plain["madds"] < 2.25
+    assert record["output_stride"] == record["settings"]["task"]["output_stride"] == 8
+    assert record["madds"] > 2 * 2.25 * plain["madds"], "maps are finer, too"
     model = fna.load(folder / "larger")
     assert model.input_size == (96, 96)
     assert tuple(fna.predict(model, images / "images" / "12.png").shape) == (SIDE, SIDE)
     row = read_json(folder / "metrics.json")["rows"]["larger"]
     assert row["miou"] == record["miou"], "scored again at the size it was trained for"
-    assert row["scale"] == 1.5
+    assert (row["scale"], row["output_stride"]) == (1.5, 8)
+    assert read_json(folder / "metrics.json")["rows"]["adapted"]["output_stride"] == 16
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from fna.config.budgets import parse_budget
 from fna.errors import FnaError
 from fna.nets.supernet import Choice, Mixture, expected_cost
 from fna.rng import generator
-from fna.searching.alphas import Holder, SearchLoop, collapse, objective, search
+from fna.searching.alphas import Holder, SearchLoop, objective, search
+from fna.searching.collapsing import collapse
 from fna.searching.estimators import ESTIMATORS, Vectors
 from fna.searching.sampling import draw_path
 from fna.stages.expand import expand

@@ -149,6 +149,7 @@ class Training(NamedTuple):
 MEASURED = (
     *("search.sampler=anchored", "search.chooser=measured", "search.candidates=9", "search.held_out=0.3"),
     *("space.input_scales=[1, 1.5]", "space.head_channels=[0.5, 1]", "space.expansions=[2, 3]"),
+    *("space.output_strides=[8, 16]", "search.distill=0.5"),
 )
 SHORT = ("search.epochs=4", "adapt.epochs=2", "engine.checkpoint_steps=0", "data.crop=[32, 32]")
 ONCE = "adapt.epochs=1"

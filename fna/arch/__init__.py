@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fna.arch.parts import KINDS, parts
 from fna.errors import FnaError, nearest
 
-MULTIPLE = 32  # the largest stride of a backbone
+OUTPUT_STRIDES = (8, 16, 32)  # of a dense network; see `with_output_stride`
 ACTIVATIONS = ("relu", "relu6")
 PADDINGS = ("symmetric", "same")
 MULTIPLE = 32  # the largest stride of a backbone: images are padded to multiples of it
@@ -283,7 +283,7 @@ def with_output_stride(arch: A, output_stride: int) -> A:
             for stage, (stride, dilation) in zip(arch.stages, spatial, strict=True)
         )
         return SuperArch(seed, stages)
-    if output_stride not in (8, 16, 32) or output_stride > arch.output_stride:
+    if output_stride not in OUTPUT_STRIDES or output_stride > arch.output_stride:
         raise FnaError(
             f"output stride {output_stride} is not possible; choose 8, 16 or 32, at most {arch.output_stride}"
         )

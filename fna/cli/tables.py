@@ -26,6 +26,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     """
     metric, rows = metrics["metric"], seed_first(metrics["rows"])
     factors = {"head_width": "head width", "scale": "input scale"}
+    strided = len({row.get("output_stride") for row in rows.values()}) > 1
     chosen = any(map(is_chosen, rows.values()))
     varied = {key: head for key, head in factors.items() if any(row[key] != 1 for row in rows.values())}
     return table(
@@ -33,6 +34,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
             {
                 "network": row["title"],
                 **{head: f"{row[key]:g} x" for key, head in varied.items()},
+                **({"output stride": row.get("output_stride")} if strided else {}),
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
                 f"{metrics['split']} {metrics['titles'][metric]}": f"{100 * row[metric]:.2f} %",

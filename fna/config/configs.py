@@ -89,10 +89,6 @@ class Config(Section):
             )
         if self.data.scale and self.data.scale[0] > self.data.scale[1]:
             raise ValueError(f"data.scale is {list(self.data.scale)}; expected [smallest, largest]")
-        if self.adapt.class_weights != "none" and self.task.name == "pose":
-            raise ValueError(
-                "adapt.class_weights is for classes of pixels or boxes: joints have no classes; leave it out"
-            )
         if self.adapt.folder in FOLDERS:
             raise ValueError(f"adapt.name is '{self.adapt.folder}', a folder of every run; choose another name")
         if self.adapt.folder.lower().endswith(FILES):
@@ -105,6 +101,20 @@ class Config(Section):
         for key, values in chosen.items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"space.{key} is {list(values)}; give one value or more, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> Self:
+        if self.adapt.class_weights != "none" and self.task.name == "pose":
+            raise ValueError(
+                "adapt.class_weights is for classes of pixels or boxes: joints have no classes; leave it out"
+            )
+        strides = {"space.output_strides": self.space.output_strides, "adapt.output_stride": self.adapt.output_stride}
+        for key, given in strides.items():
+            if given and self.task.name != "segmentation":
+                raise ValueError(
+                    f"{key} is for segmentation: {self.task.model} reads maps of fixed strides; leave it out"
+                )
         return self
 
 

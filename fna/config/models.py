@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from fna.config.sections import AboveZero, Positive, Section, Several, Two, note
+from fna.config.sections import AboveZero, OutputStride, Positive, Section, Several, Two, note
 
 MULTIPLE = 4  # what channels of a scaled head are rounded to
 HW = tuple[int, int]
@@ -34,6 +34,10 @@ class TaskConfig(Section):
         """Return the settings of a head with `head_width` times the channels; 1: the same."""
         raise NotImplementedError(f"{self.model} has no width")
 
+    def strided(self, output_stride: int) -> Self:
+        """Return the settings of a network of another output stride."""
+        raise NotImplementedError(f"{self.model} reads maps of fixed strides")
+
 
 class _OneWidth(TaskConfig):
     """A model whose head has one width."""
@@ -49,7 +53,7 @@ class DeepLab(_OneWidth):
     """What the models of segmentation share."""
 
     name: Literal["segmentation"] = "segmentation"
-    output_stride: Literal[8, 16, 32] = note(16, "input pixels per pixel of the last feature map")
+    output_stride: OutputStride = note(16, "input pixels per pixel of the last feature map")
     rates: Several[Positive] | None = note(None, "ASPP rates; null: 6, 12, 18 at stride 16, doubled at 8")
     article_classes: ClassVar[int] = 19
     article_size_hw: ClassVar[HW] = (1024, 2048)
@@ -58,6 +62,16 @@ class DeepLab(_OneWidth):
     def stride(self) -> int:
         """Input pixels per pixel of the backbone's last feature map."""
         return self.output_stride
+
+    def strided(self, output_stride: int) -> Self:
+        """Return the settings of a network of another output stride; given rates reach as far in pixels of the input.
+
+        >>> DeepLabV3(rates=(6, 12, 18)).strided(8).rates, DeepLabV3().strided(8).rates
+        ((12, 24, 36), None)
+        """
+        times = self.output_stride / output_stride
+        rates = self.rates and tuple(max(1, round(rate * times)) for rate in self.rates)
+        return self.model_copy(update={"output_stride": output_stride, "rates": rates})
 
 
 class DeepLabV3(DeepLab):

@@ -1,4 +1,4 @@
-"""Settings as a network of another input scale and head width sees them. No torch here."""
+"""Settings as a network of another input scale, head width and output stride sees them. No torch here."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ COARSEST = 32  # the crops of pose have sides in multiples of the coarsest strid
 FOLLOWING = ("anchor_scale", "sigma")  # settings of models that are in pixels of the input
 
 
-def at_scale(config: Config, head_width: float, scale: float) -> Config:
-    """Return the settings of a network whose head is narrower and whose input is larger.
+def at_scale(config: Config, head_width: float, scale: float, output_stride: int | None = None) -> Config:
+    """Return the settings of a network whose head is narrower, whose input is larger and whose last map is finer.
 
     Things are seen at the sizes they are scored at: crops, sizes, the random resize of segmentation (which is relative
     to the images' own pixels), anchors and the Gaussians of heatmaps all follow the input.
@@ -21,8 +21,10 @@ def at_scale(config: Config, head_width: float, scale: float) -> Config:
         config: settings at scale 1.
         head_width: channels of the head, x those of the settings.
         scale: side of the input, x that of the settings.
+        output_stride: of the last feature map; None: that of the settings.
     """
     task, data, evaluate = config.task.scaled(head_width), config.data, config.evaluate
+    task = task.strided(output_stride) if output_stride else task
     multiple = COARSEST if task.name == "pose" else 1
     task = task.model_copy(update={k: getattr(task, k) * scale for k in FOLLOWING if hasattr(task, k)})
     sizes: dict[str, Any] = {"crop": times(data.crop, scale, multiple)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -23,6 +23,7 @@ FromZero = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+OutputStride = Literal[8, 16, 32]  # input pixels per pixel of the last feature map
 Size = Two[Positive]  # height, width in pixels
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -96,10 +97,13 @@ class SpaceConfig(Section):
     head_channels: Several[UpToOne] = note(
         (0.5, 0.75, 1.0), "measured: channels of the head, x those of `task`, that a target may have; alphas: 1"
     )
+    output_strides: Several[OutputStride] = note(
+        (), "measured, segmentation: output strides that a target may have; none, or alphas: `task.output_stride` alone"
+    )
 
     def blocks(self) -> dict[str, Any]:
         """Return the settings of the candidates, which are those of `spaces.task_space`; the others are of forms."""
-        return self.model_dump(exclude={"input_scales", "head_channels"})
+        return self.model_dump(exclude={"input_scales", "head_channels", "output_strides"})
 
 
 class RemapConfig(Section):
@@ -170,6 +174,9 @@ class SearchConfig(Section):
     anchor: Annotated[float, Field(ge=0, le=1)] = note(0.25, "anchored: share of the steps on the seed's own path")
     near: Annotated[float, Field(ge=0, le=1)] = note(0.5, "anchored: how often a layer of the others is the seed's")
     tied: bool = note(True, "a layer's candidates are slices of its largest and learn together; the article: false")
+    distill: FromZero = note(
+        0.0, "anchored: weight of what other paths learn from the seed's output, beside the truth; 0: nothing"
+    )
     window: Two[AboveZero] = note((0.5, 1.05), "anchored: cost of the others, x the budget")
     chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
@@ -178,6 +185,21 @@ class SearchConfig(Section):
     bn: Literal["open", "frozen"] = note("open", "FNA++ trains batch norms in the super network, FNA froze them")
     optimizer: OptimizerConfig = OptimizerConfig()
     alpha: AlphaConfig = AlphaConfig()
+
+    @model_validator(mode="after")
+    def _has_a_teacher(self) -> Self:
+        given = f"search.distill is {self.distill:g}, but"
+        if self.distill and self.sampler == "uniform":
+            raise ValueError(
+                f"{given} with search.sampler uniform the seed's path is trained no more than others: it has nothing "
+                "to teach; use search.sampler anchored, or leave search.distill out"
+            )
+        if self.distill and self.chooser == "halving":
+            raise ValueError(
+                f"{given} search.chooser halving trains no super network, whose paths could learn from the seed's; use "
+                "search.chooser measured, or leave search.distill out"
+            )
+        return self
 
 
 class DeriveConfig(Section):
@@ -195,6 +217,7 @@ class AdaptConfig(Section):
     arch: str = note("derived", "a target of targets/, 'seed', or a file (Arch JSON or net_config text)")
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
+    output_stride: OutputStride | None = note(None, "segmentation: see `task`; null: the target's")
     init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
     epochs: Positive = 20
     batch_size: Positive = 8

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import Candidates, SuperArch
+from fna.errors import FnaError
 from fna.nets.blocks import build_block
 from fna.nets.network import Backbone, Model, build_stem, feature_info, initialise
 
@@ -114,6 +115,30 @@ class SuperBackbone(nn.Module):
         return features
 
 
+def restrided(backbone: SuperBackbone, arch: SuperArch) -> SuperBackbone:
+    """Return a super network's backbone at another output stride: its weights and norms, other strides and dilations.
+
+    Args:
+        backbone: on its device; what trains the one trains the other.
+        arch: the same space at that stride.
+
+    Raises:
+        FnaError: a block has other weights there, as a ResNet's whose stride alone makes it project its input.
+    """
+    with torch.device("meta"):
+        other = SuperBackbone(arch)
+    if set(other.state_dict()) != set(backbone.state_dict()):
+        stride = arch.seed.output_stride
+        raise FnaError(f"blocks have other weights at output stride {stride}; leave it out of space.output_strides")
+    for name, module in list(other.named_modules()):
+        own = backbone.get_submodule(name)
+        if isinstance(module, nn.Conv2d):
+            module.weight = cast(nn.Conv2d, own).weight
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            other.set_submodule(name, own)
+    return other
+
+
 def path_network(model: Model, path: Sequence[int]) -> Model:
     """Return one path of a task's super network as a plain network, called without a choice.
 
@@ -166,17 +191,26 @@ def entropy(alphas: Sequence[Tensor]) -> list[float]:
 
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, weights get no gradient and batch norms use batch statistics without touching their running ones."""
+    """Inside, weights get no gradient, and running statistics stay as they are; see `still_norms`."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for p in weights:
         p.requires_grad_(False)
+    try:
+        with still_norms(model):
+            yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def still_norms(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms use batch statistics without touching their running ones."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
     try:
         yield
     finally:
-        for p in weights:
-            p.requires_grad_(True)
         for m in norms:
             m.track_running_stats = True

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import A
+from fna.arch.target import Form
 from fna.errors import FnaError
 
 State = Mapping[str, Tensor]
@@ -24,12 +25,19 @@ class Network(Generic[A]):
         state: weights by name: ``backbone.*`` and, once the network has learned the task, ``head.*``.
         head_width: channels of the head, x those of the settings.
         scale: side of what the network sees, x that of the settings.
+        output_stride: pixels of that per pixel of the last feature map; None: that of the settings.
     """
 
     arch: A
     state: State
     head_width: float = 1.0
     scale: float = 1.0
+    output_stride: int | None = None
+
+    @property
+    def form(self) -> Form:
+        """Its head width, scale and output stride."""
+        return Form(self.head_width, self.scale, self.output_stride)
 
 
 def load_weights(model: nn.Module, state: State, what: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fna.arch.target import Form
 from fna.files import read_json
 from fna.reporting.parts import DASH, MINUS, TIMES, Part, Table, signed
 from fna.reporting.rows import CONTROLS, charged_minutes
@@ -100,7 +101,7 @@ def _entry(metrics: Mapping[str, Any], row: Mapping[str, Any], title: str, rng_s
         "score": row[metric],
         **{key: row[key] for key in ("params", "madds")},
         **{key: row[key] + charged_minutes(row, metrics[f"search_{key}"]) for key in ("minutes", "compute_minutes")},
-        **{key: row[key] for key in ("epochs", "init", "head_width", "scale")},
+        **{key: row.get(key) for key in ("epochs", "init", *Form._fields)},
         "scores": {key: row[key] for key in metrics["titles"] if isinstance(row.get(key), float)},
     }
 

@@ -187,6 +187,9 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
         factors = [row.get(key, 1) for row in listed]
         if any(factor != 1 for factor in factors):
             columns.append((f"{head} {TIMES}", [f"{factor:g}" for factor in factors]))
+    strides = [str(row.get("output_stride")) for row in listed]
+    if len(set(strides)) > 1:
+        columns.append(("output stride", strides))
     columns.append(("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]))
     if any(row.get("frozen_params") for row in listed):
         columns.append(("frozen (M)", [f"{row.get('frozen_params', 0) / 1e6:.3f}" for row in listed]))

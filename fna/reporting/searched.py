@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fna.arch.target import Form
 from fna.config import make_config
 from fna.cost.units import shown_in
 from fna.reporting import figures
-from fna.reporting.parts import Part, Table, read_config, read_json, read_optional
+from fna.reporting.parts import DASH, Part, Table, read_config, read_json, read_optional
 from fna.reporting.targets import Derived, read_targets
 from fna.runs.manifest import read_vouched
 from fna.runs.opening import flatten
@@ -53,7 +54,7 @@ def evidence(folder: Path) -> Part:
         return part
     targets = read_targets(folder, Part())  # a damaged one is told of above
     if found["evidence"] == "candidates":
-        _add_candidates(part, found, targets)
+        _add_candidates(part, folder, found, targets)
         return part
     name, target = next(iter(targets.items()), ("", None))
     chosen = {f"{s}.{n}": block.label for (s, n), block in target.arch.layers()} if target else {}
@@ -64,11 +65,13 @@ def evidence(folder: Path) -> Part:
     return part
 
 
-def _add_candidates(part: Part, found: Mapping[str, Any], targets: Mapping[str, Derived]) -> None:
+def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets: Mapping[str, Derived]) -> None:
     """Draw all scored candidates and list the best; those that became targets bear their names."""
     unit, candidates = shown_in(found["unit"]), sorted(found["candidates"], key=lambda row: float(row["loss"]))
-    names = {_identity(target.path, target.head_width, target.scale): name for name, target in targets.items()}
-    called = [names.get(_identity(row["path"], row["head_width"], row["scale"]), "") for row in candidates]
+    names = {_identity(vars(target)): name for name, target in targets.items()}
+    called = [names.get(_identity(row), "") for row in candidates]
+    config = read_config(folder)
+    own, strided = config.task.stride if config else DASH, any(row.get("output_stride") for row in candidates)
     costs, losses = (np.array([row[key] for row in candidates], float) for key in ("cost", "loss"))
     caption = (
         "Loss of every candidate on training images that the weights have not seen, against its cost; the line is the "
@@ -84,10 +87,14 @@ def _add_candidates(part: Part, found: Mapping[str, Any], targets: Mapping[str, 
             f"{row['cost'] / unit.per:.{unit.digits}f}",
             f"{row['head_width']:g}",
             f"{row['scale']:g}",
+            *[str(row.get("output_stride") or own)] * strided,
         )
         for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
     ]
-    head = ("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})", "head width", "input scale")
+    head = (
+        *("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})"),
+        *("head width", "input scale", *["output stride"] * strided),
+    )
     caption = (
         f"The best of {len(candidates)} candidates by loss. The first of them, and the best of every input size, were "
         "scored by the task's metric, too, and that decided. Look at how far the first ones lie apart."
@@ -95,8 +102,8 @@ def _add_candidates(part: Part, found: Mapping[str, Any], targets: Mapping[str, 
     part.tables.append(Table(caption, head, rows[:BEST], words=2))
 
 
-def _identity(path: Sequence[int], head_width: float, scale: float) -> tuple[Any, ...]:
-    return tuple(path), head_width, scale
+def _identity(network: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(network["path"]), *(network.get(key) for key in Form._fields)
 
 
 def remapping(folder: Path) -> Part:

@@ -20,6 +20,10 @@ from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all
 FIRST = "derived"  # the target that a run derives by itself
+LATER: dict[str, Any] = {  # keys that files of earlier versions have not
+    **{"madds_parts": {}, "seed_madds_parts": {}},
+    **dict.fromkeys(("latency", "output_stride")),
+}
 CHANGES = ("blocks kept", "changed", "added", "dropped")
 
 
@@ -31,6 +35,7 @@ class Derived:
         arch: its backbone.
         head_width: channels of its head / those of the seed's.
         scale: side of its input / that of the seed's.
+        output_stride: of its last feature map; None: that of the seed's.
         path: the candidate of every layer.
         cost: of the whole network, in `unit`.
         unit: of all costs here.
@@ -51,6 +56,7 @@ class Derived:
     arch: Arch
     head_width: float
     scale: float
+    output_stride: int | None
     path: Sequence[int]
     cost: float
     unit: str
@@ -73,7 +79,7 @@ def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
     found = {}
     for path in sorted(folder.glob("targets/*.json"), key=lambda path: (path.stem != FIRST, path.name)):
         try:
-            data = {"madds_parts": {}, "seed_madds_parts": {}, "latency": None} | read_json(path)
+            data = LATER | read_json(path)
             known = {field.name: data[field.name] for field in fields(Derived)}
             found[path.stem] = Derived(**{**known, "arch": Arch.from_json(data["arch"])})
         except DAMAGES as error:
@@ -102,7 +108,7 @@ def architecture(folder: Path) -> Part:
     targets = read_targets(folder, part)
     shown = dict(list(targets.items())[:DRAWN])
     seed = _dilated(Arch.from_json(seed_json["arch"]), stride)
-    archs = {name: _dilated(target.arch, stride) for name, target in shown.items()}
+    archs = {name: _dilated(target.arch, target.output_stride or stride) for name, target in shown.items()}
     cost = [with_unit(target.seed_cost, target.unit) for target in shown.values()][:1]
     titles = {" · ".join(["seed", seed_json["name"], _depth(seed), *cost]): seed}
     titles |= {_title(name, target, archs[name]): archs[name] for name, target in shown.items()}
@@ -120,7 +126,7 @@ def architecture(folder: Path) -> Part:
         caption += f" Of {len(targets)} targets the first {DRAWN} are drawn."
     part.draw(figures.draw_archs(titles), caption)
     if targets:
-        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"])))
+        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"]), stride))
         _add_shares(part, shown)
         part.notes += [f"'{n}' {measured_text(t.latency)}." for n, t in targets.items() if t.latency]
     for name, target in shown.items():
@@ -143,13 +149,14 @@ def _title(name: str, target: Derived, arch: Arch) -> str:
 
 
 def _factors(target: Derived) -> list[str]:
-    """Name a target's head width and input scale, where they are not the seed's."""
-    head, size = target.head_width, target.scale
-    return [f"head {head:g}{TIMES}"] * (head != 1) + [f"input {size:g}{TIMES}"] * (size != 1)
+    """Name a target's head width, input scale and output stride, where they are not the seed's."""
+    head, size, stride = target.head_width, target.scale, target.output_stride
+    factors = [f"head {head:g}{TIMES}"] * (head != 1) + [f"input {size:g}{TIMES}"] * (size != 1)
+    return factors + [f"output stride {stride}"] * (stride is not None)
 
 
-def _table(targets: Mapping[str, Derived], seed: Arch) -> Table:
-    rows = []
+def _table(targets: Mapping[str, Derived], seed: Arch, own_stride: int) -> Table:
+    rows, strided = [], any(target.output_stride for target in targets.values())
     for name, target in targets.items():
         changes = Counter(_change(*labels) for labels in _layer_pairs(seed, target.arch))
         rows.append(
@@ -162,11 +169,12 @@ def _table(targets: Mapping[str, Derived], seed: Arch) -> Table:
                 f"{target.params / 1e6:.3f}",
                 f"{target.head_width:g}",
                 f"{target.scale:g}",
+                *[str(target.output_stride or own_stride)] * strided,
             )
         )
     head = (
         *("target", "against the seed", "budget", "cost", f"cost {TIMES} seed"),
-        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}"),
+        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}", *["output stride"] * strided),
     )
     caption = (
         "What was derived from the one search. Costs are those of the whole network. Look at how much of its budget a "

@@ -9,7 +9,7 @@ from typing import Any
 
 from fna.arch import Arch
 from fna.arch.cutting import SPENT, cut_by_hand
-from fna.arch.target import Target
+from fna.arch.target import Form, Target
 from fna.config import Config
 from fna.config.budgets import UNITS
 from fna.cost.units import with_unit
@@ -173,14 +173,14 @@ def seed_super(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> P
 
 
 def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
-    """Draw an architecture of the target's cost, and where the space allows of its head width and input scale."""
+    """Draw an architecture of the target's cost, and where the space allows of its form."""
     target, (unit, cost) = target_named(run, run.config.adapt), _cost(run, found)
     settings: Plan = {"arch": RANDOM, "init": "super"}
     wanted = {"budget": f"{cost} {unit}", "chooser": "random"}
     if kept_target(run, RANDOM, wanted):
         return settings
     why = ""
-    for like in [target] + [Target(target.arch)] * ((target.head_width, target.scale) != (1, 1)):
+    for like in [target] + [Target(target.arch)] * (target.form != Form()):
         try:
             derived = derive(run.found(), run.problem, wanted["budget"], chooser="random", like=like)
         except FnaError as error:
@@ -192,10 +192,10 @@ def random_target(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -
 
 
 def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Plan:
-    """Cut the seed to the target's cost at its input scale and head width; see `cut_by_hand`."""
+    """Cut the seed to the target's cost in its form; see `cut_by_hand`."""
     target, (unit, limit) = target_named(run, run.config.adapt), _cost(run, found)
     problem, space, seed = run.problem.at(target), run.space, run.seed.arch
-    plain = (target.head_width, target.scale) == (1, 1)
+    plain = target.form == Form()
 
     def cost(arch: Arch) -> int:
         return problem.whole(arch, UNITS[unit])

@@ -113,6 +113,7 @@ def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_se
             key: record[key]
             for key in ("params", "madds", "minutes", "compute_minutes", "peak_memory", "head_width", "scale")
         },
+        "output_stride": record["settings"]["task"].get("output_stride"),
         "frozen_params": record.get("frozen_params", 0),
         **scores,
         "rng_seed": rng_seed,

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from fna.arch import Arch, SuperArch
-from fna.arch.target import Target
+from fna.arch.target import Form, Target
 from fna.config import Config, make_config, merge
 from fna.config.budgets import UNITS, Budget, parse_budget
 from fna.cost.costs import COSTS
@@ -31,7 +31,7 @@ from fna.tasks.problem import Problem
 FRONT = "front"  # folder of the networks in the run's
 FILE = "front.json"
 POINT = "point.json"
-EACH = ("name", "arch", "init", "head_width", "scale")  # settings of adapt in which a front's networks differ
+EACH = ("name", "arch", "init", *Form._fields)  # settings of adapt in which a front's networks differ
 OWN = {"adapt.name": ADAPTED, "baseline": "false"}
 
 
@@ -122,7 +122,7 @@ def _do(run: Run, job: Job, config: Config) -> None:
         run.write("point", {POINT: {**point, "left_out": str(error)}})
         return
     target = run.read_json(f"{ADAPTED}/network.json", f"adapt:{ADAPTED}")
-    scored = {key: row[key] for key in ("minutes", "head_width", "scale")} | {"score": row[run.problem.task.metric]}
+    scored = {key: row.get(key) for key in ("minutes", *Form._fields)} | {"score": row[run.problem.task.metric]}
     run.write("point", {POINT: {**point, **scored, "costs": _costs(run.problem, Target.from_json(target))}})
 
 
@@ -220,7 +220,7 @@ def _own_points(folder: Path, problem: Problem) -> list[dict[str, Any]]:
     points = []
     for name, row in _own_rows(folder, problem.config).items():
         target = Target.from_json(read_json(folder / name / "network.json"))
-        known = {key: row[key] for key in ("minutes", "head_width", "scale")} | {"score": row[problem.task.metric]}
+        known = {key: row.get(key) for key in ("minutes", *Form._fields)} | {"score": row[problem.task.metric]}
         budget = (
             None if name == BASELINE else (read_json(folder / "targets" / "derived.json")["budget"] or {}).get("text")
         )

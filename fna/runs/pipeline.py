@@ -10,7 +10,7 @@ from typing import Any
 
 from fna.arch import Arch
 from fna.arch.net_config import load_arch
-from fna.arch.target import Target
+from fna.arch.target import Form, Target
 from fna.config import AdaptConfig, Config
 from fna.config.budgets import UNITS, parse_budget
 from fna.cost.madds import space_cost
@@ -30,7 +30,7 @@ from fna.stages.derive import Derived, derive
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
 from fna.stages.latency import remeasure
 
-PLAIN_SEED = {"arch": "seed", "init": "seed", "head_width": None, "scale": None}  # settings of adapt
+PLAIN_SEED = {"arch": "seed", "init": "seed", **dict.fromkeys(Form._fields)}  # settings of adapt
 
 
 def run_expand(run: Run) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -
 
 
 def target_named(run: Run, config: AdaptConfig) -> Target:
-    """Return the target that ``adapt.arch`` names, with another head width or scale if ``adapt`` has one.
+    """Return the target that ``adapt.arch`` names, in the form that ``adapt`` gives it where it says so.
 
     Raises:
         FnaError: it is neither a derived target, nor 'seed', nor a readable file.
@@ -217,7 +217,10 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
             f"adapt.arch is '{name}'{nearest(name, known)}; expected 'seed', an architecture file or a target of this "
             f"run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {run.path} --derive.name {name}"
         )
-    return Target(target.arch, config.head_width or target.head_width, config.scale or target.scale)
+    form = {key: getattr(config, key) or getattr(target, key) for key in Form._fields}
+    if form["output_stride"] == run.problem.config.task.stride:
+        form["output_stride"] = None
+    return replace(target, **form)
 
 
 def start_network(run: Run, target: Target, init: str) -> Network[Arch]:
@@ -229,7 +232,7 @@ def start_network(run: Run, target: Target, init: str) -> Network[Arch]:
         init: ``super`` (FNA++), ``seed`` (FNA) or ``random``.
     """
     if init == "random":
-        return Network(target.arch, {}, target.head_width, target.scale)
+        return Network(target.arch, {}, *target.form)
     if init == "seed":
         return remap_network(seed_network(run.seed, run.problem), target, run.problem)
     return remap_network(run.found().network, target, run.problem)

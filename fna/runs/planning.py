@@ -217,8 +217,8 @@ def _budget(config: Config) -> Budget | None:
 
 
 def forms_wanted(config: Config) -> tuple[Form, ...]:
-    """Return the head widths and input scales that the search chooses from."""
-    return forms_of(config.space) if config.search.chooser in MEASURED else (Form(),)
+    """Return the head widths, input scales and output strides that the search chooses from."""
+    return forms_of(config) if config.search.chooser in MEASURED else (Form(),)
 
 
 def _shrink(basis: Basis, row: SeedPlan, arch: Arch, limit: int | None) -> tuple[str, ...]:
@@ -280,6 +280,9 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     costs = [problem.at(form).costs(space) for form in forms_wanted(problem.config)]
     ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
     weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
+    if config.distill:  # the teacher's forward pass
+        areas = [form.scale**2 for form in forms_wanted(problem.config)]
+        weight_step += (1 - config.anchor) * pace.forward * seconds * sum(areas) / len(areas)
     if not measured:
         alphas = steps * max(0, config.epochs - config.alpha_start) / config.cycle
         return weight_step * (steps * config.epochs + ALPHA_STEP * alphas)

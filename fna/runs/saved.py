@@ -39,7 +39,7 @@ def describe(network: Network[Arch], problem: Problem, about: Mapping[str, Any])
         about: what else to say: its costs, scores, how it was adapted.
     """
     own = problem.at(network)
-    target = Target(network.arch, network.head_width, network.scale)
+    target = Target(network.arch, *network.form)
     which = {"format": FORMAT, "task": own.config.task.name, "model": own.config.task.model}
     return {**which, **target.to_json(), **own.to_json(), **about}
 

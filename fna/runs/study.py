@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import ValidationError
 
+from fna.arch.target import Form
 from fna.config import Config, make_config, merge
 from fna.config.sections import FileName, Section, Several, note
 from fna.config.strict_yaml import parse_yaml
@@ -236,7 +237,7 @@ def _entry(job: Job) -> dict[str, Any] | None:
     metrics = run.read_json("evaluate", "metrics.json")
     row = metrics["rows"][ADAPTED]
     minutes = row["minutes"] + charged_minutes(row, metrics["search_minutes"])
-    known = {key: row[key] for key in ("params", "madds", "epochs", "head_width", "scale")}
+    known = {key: row.get(key) for key in ("params", "madds", "epochs", *Form._fields)}
     about = {"rng_seed": job.config.engine.rng_seed, "score": row[metrics["metric"]], "minutes": minutes}
     return {**about, **known, "metric": metrics["titles"][metrics["metric"]], "folder": job.folder.as_posix()}
 

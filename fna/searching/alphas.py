@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fna.arch import SuperArch
+from fna.arch import LayerPath, SuperArch
 from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.config.budgets import UNITS, parse_budget
@@ -19,14 +19,16 @@ from fna.cost.costs import Costs, find_measure
 from fna.cost.units import shown_in
 from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
-from fna.nets.supernet import entropy, expected_cost, frozen_weights
+from fna.nets.supernet import SuperBackbone, entropy, expected_cost, frozen_weights
 from fna.nets.tying import tie
 from fna.nets.weights import Network, cpu_state, load_weights
 from fna.progress import say
 from fna.rng import generator
 from fna.searching.choosing import CHOOSERS
-from fna.searching.estimators import ESTIMATORS, Vectors
-from fna.searching.forms import SEEDS, Forms, slim_heads
+from fna.searching.collapsing import collapse
+from fna.searching.distilling import Lesson, teach
+from fna.searching.estimators import ESTIMATORS
+from fna.searching.forms import SEEDS, Forms, slim_heads, strided_backbones
 from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
@@ -42,7 +44,6 @@ from fna.training.freezing import freeze_norms
 from fna.training.memory import in_memory
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
-UNDECIDED = 0.98  # relative entropy of a layer whose alphas are as good as equal
 TINY = 1e-12  # loss below which its relative change means nothing
 
 
@@ -126,6 +127,8 @@ class SearchLoop:
         if self.config.tied:
             tie(self.model)
         self.slims = slim_heads(self.model, problem, network.arch.seed, self.forms, compute)
+        own = cast(SuperBackbone, self.model.backbone)
+        self.backbones = strided_backbones(own, problem, network.arch, self.forms, compute)
         self._make_alphas()
         held = None if limit is None else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
@@ -195,7 +198,8 @@ class SearchLoop:
         form, drawn_for = self.drawn_for(step)
         path = SAMPLERS[self.config.sampler](drawn_for, self.alphas if active else None, draw)
         batch, images = next(self.weight_batches)
-        self._as(form)
+        lesson = self._lesson(path, form, images)
+        self._as(form, lesson)
         weights = self.weight_step(step, batch, images, path)
         self._as(SEEDS)
         alpha_loss = None
@@ -203,8 +207,10 @@ class SearchLoop:
             alpha_loss = self.alpha_step(step)
         with torch.no_grad():
             expected = float(expected_cost(self.alphas, self.table))
+        distance = lesson.distance if lesson else None
         return {
-            "task_loss": weights["loss"],
+            "task_loss": weights["loss"] - self.config.distill * (distance or 0.0),
+            **({"distillation": distance} if self.config.distill else {}),
             "alpha_loss": alpha_loss,
             "expected_cost": expected + self.costs.other,
             "sampled_cost": float(drawn_for.costs.whole(path)),
@@ -212,12 +218,22 @@ class SearchLoop:
             "lr": weights["lr"],
         }
 
-    def _as(self, form: Form) -> None:
-        """Let the super network have a head width and see an input scale until it is given others."""
+    def _lesson(self, path: LayerPath, form: Form, images: Tensor) -> Lesson | None:
+        """Return what the seed's path, head and all, teaches a step; None: it is that path, or nothing is taught."""
+        seeds = SEEDS._replace(scale=form.scale)
+        if not self.config.distill or (path, form) == (self.arch.seed_path(), seeds):
+            return None
+        self._as(seeds)
+        output = teach(self.model, self.arch.seed_path(), images, self.compute)
+        return Lesson(self.problem.at(form), output, self.config.distill)
+
+    def _as(self, form: Form, lesson: Lesson | None = None) -> None:
+        """Let the super network have a form until it is given another."""
         problem = self.problem.at(form)
-        self.model.slim = self.slims.get(form.head_width)
+        self.model.backbone = self.backbones[form.output_stride]
+        self.model.slim = self.slims.get(form._replace(scale=1.0))
         problem.tune(self.model.slim.narrow if self.model.slim else self.model.head)
-        self.weight_step.loss = problem.loss
+        self.weight_step.loss = lesson or problem.loss
 
     def alpha_step(self, step: int) -> float:
         """Move the alphas on held-out images, weights and running statistics untouched; return the task's loss."""
@@ -309,7 +325,8 @@ def search(
     limit = costs.limit(budget, "search.budget") if budget else None
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     held = None if limit is None else {"text": str(budget), "cost": limit}
-    largest = problem.at(Form(scale=max(form.scale for form in loop.forms.choices)))
+    finest = max(loop.forms.choices, key=lambda form: form.scale / (form.output_stride or problem.config.task.stride))
+    largest = problem.at(finest._replace(head_width=1.0))
     with in_memory("search", config, largest, network.arch.seed, compute):
         evidence, warnings, spent = _evidence(loop, checkpoints, logs)
     for warning in warnings:
@@ -360,33 +377,3 @@ def check_names(config: SearchConfig) -> None:
     pick(ESTIMATORS, config.estimator, "estimator")
     pick(SAMPLERS, config.sampler, "sampler")
     pick(CHOOSERS, config.chooser, "chooser")
-
-
-def collapse(arch: SuperArch, alphas: Vectors, costs: Sequence[Tensor], budget: float | None) -> list[str]:
-    """Return warnings about alphas that ran away to skips or from the budget, or never left where they were born."""
-    warnings = []
-    winners = [candidates[int(a.argmax())] for a, (_, candidates) in zip(alphas, arch.layers(), strict=True)]
-    skippable = [
-        i for i, (_, candidates) in enumerate(arch.layers()) if len(candidates) > 1 and candidates[-1].kind == "skip"
-    ]
-    skipped = sum(winners[i].kind == "skip" for i in skippable)
-    if skippable and skipped > 0.9 * len(skippable):
-        remedy = "a larger search.budget" if budget else "a budget in place of a lambda"
-        warnings.append(
-            f"the search collapsed: {skipped} of {len(skippable)} layers prefer to be skipped. "
-            f"Train weights longer first (search.alpha_start), lower search.alpha.lr, or use {remedy}."
-        )
-    undecided = sum(entropy(alphas)[i] > UNDECIDED for i in arch.searchable)
-    if undecided > 0.5 * len(arch.searchable):
-        warnings.append(
-            f"undecided: in {undecided} of {len(arch.searchable)} layers the alphas are as good as equal (entropy over "
-            f"{UNDECIDED:g} of its maximum): what is chosen there is chance. Train longer, raise search.alpha.lr, or "
-            "score candidates: search.chooser measured, search.sampler anchored."
-        )
-    if budget:
-        ratio = float(expected_cost(alphas, costs).detach()) / budget
-        if not 0.8 <= ratio <= 1.25:
-            warnings.append(
-                f"the expected cost ended at {ratio:.2f} x the budget: raise search.budget_weight or search.budget_rate"
-            )
-    return warnings

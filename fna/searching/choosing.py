@@ -49,7 +49,7 @@ class Choice:
 
     Args:
         path: the candidate of every layer.
-        target: its architecture, head width and scale.
+        target: its architecture, head width, scale and output stride.
         cost: of the whole network, in the unit of the `Costs`.
         free_path: the path without a budget.
         free_cost: its cost.
@@ -147,7 +147,7 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
             f"none of the {len(candidates)} scored candidates is within the budget; raise --derive.budget, "
             "or search with search.smaller_budgets"
         )
-    target = Target(found.network.arch.path_arch(chosen.path), chosen.head_width, chosen.scale)
+    target = Target(found.network.arch.path_arch(chosen.path), *chosen.form)
     return Choice(chosen.path, target, chosen.cost, free.path, free.cost)
 
 

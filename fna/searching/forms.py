@@ -1,36 +1,40 @@
-"""The forms that a target may have besides its architecture: head widths and input scales, with what each costs."""
+"""The forms that a target may have besides its architecture, and what they cost: head, input scale, output stride."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
 from fna.arch import Arch, SuperArch
 from fna.arch.target import Form
-from fna.config.sections import SpaceConfig
+from fna.config import Config
 from fna.cost.costs import Costs
 from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.nets.slim import SlimHead
+from fna.nets.supernet import SuperBackbone, restrided
 from fna.progress import say
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
-SEEDS = Form()  # the recipe's own head and input
+SEEDS = Form()  # the recipe's own head, input and output stride
 
 
-def forms_of(space: SpaceConfig) -> tuple[Form, ...]:
-    """Return every input scale with every head width of the settings, each once."""
-    scales, widths = (dict.fromkeys(values) for values in (space.input_scales, space.head_channels))
-    return tuple(Form(width, scale) for scale in scales for width in widths)
+def forms_of(config: Config) -> tuple[Form, ...]:
+    """Return every input scale with every output stride and every head width of the settings, each once."""
+    space, own = config.space, config.task.stride
+    strides = [None if stride == own else stride for stride in space.output_strides or (own,)]
+    forms = product(space.input_scales, strides, space.head_channels)
+    return tuple(dict.fromkeys(Form(width, scale, stride) for scale, stride, width in forms))
 
 
 @dataclass(frozen=True)
 class Forms:
-    """Head widths and input scales to choose from.
+    """Head widths, input scales and output strides to choose from.
 
     Args:
         choices: those at which some network is within the budget.
@@ -45,7 +49,7 @@ class Forms:
         """Count the networks of a space in every form of the settings.
 
         Args:
-            problem: what they are for, with ``space.input_scales`` and ``space.head_channels``.
+            problem: what they are for, with ``space.input_scales``, ``head_channels`` and ``output_strides``.
             costs: those of the seed's form.
             cost: name in `cost.costs.COSTS` of what is counted.
             space: undilated.
@@ -55,7 +59,7 @@ class Forms:
         Raises:
             FnaError: no network is within the limit in any form.
         """
-        wanted = (SEEDS,) if one else forms_of(problem.config.space)
+        wanted = (SEEDS,) if one else forms_of(problem.config)
         table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
         choices = tuple(form for form in wanted if limit is None or _least(table[form]) <= limit)
         for scale in dict.fromkeys(form.scale for form in wanted):
@@ -74,7 +78,7 @@ class Forms:
         return tuple(form for form in self.choices if limit is None or _least(self.costs[form]) <= limit)
 
     def draw(self, limit: int | None, generator: torch.Generator) -> Form:
-        """Draw a scale, each as often as the others, then a head width that is to be had there within a limit."""
+        """Draw a scale, each as often as the others, then a head and a stride that are to be had there in a limit."""
         choices = self.within(limit)
         scales = list(dict.fromkeys(form.scale for form in choices))
         scale = scales[int(torch.randint(len(scales), (), generator=generator))]
@@ -87,8 +91,20 @@ def _least(costs: Costs) -> int:
     return sum(map(min, costs.table)) + costs.other
 
 
-def slim_heads(model: Model, problem: Problem, seed: Arch, forms: Forms, compute: Compute) -> dict[float, SlimHead]:
-    """Return the narrower heads of a super network by width, made of slices of its own."""
-    widths = dict.fromkeys(form.head_width for form in forms.choices if form.head_width != 1)
-    heads = {width: problem.at(Form(width)).meta_head(seed) for width in widths}
-    return {width: SlimHead(model.head, compute.like_placed(head)) for width, head in heads.items()}
+def slim_heads(model: Model, problem: Problem, seed: Arch, forms: Forms, compute: Compute) -> dict[Form, SlimHead]:
+    """Return a super network's heads of other widths and rates, made of slices of its own, by form at scale 1."""
+    wanted = dict.fromkeys(form._replace(scale=1.0) for form in forms.choices)
+    heads = {form: problem.at(form).meta_head(seed) for form in wanted if form != SEEDS}
+    return {form: SlimHead(model.head, compute.like_placed(head)) for form, head in heads.items()}
+
+
+def strided_backbones(
+    backbone: SuperBackbone, problem: Problem, space: SuperArch, forms: Forms, compute: Compute
+) -> dict[int | None, SuperBackbone]:
+    """Return a super network's backbone at every output stride, made of the weights and norms of its own."""
+    found: dict[int | None, SuperBackbone] = {None: backbone}
+    for form in forms.choices:
+        if form.output_stride not in found:
+            strided = restrided(backbone, problem.at(form).prepared(space))
+            found[form.output_stride] = compute.mended(strided)
+    return found

@@ -41,6 +41,7 @@ class Candidate:
         score: the task's metric there, of finalists; more is better.
         head_width: channels of its head, x those of the settings.
         scale: side of its input, x that of the settings.
+        output_stride: of its last feature map; None: that of the settings.
     """
 
     path: LayerPath
@@ -49,11 +50,12 @@ class Candidate:
     score: float | None = None
     head_width: float = 1.0
     scale: float = 1.0
+    output_stride: int | None = None
 
     @property
     def form(self) -> Form:
-        """Its head width and scale."""
-        return Form(self.head_width, self.scale)
+        """Its head width, scale and output stride."""
+        return Form(self.head_width, self.scale, self.output_stride)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def choose(candidates: Sequence[Candidate], limit: int | None) -> Candidate | No
 
 def by_loss(candidate: Candidate) -> tuple[Any, ...]:
     """Return what candidates are ordered by, the best first: the loss, then the cost."""
-    return candidate.loss, candidate.cost, candidate.path, candidate.scale, candidate.head_width
+    stride = candidate.output_stride or 0
+    return candidate.loss, candidate.cost, candidate.path, candidate.scale, candidate.head_width, stride
 
 
 Evidence = Alphas | Pool

@@ -128,7 +128,7 @@ class _Race:
     Args:
         loop: the search.
         path: the candidate of every layer.
-        form: head width and input scale.
+        form: head width, input scale and output stride.
         number: its name.
         total: iterations it will have been trained for if it is never dropped: those of its schedule.
         search: the checkpoints of the search, beside which its own lie.

@@ -2,10 +2,10 @@
 
 First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path alone: an additive
 estimate of what savings cost in loss, of which a knapsack makes the first generation in each form (head width, input
-scale); beside them the seed cut by hand to that form. Then evolution: children of the best, by mutation and crossover.
-At last the neighbours of the best. The seed is always in the pool. Every score is a function of the super network and
-the candidate, every proposal one of the random seed and the scores of the rounds before it: neither an interruption nor
-the number of processes changes what is found.
+scale, output stride); beside them the seed cut by hand to that form. Then evolution: children of the best, by mutation
+and crossover. At last the neighbours of the best. The seed is always in the pool. Every score is a function of the
+super network and the candidate, every proposal one of the random seed and the scores of the rounds before it: neither
+an interruption nor the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
 is scored by: rare classes and small things hardly show in it. So the best by loss, some of each input scale, are scored
@@ -232,7 +232,7 @@ class _Pool:
             for choice in range(len(row)):
                 path = (*best.path[:layer], choice, *best.path[layer + 1 :])
                 changes.append((row[choice] - row[own], (path, best.form)))
-        yield from (one for _, one in sorted(changes, key=lambda change: (change[0], change[1])))
+        yield from (one for _, one in sorted(changes, key=lambda change: (change[0], change[1][0], change[1][1].order)))
 
 
 def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:

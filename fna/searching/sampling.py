@@ -24,7 +24,7 @@ class Step:
 
     Args:
         arch: the search space.
-        costs: of the space's networks in the form (head width, input scale) of the step.
+        costs: of the space's networks in the form (head width, input scale, output stride) of the step.
         limit: the most a whole network may cost; None: anything.
         config: settings of the search.
         anchor: whether it is one of the steps that run the seed.

@@ -48,7 +48,7 @@ class Scorer:
     file: Path | None = None
     told: Callable[..., None] = lambda **number: None
     batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
-    heads: dict[float, nn.Module] = field(default_factory=dict)
+    heads: dict[Form, nn.Module] = field(default_factory=dict)
     saved: float = 0.0
 
     def __post_init__(self) -> None:
@@ -132,20 +132,20 @@ class Scorer:
     def _network(self, path: LayerPath, form: Form) -> tuple[Model, Problem]:
         """Return a network with shared weights and statistics of its own, in eval mode, and its problem."""
         problem, (warm, _) = self.loop.problem.at(form), self._batches(form.scale)
-        network = path_network(self.loop.model, path)
-        network.head = self.head(form)
+        network = path_network(Model(self.loop.backbones[form.output_stride], self.head(form)), path)
         problem.tune(network.head)
         recalibrate(network, iter(warm), len(warm), self.loop.compute)
         return network.eval(), problem
 
     def head(self, form: Form) -> nn.Module:
-        """Return a head of its own of some width, with the weights of the super network's."""
-        if form.head_width not in self.heads:
+        """Return a head of its own in some form, with the weights of the super network's."""
+        form = form._replace(scale=1.0)
+        if form not in self.heads:
             loop, arch = self.loop, self.loop.arch.seed
             narrow, wide = loop.problem.at(form).build_head(arch), loop.model.head
             narrow.load_state_dict(slices(wide.state_dict(), loop.problem.meta_head(arch), narrow))
-            self.heads[form.head_width] = loop.compute.place(Model(nn.Identity(), narrow)).head  # type: ignore[assignment]
-        return self.heads[form.head_width]
+            self.heads[form] = loop.compute.place(Model(nn.Identity(), narrow)).head  # type: ignore[assignment]
+        return self.heads[form]
 
     def _batches(self, scale: float) -> tuple[list[Tensor], list[tuple[Any, Tensor]]]:
         """Return batches to recalibrate on and to score at one scale; the same samples at every scale.
@@ -170,7 +170,8 @@ class Scorer:
 
 
 def _key(path: LayerPath, form: Form) -> str:
-    return f"{form.scale:g} {form.head_width:g} " + " ".join(map(str, path))
+    stride = f"/{form.output_stride} " if form.output_stride else ""
+    return f"{form.scale:g} {form.head_width:g} {stride}" + " ".join(map(str, path))
 
 
 def seed_of(loop: SearchLoop) -> Candidacy:

@@ -198,5 +198,5 @@ def adapt(
     state, scores, epoch = loop.kept()
     if config.keep == "best":
         say(f"{config.folder}: kept epoch {epoch} of {config.epochs}, the best on the validation split")
-    tuned = Network(network.arch, state, network.head_width, network.scale)
+    tuned = Network(network.arch, state, *network.form)
     return Tuned(tuned, scores, spent, epoch, loop.frozen_params)

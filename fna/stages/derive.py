@@ -52,7 +52,8 @@ def derive(
         budget: such as ``"0.9x"``, ``"2.4 GMAdds"``, ``"3 Mparams"``; None: ``derive.budget`` of the settings, and if
             that is null ``search.budget``.
         chooser: a name of `CHOOSERS`; None: ``derive.chooser`` of the settings, and if that is null the search's.
-        like: a target whose head width and input scale this one is counted with and gets; None: the chooser's.
+        like: a target whose head width, input scale and output stride this one is counted with and gets; None: the
+            chooser's.
 
     Raises:
         FnaError: no architecture of the space is within the budget.
@@ -71,7 +72,7 @@ def derive(
     choose = pick(CHOOSERS, chooser or config.derive.chooser or found.chooser, "chooser")
     choice = choose(found, costs, limit, config.engine.rng_seed)
     if like:
-        choice = replace(choice, target=replace(choice.target, head_width=like.head_width, scale=like.scale))
+        choice = replace(choice, target=replace(choice.target, **like.form._asdict()))
     network = remap_network(found.network, choice.target, problem)
     cost = problem.at(network).cost(network.arch)
     return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=cost)

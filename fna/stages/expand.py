@@ -104,7 +104,7 @@ def remap_network(network: Network[A], target: Target | Arch, problem: Problem) 
     backbone = remap(network.arch, take(network.state, "backbone"), target.arch, strategy(problem), rng_seed).state
     head = _head(network, target, problem)
     state = {**put(backbone_only(backbone), "backbone"), **put(head, "head")}
-    return Network(target.arch, state, target.head_width, target.scale)
+    return Network(target.arch, state, *target.form)
 
 
 def _head(network: Network[A], target: Target, problem: Problem) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def measure_space(
     Args:
         problem: what the networks are for.
         space: undilated.
-        forms: head widths and input scales.
+        forms: what a target may be like besides its architecture.
         table: what was measured before; it is written when the new entries are complete.
         here: where it is measured.
         rounds: how often each is timed.

@@ -92,6 +92,9 @@ class Task:
         head_start: (seed's weights, task config) -> weights of the head that the seed has already, by the head's names.
         loss: (head's output, batch, task config) -> (summed loss, number of terms), both scalars; `engine.global_mean`
             divides by the number over all processes.
+        distillation: (head's output, another network's for the same images, batch, task config) -> how far the first is
+            from the second where `loss` compares it with the truth, summed over the same terms, a scalar; 0 if they
+            are equal. No gradient goes to the second.
         scored_size: config -> height, width of what the network sees of every record when it is scored; None: it is
             the image's own.
         multiple: sides of what the network sees are padded to multiples of this.
@@ -115,6 +118,7 @@ class Task:
     head: Callable[[Arch, int, Settings], nn.Module]
     head_start: Callable[[Mapping[str, Tensor], Settings], dict[str, Tensor]]
     loss: Callable[[Any, Mapping[str, Any], Settings], tuple[Tensor, Tensor]]
+    distillation: Callable[[Any, Any, Mapping[str, Any], Settings], Tensor]
     scored_size: Callable[[Settings], tuple[int, int] | None]
     view: Callable[[Tensor, Any, Settings], tuple[Tensor, Any]]
     predict: Callable[[nn.Module, Tensor, Sequence[Any], Settings], Sequence[Any]]

@@ -42,6 +42,12 @@ def loss(output: Any, batch: Mapping[str, Any], config: Detector) -> tuple[Tenso
     return total, number
 
 
+def distillation(output: Any, teacher: Any, batch: Mapping[str, Any], config: Detector) -> Tensor:
+    """Return how far classes and boxes are from a teacher's, summed over the anchors that the loss takes."""
+    total: Tensor = load_model(config).distillation(output, teacher, batch, config)
+    return total
+
+
 def train_view(data: Any, indices: Sequence[int], config: DetectionConfig) -> DetectionView:
     """Return the augmented samples of some images; without ``data.augment`` as the model is trained by its authors."""
     augment = config.data.augment or config.task.augment
@@ -96,6 +102,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
+    distillation=distillation,
     scored_size=scored_size,
     view=view,
     predict=predict,

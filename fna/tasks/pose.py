@@ -17,7 +17,7 @@ from fna.nets.network import feature_info
 from fna.tasks import Task, load_model
 from fna.tasks.pose_drawing import draw
 from fna.tasks.pose_scores import TITLES, PoseScores, person_score, result
-from fna.tasks.simple_baseline import decode, loss, mirrored
+from fna.tasks.simple_baseline import decode, distillation, loss, mirrored
 
 COARSEST = 32  # crop pixels per pixel of the map the head starts from
 
@@ -88,6 +88,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
+    distillation=distillation,
     scored_size=scored_size,
     view=view,
     predict=predict,

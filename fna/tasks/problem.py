@@ -69,15 +69,15 @@ class Problem:
         return cls(config, task, Labels.of(data), size_hw, seed.mean, seed.std)
 
     def at(self, network: Any) -> Problem:
-        """Return the problem as a network of another head width and input scale sees it.
+        """Return the problem as a network of another head width, input scale and output stride sees it.
 
         Args:
-            network: has a `head_width` and a `scale`, as `Network`, `Target` and `Form` have.
+            network: has a `head_width`, a `scale` and an `output_stride`, as `Network`, `Target` and `Form` have.
         """
-        head_width, scale = network.head_width, network.scale
-        if head_width == scale == 1:
+        head_width, scale, stride = network.head_width, network.scale, network.output_stride
+        if head_width == scale == 1 and stride in (None, self.config.task.stride):
             return self
-        config = at_scale(self.config, head_width, scale)
+        config = at_scale(self.config, head_width, scale, stride)
         return replace(self, config=config, size_hw=self.task.scored_size(config) or times(self.size_hw, scale))
 
     def tune(self, head: nn.Module) -> None:
@@ -106,6 +106,10 @@ class Problem:
     def loss(self, output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the task's summed loss of a batch and the number of its terms."""
         return self.task.loss(output, batch, self.config.task)
+
+    def distillation(self, output: Any, teacher: Any, batch: Any) -> Tensor:
+        """Return how far an output is from a teacher's, summed over the terms of the loss."""
+        return self.task.distillation(output, teacher, batch, self.config.task)
 
     # --- costs
 

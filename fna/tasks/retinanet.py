@@ -175,6 +175,31 @@ def _focal(logits_NAC: Tensor, found: Matches, weights_C: Tensor | None) -> Tens
     return total
 
 
+def distillation(
+    output: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Mapping[str, Any], config: RetinaNet
+) -> Tensor:
+    """Return what `loss` would be with a teacher's scores and boxes in place of the truth, summed.
+
+    Scores are no labels, so the focal loss becomes the quality focal loss (arXiv:2006.04388).
+
+    Args:
+        output: what the head gives.
+        teacher: what another network's head gives for the same images.
+        batch: see `loss`; the truth says which anchors learn what.
+        config: nothing is read from it.
+    """
+    found = match(MATCHER, output["anchors"], batch)
+    logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
+    taught_NAC, boxes_NA4 = wide(teacher["logits"]).detach(), wide(teacher["deltas"]).detach()
+    total = F.l1_loss(deltas_NA4[found.positive], boxes_NA4[found.positive], reduction="sum")
+    for logits_AC, taught_AC, ignored_A in zip(logits_NAC, taught_NAC, found.ignored, strict=True):
+        scores_AC = taught_AC.sigmoid()
+        entropy_AC = F.binary_cross_entropy_with_logits(logits_AC, scores_AC, reduction="none")
+        focal_AC = entropy_AC * (logits_AC.sigmoid() - scores_AC).square()
+        total = total + focal_AC.sum(1).masked_fill(ignored_A, 0).sum()
+    return total
+
+
 @torch.no_grad()
 def decode(output: Mapping[str, Tensor], size_hw: tuple[int, int], config: DetectionConfig) -> list[dict[str, Tensor]]:
     """Return the detections of each image: ``boxes`` (n, 4) in px, ``scores`` and ``labels``, by falling score.

@@ -65,6 +65,14 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tupl
     return losses_NHW.sum(), labelled.sum() if weights is None else weights[mask[labelled]].sum()
 
 
+def distillation(logits_NCHW: Tensor, teacher_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> Tensor:
+    """Return the summed Kullback-Leibler divergence from a teacher's class probabilities over the labelled pixels."""
+    learned, taught = (logits.float().log_softmax(1) for logits in (logits_NCHW, teacher_NCHW.detach()))
+    divergence_NHW = F.kl_div(learned, taught, reduction="none", log_target=True).sum(1)
+    labelled = batch["mask"].to(divergence_NHW.device, non_blocking=True) != IGNORE
+    return divergence_NHW[labelled].sum()
+
+
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:
     """Return the size images are scored at: ``data.eval_scale`` x ``data.eval_size``; None: x their own."""
     return _scaled(config.data.eval_size, config.data.eval_scale) if config.data.eval_size else None
@@ -223,6 +231,7 @@ TASK = Task(
     head=build_head,
     head_start=head_start,
     loss=loss,
+    distillation=distillation,
     scored_size=scored_size,
     view=view,
     predict=predict,

@@ -127,6 +127,17 @@ def loss(heatmaps_NKHW: Tensor, batch: Mapping[str, Any], config: SimpleBaseline
     return torch.where(learned, error_NK, 0).sum(), learned.sum()
 
 
+def distillation(
+    heatmaps_NKHW: Tensor, teacher_NKHW: Tensor, batch: Mapping[str, Any], config: SimpleBaseline
+) -> Tensor:
+    """Return half the mean squared difference from a teacher's heatmaps, summed over the joints that `loss` takes."""
+    heatmaps, taught = at_least_float32(heatmaps_NKHW), at_least_float32(teacher_NKHW).detach()
+    points = batch["points"].to(heatmaps.device, heatmaps.dtype, non_blocking=True)
+    _, learned = gaussians(points, (heatmaps.shape[2], heatmaps.shape[3]), config.sigma)
+    error_NK = (heatmaps - taught).square().mean((2, 3)) / 2
+    return torch.where(learned, error_NK, 0).sum()
+
+
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from fna.config import DetectionConfig, SSDLite, scaled_channels
 from fna.errors import FnaError
 from fna.nets.blocks import ConvNormAct
 from fna.nets.network import FeatureInfo, feature_info, initialise
-from fna.tasks.boxes import best, match, remembered, wide
+from fna.tasks.boxes import Matches, best, match, remembered, wide
 
 HEAD_CHANNELS = 1280  # of the 1x1 convolution where the seed has none
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
@@ -218,19 +218,45 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
     found = match(MATCHER, output["anchors"], batch)
+    entropy_NA, learned_NA = _entropy(logits_NAC, found, batch.get("class_weights"))
+    distances = F.smooth_l1_loss(
+        deltas_NA4[found.positive], CODER.encode_single(found.boxes, found.anchors), reduction="sum"
+    )
+    return entropy_NA[learned_NA].sum() + distances, found.positive.sum()
+
+
+def _entropy(logits_NAC: Tensor, found: Matches, weights_C: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the cross entropy of every anchor, and which of them learn: the positives and the hardest negatives."""
     positive_NA = found.positive
     targets_NA = torch.zeros_like(positive_NA, dtype=torch.int64)
     targets_NA[positive_NA] = found.labels + 1
     entropy_NA = F.cross_entropy(logits_NAC.flatten(0, 1), targets_NA.flatten(), reduction="none").view_as(targets_NA)
-    weights = batch.get("class_weights")
-    if weights is not None:
-        entropy_NA = entropy_NA * torch.cat([weights.new_ones(1), weights])[targets_NA]
+    if weights_C is not None:
+        entropy_NA = entropy_NA * torch.cat([weights_C.new_ones(1), weights_C])[targets_NA]
     order_NA = entropy_NA.detach().masked_fill(positive_NA, -torch.inf).argsort(1, descending=True)
     hard_NA = order_NA.argsort(1) < NEGATIVES * positive_NA.sum(1, keepdim=True)
-    distances = F.smooth_l1_loss(
-        deltas_NA4[positive_NA], CODER.encode_single(found.boxes, found.anchors), reduction="sum"
-    )
-    return entropy_NA[positive_NA | hard_NA].sum() + distances, positive_NA.sum()
+    return entropy_NA, positive_NA | hard_NA
+
+
+def distillation(
+    output: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite
+) -> Tensor:
+    """Return the Kullback-Leibler divergence from a teacher's classes plus smooth L1 from its boxes, summed.
+
+    Args:
+        output: what the head gives.
+        teacher: what another network's head gives for the same images.
+        batch: see `loss`; the anchors that it takes are compared.
+        config: nothing is read from it.
+    """
+    logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
+    taught_NAC, boxes_NA4 = wide(teacher["logits"]).detach(), wide(teacher["deltas"]).detach()
+    found = match(MATCHER, output["anchors"], batch)
+    with torch.no_grad():
+        _, learned_NA = _entropy(logits_NAC, found, None)
+    learned, taught = (logits[learned_NA].log_softmax(1) for logits in (logits_NAC, taught_NAC))
+    divergence = F.kl_div(learned, taught, reduction="sum", log_target=True)
+    return divergence + F.smooth_l1_loss(deltas_NA4[found.positive], boxes_NA4[found.positive], reduction="sum")
 
 
 @torch.no_grad()

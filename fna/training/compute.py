@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from fna.nets.network import Model
 from fna.training import cpu, distributed
 from fna.training.determinism import deterministic
 from fna.training.tracking import need_trackers
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,16 @@ class Compute:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and memory format, and give it what the device needs to train well."""
         model.to(self.device)
-        if self.device.type == "cpu":
-            cpu.mend(model)
+        self.mended(model)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         return model
+
+    def mended(self, module: M) -> M:
+        """Give the convolutions of a module what the device needs."""
+        if self.device.type == "cpu":
+            cpu.mend(module)
+        return module
 
     def parallel(self, model: Model, *, partial: bool) -> nn.Module:
         """Place `model` on the device and, under several processes, share statistics and gradients.
@@ -62,8 +69,7 @@ class Compute:
 
     def like_placed(self, head: nn.Module) -> nn.Module:
         """Give a head on the meta device, which borrows its weights, what `parallel` gives modules that have some."""
-        if self.device.type == "cpu":
-            cpu.mend(Model(nn.Identity(), head))
+        self.mended(Model(nn.Identity(), head))
         if self.world.size > 1 and self.sync_bn:
             return distributed.share_statistics(head, self.device.type == "cuda")
         return head

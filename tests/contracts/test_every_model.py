@@ -95,6 +95,27 @@ def test_a_model_learns_from_a_batch_and_an_image_without_truth_adds_no_term(mod
 
 
 @ALL
+def test_distillation_is_the_distance_from_a_teacher_where_there_is_truth(model: str, family: str) -> None:
+    config = MODELS[model]().scaled(0.03)
+    task, batch = load_task(config.name), BATCHES[config.name]
+    images = torch.randn(2, 3, *SIZE_HW, generator=torch.Generator().manual_seed(0))
+    student, teacher = network_of(config, family), network_of(config, family)
+    output, other = student(images), teacher(images)
+    assert task.distillation(output, output, batch, config) == 0
+    distance = task.distillation(output, other, batch, config)
+    assert distance.shape == ()
+    assert distance > 0
+    distance.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters()), "the teacher does not learn"
+    gradients = {name: parameter.grad for name, parameter in student.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    rest = {key: value[1:] for key, value in batch.items()}
+    nothing = (network.eval()(images[1:]) for network in (student, teacher))
+    if model != "retinanet":  # all of whose anchors learn, from images of the background, too
+        assert task.distillation(*nothing, rest, config) == 0
+
+
+@ALL
 def test_a_model_is_counted_without_being_run(model: str, family: str) -> None:
     config = MODELS[model]().scaled(0.03)
     network = network_of(config, family)
