@@ -80,8 +80,6 @@ def curves(folder: Path) -> Part:
             f"{title}. Look for the curves that lie apart from the others.",
         )
     _draw_confusions(part, {row["title"]: row["confusion"] for row in shown.values() if row.get("confusion")})
-    if not part.drawings:
-        part.notes.append("This task's scores come without curves.")
     return part
 
 
