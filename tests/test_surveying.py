@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +70,14 @@ def test_a_folder_is_counted_drawn_and_given_a_recipe_that_opens(
     assert len(open_data(config).train) == train["records"]
     again = look(capsys, str(recipe))
     assert again["splits"] == found["splits"]
+
+
+def test_counting_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys; from fna.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = ("data", str(write_squares(tmp_path / "data", train=6)))
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "; anchors 32 to " in done.stdout
 
 
 def test_masks_without_names_and_lists_get_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

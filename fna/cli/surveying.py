@@ -113,15 +113,15 @@ def _at_crop(
     config: Config, settings: Sequence[str] | None, found: Mapping[str, Any], advice: Sequence[Suggestion]
 ) -> dict[str, Any] | None:
     """Return sides of boxes and anchors at the crop, the suggested one of a folder, in pixels; None: there are none."""
-    if config.task.name != "detection" or not found["things"]:
-        return None
-    from fna.tasks import load_model
+    from fna.config import Detector
 
+    if not isinstance(config.task, Detector) or not found["things"]:
+        return None
     crop = config.data.crop
     if settings is not None and not any(text.startswith("data.crop=") for text in settings):
         crop = next((tuple(row.value) for row in advice if row.key == "data.crop"), crop)
     side = math.sqrt(crop[0] * crop[1])
-    small, large = load_model(config.task).anchor_sides(crop, config.task)
+    small, large = config.task.anchor_sides(crop)
     boxes = {name: round(share * side, 1) for name, share in found["things"]["share"].items()}
     return {"crop": list(crop), "boxes": boxes, "anchors": [round(small, 1), round(large, 1)]}
 

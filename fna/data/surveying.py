@@ -90,7 +90,7 @@ def _is_marked(config: Config, root: Path) -> bool:
 def _try(config: Config) -> None:
     """Read the annotations; that nothing names the labels of masks is no mistake here."""
     with suppress(UnnamedError):
-        _pool(config)
+        _find_train(config)
 
 
 def survey(config: Config) -> Survey:
@@ -116,15 +116,17 @@ def survey(config: Config) -> Survey:
 # --- settings that the data answer ------------------------------------------------------------------------------------
 
 
-def _pool(config: Config) -> Any:
-    """Return the listing of the training split, or of all there is."""
+def _find_train(config: Config) -> bool:
+    """Read the annotations of the training split, or of all there is; tell whether there is such a split."""
     formats = find_package(config.task.name).FORMATS
     root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
     data = recognise(config.data, root, formats)
     try:
-        return formats[data.format].read(root, data.train, data)
+        formats[data.format].read(root, data.train, data)
     except MissingSplitError:
-        return formats[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
+        formats[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
+        return False
+    return True
 
 
 def _complete(config: Config) -> tuple[DataConfig, list[str]]:
@@ -132,8 +134,9 @@ def _complete(config: Config) -> tuple[DataConfig, list[str]]:
     formats, notes = find_package(config.task.name).FORMATS, []
     root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
     data = recognise(config.data, root, formats)
+    trained = False  # or masks whose labels have no names kept it from being read
     try:
-        _pool(config)
+        trained = _find_train(config)
     except UnnamedError as error:
         labels = propose_labels(error.masks)
         if not labels:
@@ -141,7 +144,8 @@ def _complete(config: Config) -> tuple[DataConfig, list[str]]:
         data = data.model_copy(update={"labels": labels})
         notes.append("the classes have no names yet: rename them in data.labels")
     reader = formats[data.format]
-    there = [split for split in (data.train, data.val) if _is_there(reader, root, split, data)]
+    train = [data.train] if trained or _is_there(reader, root, data.train, data) else []
+    there = [*train, *([data.val] if _is_there(reader, root, data.val, data) else [])]
     if reader.on_disk and not shares(data) and data.val not in there:
         cut_as = data.model_copy(update={"split": CUT if data.train not in there else SplitConfig(val=CUT.val)})
         try:
