@@ -264,7 +264,7 @@ def draw_candidates(costs: Series, losses: Series, names: Sequence[str], unit: U
     for cost, loss, name in zip(costs, losses, names, strict=True):
         if name:
             axes.plot(cost, loss, "o", ms=9, mfc="none", mec=ORANGE, mew=1.6)
-            axes.annotate(name, (cost, loss), (7, -3), textcoords="offset points", color=INK)
+            axes.annotate(name, (cost, loss), (6, 6), textcoords="offset points", color=INK)
     return figure
 
 

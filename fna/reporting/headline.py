@@ -50,8 +50,8 @@ def result(folder: Path) -> Part:
         *_effort(rows, metrics["search_minutes"]),
     ]
     part.tables.append(_table(caption, columns, len(WORDS)))
-    others = [column for split in splits for column in split.others]
-    if len(others) > BESIDE or (others and len(splits) > 1):
+    others = [column for split in splits for column in split.others] if len(splits) > 1 else splits[0].others[BESIDE:]
+    if others:
         columns = [("network", [row["title"] for row in rows.values()]), *others]
         part.tables.append(_table("All other scores, in %.", columns, 1))
     if adapted:
