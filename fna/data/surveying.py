@@ -20,12 +20,15 @@ from fna.data.listing import IGNORE, Facts, data_root
 from fna.data.places import WHOLE, MissingSplitError
 from fna.data.recognising import AUTO, inside, recognise
 from fna.data.segmentation.legend import UnnamedError, propose_labels
+from fna.data.segmentation.regions import regions
 from fna.errors import FnaError, pick
 
 ORDER = ("pose", "segmentation", "detection")  # what says more about an image first
 UNITS = {"segmentation": "pixels", "detection": "boxes", "pose": "joints"}
 CUT = SplitConfig(val=0.15, test=0.15)  # what is proposed where there are no splits
 PERSON = (256, 192)  # height, width of a crop; the default is one of scenes
+MASKS = 100  # evenly spread, in which regions are looked for
+REGIONS = {"small": 0.05, "median": 0.5, "large": 0.95}  # shares of a class's pixels
 FEW_IMAGES, FEW_SHARE = 10, 0.005  # a class in fewer images, or with less of all, is rare
 
 
@@ -110,6 +113,8 @@ def survey(config: Config) -> Survey:
         **{"remarks": remarks, "things": _things(opened), "copies": _copies(opened)},
     }
     found |= _lacking(found["splits"], data.train)
+    if task == "segmentation" and data.train in opened:
+        found["regions"] = _regions(opened[data.train])
     return Survey(config.model_copy(update={"data": data}), opened, found)
 
 
@@ -245,6 +250,21 @@ def _things(opened: Mapping[str, Any]) -> dict[str, Any] | None:
         "height_by_width": round(float(np.median(height_N / width_N)), 2),
         "height": round(float(np.median(height_N)), 1),
     }
+
+
+def _regions(data: Any) -> dict[str, Any]:
+    """Return how large the regions of each class are, as roots of areas: 5, 50, 95 % of its pixels are in those."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MASKS)).round().astype(int))
+    found = [regions(data.sample(index).mask) for index in chosen.tolist()]
+    class_R, pixels_R = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    classes = {}
+    for class_id, name in enumerate(data.classes):
+        own_n = np.sort(pixels_R[class_R == class_id])
+        share_n = np.cumsum(own_n) / max(1, own_n.sum())
+        if len(own_n):
+            places = {mark: np.searchsorted(share_n, share) for mark, share in REGIONS.items()}
+            classes[name] = {mark: round(float(own_n[place]) ** 0.5, 1) for mark, place in places.items()}
+    return {"images": len(chosen), "classes": classes}
 
 
 def _lacking(splits: Mapping[str, Any], train: str) -> dict[str, Any]:
