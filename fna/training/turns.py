@@ -54,7 +54,7 @@ def time_in_turns(
         once += ns * (repeats[name] + 1)
     if once * rounds > most_seconds * 1e9:
         rounds = max(min(rounds, FEWEST), int(most_seconds * 1e9 / once))
-    with bar(rounds, "rounds") as progress:
+    with bar(rounds, "timing") as progress:
         for turn in range(rounds):
             for i in torch.randperm(len(names), generator=generator(0, "latency", turn)).tolist():
                 call, number = calls[names[i]], repeats[names[i]]
