@@ -110,9 +110,8 @@ def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_se
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
-        **{
-            key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params")
-        },  # not of old folders
+        # older folders lack these
+        **{key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params")},
         **scores,
         "rng_seed": rng_seed,
     }
