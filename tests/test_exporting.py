@@ -79,6 +79,21 @@ numpy.savez({str(exported["folder"] / "found.npz")!r}, **(found if isinstance(fo
         assert theirs.shape == (90, 130)
 
 
+def test_its_command_says_the_classes_of_the_data(exported: dict[str, Any], tmp_path: Path) -> None:
+    words = [sys.executable, str(exported["folder"] / "predict.py"), str(exported["photos"] / "1.png")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    found, labels = json.loads(done.stdout), exported["model"].problem.labels
+    if exported["model"].task == "segmentation":
+        assert [*found["classes"].items()] == [
+            (n, [*rgb]) for n, rgb in zip(labels.classes, labels.colors, strict=True)
+        ]
+        assert np.asarray(Image.open(tmp_path / found["ids"])).shape == (90, 130)
+    elif exported["model"].task == "detection":
+        assert found["names"] == [labels.classes[label] for label in found["labels"]]
+    with pytest.raises(FnaError, match=r"holds an exported one, which runs by itself: python .*predict.py photo.jpg"):
+        fna.load(exported["folder"])
+
+
 def test_what_does_not_fit_is_refused(exported: dict[str, Any]) -> None:
     network = fna.Exported(exported["folder"])
     assert network.about["multiple"] == 32
@@ -148,7 +163,9 @@ def test_an_input_scale_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
-@pytest.mark.parametrize(("to", "model"), [("torch.export", "simple_baseline"), ("torchscript", "deeplabv3")])
+@pytest.mark.parametrize(
+    ("to", "model"), [("torch.export", "simple_baseline"), ("torchscript", "deeplabv3"), ("torchscript", "ssdlite")]
+)
 def test_torchs_own_files(tmp_path: Path, to: str, model: str) -> None:
     network, photos = write_network(tmp_path / "net", model), write_photos(tmp_path / "photos")
     report = fna.export(network, tmp_path / "out", to=to, size=HW, batch=2, images=photos)
@@ -158,7 +175,8 @@ def test_torchs_own_files(tmp_path: Path, to: str, model: str) -> None:
     else:
         module = torch.jit.load(file, _extra_files=extra)  # type: ignore[no-untyped-call]
     shapes = [list(maps.shape) for maps in module(torch.zeros(2, *HW, 3, dtype=torch.uint8))]
-    assert shapes == ([[2, 3, 16, 24]] if model == "simple_baseline" else [[2, 3, *HW], [2, *HW]])
+    expected = {"simple_baseline": [[2, 3, 16, 24]], "deeplabv3": [[2, 3, *HW], [2, *HW]]}
+    assert shapes == expected.get(model, [[2, shapes[0][1], 4], [2, shapes[0][1], 4], [shapes[0][1], 4]])
     assert json.loads(extra["fna.json"])["classes"] == list(fna.load(network).classes)
     assert report["max_abs_error"] <= 1e-4
     assert not (tmp_path / "out" / "predict.py").exists(), "it reads ONNX"

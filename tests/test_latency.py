@@ -179,7 +179,7 @@ def test_predictions_are_held_against_random_networks(measured: tuple[Job, Super
 
 def test_a_thread_alone_has_its_own_clock() -> None:
     with bench() as here:
-        timed = here.interleaved(
+        timed = here.time(
             {
                 "waits": lambda n: time.sleep(0.002 * n),
                 "works": lambda n: [torch.ones(300, 300) @ torch.ones(300, 300) for _ in range(n)],

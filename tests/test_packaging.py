@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 import sysconfig
@@ -94,8 +95,10 @@ def test_wheel_and_sdist_are_built_and_the_wheel_works_elsewhere(tmp_path: Path)
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
 
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would lead back here
+
     def run(*words: object) -> str:
-        done = subprocess.run([*map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run([*map(str, words)], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -234,8 +234,9 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
 
 def test_headline_numbers(page: str) -> None:
     text = Reader(page).text
-    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 200 0" in text
-    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200 0" in text
+    assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 200" in text
+    assert "The RNG seed of all is 0." in text
+    assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200" in text
     assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
     assert "Budget met 99.6 % of 24.000 GMAdds" in text
     changes = re.search(r"derived (\d+) blocks kept, (\d+) changed, (\d+) added, (\d+) dropped", text)
@@ -529,7 +530,9 @@ def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path)
     page = report(tmp_path)
     text = Reader(page).text
     assert "1 0.3600 34.000 1 1 2 0.3700 33.000 1 1 3 derived 0.3750 23.900 1 1 4 0.3800" in text
-    assert "The best of 16 candidates by loss." in text
+    assert "The best of 16 candidates by loss, and the targets." in text
+    write(tmp_path, "found.json", {**found, "candidates": [*others, {**own, "loss": 0.7}]})
+    assert "10 0.4500 25.000 1 1 16 derived 0.7000 23.900 1 1 The best" in Reader(report(tmp_path)).text
     assert page.count('<td class="word">10</td>') == 1
     assert '<td class="word">11</td>' not in page
     assert "output stride" not in page
@@ -648,7 +651,8 @@ def test_the_budget_is_drawn_where_there_is_one() -> None:
     names = ("task_loss", "expected_cost", "sampled_cost")
     log = {"step": steps, "alpha_loss": nothing, "multiplier": nothing, **dict.fromkeys(names, steps)}
     lines = [len(figures.draw_search(log, MADDS, budget).axes[1].lines) for budget in (None, 2e9)]
-    assert lines == [3, 4]
+    assert lines == [2, 3]
+    assert len(figures.draw_search(log, MADDS).axes) == 2, "nothing of alphas where there are none"
     late = np.array([np.nan] * 3 + [1])  # one step before the end
     figure = figures.draw_search({**log, "alpha_loss": late, "multiplier": late}, MADDS, 2e9)
     figure.draw_without_rendering()

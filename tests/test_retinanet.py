@@ -15,6 +15,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+import fna.config
 from fna import config
 from fna.arch import Arch, Block, Stem
 from fna.arch.net_config import from_net_config
@@ -177,6 +178,9 @@ def test_anchor_sides_and_centres() -> None:
     sides, centres = found[:, 2:] - found[:, :2], (found[:, :2] + found[:, 2:]) / 2
     square = sides[3:6, 0].tolist()  # the ratio is the outer loop
     assert square == pytest.approx([24 * octave for octave in OCTAVE], abs=1)  # whole pixels to either side
+    side_A = sides.prod(1).sqrt()
+    ends = [side_A.min().item(), side_A.max().item()]
+    assert fna.config.RetinaNet(anchor_scale=3.0).anchor_sides((256, 320)) == pytest.approx(ends, rel=0.05)
     assert (sides[0] / sides[0].flip(0)).tolist() == pytest.approx([2, 0.5], rel=0.1)
     assert centres[::9][:3].tolist() == [[0, 0], [8, 0], [16, 0]]
     assert centres[-1].tolist() == [256, 128]

@@ -66,6 +66,9 @@ def test_anchors_are_torchvisions() -> None:
     maps = [torch.empty(1, 1, *hw) for hw in [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2), (1, 1)]]
     expected = torchvision_twin().anchor_generator(ImageList(torch.empty(1, 3, *SIZE_HW), [SIZE_HW]), maps)
     assert torch.equal(output_of(1)["anchors"], expected[0])
+    side_A = (expected[0][:, 2:] - expected[0][:, :2]).prod(1).sqrt()
+    ends = [side_A.min().item(), side_A.max().item()]
+    assert SSDLite().anchor_sides(SIZE_HW) == pytest.approx(ends, rel=0.01)  # the largest are cut off at the image
 
 
 @pytest.mark.parametrize("spread", [1.0, 5.0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import label
 from tiny import write_images
 from tiny_detection import NAMES, write_squares
 from tiny_pose import JOINTS, write_figures
 
 from fna.cli import main
 from fna.config import load_config
+from fna.data.segmentation.regions import regions
 from fna.data.splits import open_data
 from fna.data.suggesting import fitting_model
 
@@ -68,6 +72,42 @@ def test_a_folder_is_counted_drawn_and_given_a_recipe_that_opens(
     assert len(open_data(config).train) == train["records"]
     again = look(capsys, str(recipe))
     assert again["splits"] == found["splits"]
+
+
+def test_regions_are_scipys() -> None:
+    ids_HW = np.random.default_rng(0).integers(0, 3, (12, 15)).repeat(3, 0).repeat(2, 1).astype(np.uint8)
+    ids_HW[:, 7] = 1
+    class_R, pixels_R = regions(ids_HW)
+    labelled = [(k, label(ids_HW == k)[0]) for k in range(3)]
+    expected = [(k, n) for k, marks_HW in labelled for n in np.bincount(marks_HW.ravel())[1:].tolist()]
+    assert sorted(zip(class_R.tolist(), pixels_R.tolist(), strict=True)) == sorted(expected)
+
+
+def test_things_in_masks_are_held_against_crop_and_stride(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids_HW = np.zeros((96, 96), np.uint8)
+    ids_HW[10:20, 10:20] = 1
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(ids_HW).save(tmp_path / kind / split / f"{i}.png")
+    words = (str(tmp_path), "--data.classes", "[wall, window]", "--data.crop", "[64, 64]")
+    found = look(capsys, *words)
+    assert found["regions"]["classes"]["window"] == {"small": 10, "median": 10, "large": 10}
+    assert found["regions"]["classes"]["wall"]["median"] == round((96 * 96 - 100) ** 0.5, 1)
+    assert found["at_crop"] == {"crop": [64, 64], "stride": 16, "larger": ["wall"], "smaller": ["window"]}
+    assert main(["data", *words]) == 0
+    said = capsys.readouterr().out
+    assert "larger than the crop of 64 x 64: wall" in said
+    assert "smaller than the output stride of 16: window" in said
+
+
+def test_counting_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys; from fna.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = ("data", str(write_squares(tmp_path / "data", train=6)))
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "; anchors 32 to " in done.stdout
 
 
 def test_masks_without_names_and_lists_get_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

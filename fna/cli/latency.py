@@ -52,7 +52,7 @@ def latency(
     number: Annotated[
         int | None, typer.Option("--check", metavar="N", min=2, max=1000, help="Measure N random networks, too.")
     ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How often each is timed.")] = 15,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How often each is timed.")] = 50,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
@@ -132,7 +132,7 @@ def _measure_network(path: Path, file: Path, here: Bench, rounds: int) -> dict[s
 
     model = load(path)
     problem, target = model.problem, Target(model.arch)  # the problem is at its own head width and scale already
-    ns = here.interleaved({"network": here.network(problem, target)}, rounds)["network"]
+    ns = here.time({"network": here.network(problem, target)}, rounds)["network"]
     done = {"machine": said(here.machine), "size_hw": list(problem.given_hw), "measured_ms": ns / 1e6}
     if file.exists() and not differences((latencies := read_latencies(file)).machine, here.machine):
         try:

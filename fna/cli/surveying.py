@@ -112,16 +112,26 @@ def _fit(seen: Survey, source: Path, settings: Sequence[str]) -> Config:
 def _at_crop(
     config: Config, settings: Sequence[str] | None, found: Mapping[str, Any], advice: Sequence[Suggestion]
 ) -> dict[str, Any] | None:
-    """Return sides of boxes and anchors at the crop, the suggested one of a folder, in pixels; None: there are none."""
-    if config.task.name != "detection" or not found["things"]:
-        return None
-    from fna.tasks import load_model
+    """Return what is large and small at the crop, the suggested one of a folder, in pixels; None: it is not known.
+
+    Of detection the sides of boxes and anchors, of segmentation the classes that are mostly in larger or smaller ones.
+    """
+    from fna.config import DeepLab, Detector
 
     crop = config.data.crop
     if settings is not None and not any(text.startswith("data.crop=") for text in settings):
         crop = next((tuple(row.value) for row in advice if row.key == "data.crop"), crop)
+    if isinstance(config.task, DeepLab) and "regions" in found:
+        stride, median = config.task.stride, {n: own["median"] for n, own in found["regions"]["classes"].items()}
+        larger, smaller = (
+            [n for n, px in median.items() if px > min(crop)],
+            [n for n, px in median.items() if px < stride],
+        )
+        return {"crop": list(crop), "stride": stride, "larger": larger, "smaller": smaller}
+    if not isinstance(config.task, Detector) or not found["things"]:
+        return None
     side = math.sqrt(crop[0] * crop[1])
-    small, large = load_model(config.task).anchor_sides(crop, config.task)
+    small, large = config.task.anchor_sides(crop)
     boxes = {name: round(share * side, 1) for name, share in found["things"]["share"].items()}
     return {"crop": list(crop), "boxes": boxes, "anchors": [round(small, 1), round(large, 1)]}
 
@@ -164,7 +174,9 @@ def _show(found: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> None:
         things, what = found["things"], "people" if unit == "joints" else "boxes"
         spread = f"{things['smallest']:g} to {things['largest']:g} pixels, half below {things['median']:g}"
         print(f"{what}: {spread} (root of the area)")
-    if sizes:
+    if "regions" in found:
+        _show_regions(found["regions"], sizes or {})
+    if sizes and "boxes" in sizes:
         (height, width), boxes, anchors = sizes["crop"], sizes["boxes"], sizes["anchors"]
         print(
             f"at the crop of {height} x {width}: boxes {boxes['smallest']:g} to {boxes['largest']:g}, 5 % below "
@@ -182,6 +194,18 @@ def _show(found: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> None:
     for split, lines in found["remarks"].items():
         more = [f"... and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
         print("\n  ".join([f"remarks on {split}:", *lines[:MOST_LINES], *more]))
+
+
+def _show_regions(found: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+    """Print how large the regions of each class are, and what is larger than the crop or smaller than the stride."""
+    print(f"regions in {found['images']} masks (root of the area): 5 %, 50 % and 95 % of a class are in those up to")
+    for name, own in found["classes"].items():
+        print(f"  {name}: {own['small']:g}, {own['median']:g}, {own['large']:g} pixels")
+    if sizes.get("larger"):
+        height, width = sizes["crop"]
+        print(f"mostly in regions larger than the crop of {height} x {width}: {_some(sizes['larger'], 20)}")
+    if sizes.get("smaller"):
+        print(f"mostly in regions smaller than the output stride of {sizes['stride']}: {_some(sizes['smaller'], 20)}")
 
 
 def _rows(splits: Mapping[str, Any], unit: str) -> list[dict[str, Any]]:

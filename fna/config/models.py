@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
 from fna.config.sections import AboveZero, OutputStride, Positive, Section, Several, Two, note
@@ -101,16 +102,26 @@ class Detector(TaskConfig):
     stretches: ClassVar[bool]
     article_classes: ClassVar[int] = 80
 
+    def anchor_sides(self, size_hw: HW) -> tuple[float, float]:
+        """Return the sides of the smallest and the largest square anchor in pixels, of a canvas of a size."""
+        raise NotImplementedError
+
 
 class RetinaNet(Detector, _OneWidth):
     """A feature pyramid with towers for classes and boxes (arXiv:1708.02002)."""
 
     model: Literal["retinanet"] = "retinanet"
     anchor_scale: AboveZero = note(4.0, "side of the smallest anchor / stride of its level")
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
+    octave: ClassVar[tuple[float, ...]] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of anchors / a level's smallest
     code: ClassVar[str] = "fna.tasks.retinanet"
     article_size_hw: ClassVar[HW] = (800, 1088)
     augment: ClassVar[Literal["resize", "ssd"]] = "resize"
     stretches: ClassVar[bool] = False
+
+    def anchor_sides(self, size_hw: HW) -> tuple[float, float]:
+        """Return the sides of the smallest and the largest square anchor in pixels."""
+        return self.strides[0] * self.anchor_scale, self.strides[-1] * self.anchor_scale * self.octave[-1]
 
 
 class SSDLite(Detector):
@@ -122,6 +133,12 @@ class SSDLite(Detector):
     article_size_hw: ClassVar[HW] = (320, 320)
     augment: ClassVar[Literal["resize", "ssd"]] = "ssd"
     stretches: ClassVar[bool] = True
+    scales: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.38, 0.56, 0.74, 0.92, 1.1)  # x the image
+
+    def anchor_sides(self, size_hw: HW) -> tuple[float, float]:
+        """Return the sides of the smallest and the largest square default box in pixels, of a canvas of a size."""
+        side = math.sqrt(size_hw[0] * size_hw[1])
+        return self.scales[0] * side, math.sqrt(self.scales[-2] * self.scales[-1]) * side
 
     def scaled(self, head_width: float) -> Self:
         """Return the settings of a head with `head_width` times the channels; 1: the same."""

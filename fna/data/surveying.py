@@ -20,12 +20,15 @@ from fna.data.listing import IGNORE, Facts, data_root
 from fna.data.places import WHOLE, MissingSplitError
 from fna.data.recognising import AUTO, inside, recognise
 from fna.data.segmentation.legend import UnnamedError, propose_labels
+from fna.data.segmentation.regions import regions
 from fna.errors import FnaError, pick
 
 ORDER = ("pose", "segmentation", "detection")  # what says more about an image first
 UNITS = {"segmentation": "pixels", "detection": "boxes", "pose": "joints"}
 CUT = SplitConfig(val=0.15, test=0.15)  # what is proposed where there are no splits
 PERSON = (256, 192)  # height, width of a crop; the default is one of scenes
+MASKS = 100  # evenly spread, in which regions are looked for
+REGIONS = {"small": 0.05, "median": 0.5, "large": 0.95}  # shares of a class's pixels
 FEW_IMAGES, FEW_SHARE = 10, 0.005  # a class in fewer images, or with less of all, is rare
 
 
@@ -90,7 +93,7 @@ def _is_marked(config: Config, root: Path) -> bool:
 def _try(config: Config) -> None:
     """Read the annotations; that nothing names the labels of masks is no mistake here."""
     with suppress(UnnamedError):
-        _pool(config)
+        _find_train(config)
 
 
 def survey(config: Config) -> Survey:
@@ -110,21 +113,25 @@ def survey(config: Config) -> Survey:
         **{"remarks": remarks, "things": _things(opened), "copies": _copies(opened)},
     }
     found |= _lacking(found["splits"], data.train)
+    if task == "segmentation" and data.train in opened:
+        found["regions"] = _regions(opened[data.train])
     return Survey(config.model_copy(update={"data": data}), opened, found)
 
 
 # --- settings that the data answer ------------------------------------------------------------------------------------
 
 
-def _pool(config: Config) -> Any:
-    """Return the listing of the training split, or of all there is."""
+def _find_train(config: Config) -> bool:
+    """Read the annotations of the training split, or of all there is; tell whether there is such a split."""
     formats = find_package(config.task.name).FORMATS
     root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
     data = recognise(config.data, root, formats)
     try:
-        return formats[data.format].read(root, data.train, data)
+        formats[data.format].read(root, data.train, data)
     except MissingSplitError:
-        return formats[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
+        formats[data.format].read(root, WHOLE, data.model_copy(update={"train": WHOLE}))
+        return False
+    return True
 
 
 def _complete(config: Config) -> tuple[DataConfig, list[str]]:
@@ -132,8 +139,9 @@ def _complete(config: Config) -> tuple[DataConfig, list[str]]:
     formats, notes = find_package(config.task.name).FORMATS, []
     root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
     data = recognise(config.data, root, formats)
+    trained = False  # or masks whose labels have no names kept it from being read
     try:
-        _pool(config)
+        trained = _find_train(config)
     except UnnamedError as error:
         labels = propose_labels(error.masks)
         if not labels:
@@ -141,7 +149,8 @@ def _complete(config: Config) -> tuple[DataConfig, list[str]]:
         data = data.model_copy(update={"labels": labels})
         notes.append("the classes have no names yet: rename them in data.labels")
     reader = formats[data.format]
-    there = [split for split in (data.train, data.val) if _is_there(reader, root, split, data)]
+    train = [data.train] if trained or _is_there(reader, root, data.train, data) else []
+    there = [*train, *([data.val] if _is_there(reader, root, data.val, data) else [])]
     if reader.on_disk and not shares(data) and data.val not in there:
         cut_as = data.model_copy(update={"split": CUT if data.train not in there else SplitConfig(val=CUT.val)})
         try:
@@ -241,6 +250,21 @@ def _things(opened: Mapping[str, Any]) -> dict[str, Any] | None:
         "height_by_width": round(float(np.median(height_N / width_N)), 2),
         "height": round(float(np.median(height_N)), 1),
     }
+
+
+def _regions(data: Any) -> dict[str, Any]:
+    """Return how large the regions of each class are, as roots of areas: 5, 50, 95 % of its pixels are in those."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MASKS)).round().astype(int))
+    found = [regions(data.sample(index).mask) for index in chosen.tolist()]
+    class_R, pixels_R = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    classes = {}
+    for class_id, name in enumerate(data.classes):
+        own_n = np.sort(pixels_R[class_R == class_id])
+        share_n = np.cumsum(own_n) / max(1, own_n.sum())
+        if len(own_n):
+            places = {mark: np.searchsorted(share_n, share) for mark, share in REGIONS.items()}
+            classes[name] = {mark: round(float(own_n[place]) ** 0.5, 1) for mark, place in places.items()}
+    return {"images": len(chosen), "classes": classes}
 
 
 def _lacking(splits: Mapping[str, Any], train: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from fna.stages.predict import Finished, compute_of, predict
 from fna.tasks import load_model, simple_baseline
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
+from fna.training.turns import time_in_turns
 
 TOLERANCE = 1e-4  # of maps, or of their largest value where that is above 1; of scores; of places, x the object's side
 EQUAL = 0.999  # share of pixels, boxes or joints that must be the same; rounding decides between equal ones
 FEW = 20  # boxes; of more, the weakest come and go with rounding: only so many are kept
-REPEATS = 50  # runs of each network; the median is its latency
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Array], Mapping[str, Array]]  # images, uint8 (N, H, W, 3) -> maps by name
@@ -240,21 +240,20 @@ def score(model: Finished, data: Any, exported: Exported | None = None) -> float
 
 
 @torch.no_grad()
-def latencies(deployed: Deployed, runs: Sequence[Run], images_NHW3: Tensor, repeats: int = REPEATS) -> list[float]:
-    """Return ms per image of torch and of each exported network, measured in turns: the medians.
+def latencies(deployed: Deployed, runs: Sequence[Run], images_NHW3: Tensor) -> list[float]:
+    """Return ms per image of torch and of each exported network, measured in turns.
 
     Args:
         deployed: the network in torch.
         runs: what was made of it.
         images_NHW3: uint8, a batch of one (or the fixed one), sides of multiples of 32.
-        repeats: runs of each, after two that do not count.
     """
     plain = images_NHW3.numpy()
-    every: list[Any] = [lambda: deployed(images_NHW3), *(lambda run=run: run(plain) for run in runs)]
-    spent: list[list[float]] = [[] for _ in every]
-    for _ in range(repeats + 2):
-        for times, run in zip(spent, every, strict=True):
-            start = time.perf_counter()
-            run()
-            times.append(1000 * (time.perf_counter() - start))
-    return [round(float(np.median(times[2:])) / len(plain), 3) for times in spent]
+    every: list[Callable[[], object]] = [partial(deployed, images_NHW3), *(partial(run, plain) for run in runs)]
+    calls = {str(i): partial(_often, one) for i, one in enumerate(every)}
+    return [round(ns / 1e6 / len(plain), 3) for ns in time_in_turns(calls, "cpu").ns.values()]
+
+
+def _often(run: Callable[[], object], number: int) -> None:
+    for _ in range(number):
+        run()

@@ -364,14 +364,20 @@ def _offsets(size: int, window: int, overlap: float) -> list[int]:
 
 
 def main() -> None:
-    """Print what the network beside this file sees in images, a line of JSON each; masks become NAME_ids.png."""
+    """Print what the network beside this file sees in images, a line of JSON each.
+
+    Masks become NAME_ids.png, with class ids as grey values; the line has the classes in that order, and their colours.
+    """
     network = Exported(Path(__file__).parent)
+    classes = network.about["classes"]
     for name in sys.argv[1:]:
         found = network.predict(name)
         if isinstance(found, np.ndarray):
             mask = Path(f"{Path(name).stem}_ids.png")
             Image.fromarray(found).save(mask)
-            found = {"ids": str(mask)}
+            found = {"ids": str(mask), "classes": network.about["colors"]}
+        elif "labels" in found:
+            found["names"] = [classes[label] for label in found["labels"]]
         plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
         print(json.dumps({"file": name, **plain}))
 

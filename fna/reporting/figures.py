@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -154,37 +155,36 @@ def draw_search(log: Mapping[str, Series], unit: Unit, budget: float | None = No
         unit: of the costs.
         budget: cost allowed, or None.
     """
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
-    loss, cost, multiplier = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
-    step = log["step"]
+    step, known = log["step"], np.isfinite(log["multiplier"])
+    moving = step[np.isfinite(log["alpha_loss"])]
+    heights = (3, 3, 1.5) if known.any() else (3, 3)
+    figure = Figure(figsize=(9, 0.2 + 0.8 * sum(heights)), layout="constrained")
+    loss, cost, *held = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     size = 2.5 if len(step) > 500 else 5
     dots = {"linestyle": "none", "marker": ".", "markersize": size, "alpha": 0.3, "rasterized": True}
     for name, color, label in (("task_loss", BLUE, "weights' images"), ("alpha_loss", GREEN, "alphas' images")):
-        known = np.isfinite(log[name])
-        if known.any():
-            loss.plot(step[known], log[name][known], color=color, **dots)
-            loss.plot(step[known], _smooth(log[name][known]), color=color, linewidth=1.5, label=label)
+        there = np.isfinite(log[name])
+        if there.any():
+            loss.plot(step[there], log[name][there], color=color, **dots)
+            loss.plot(step[there], _smooth(log[name][there]), color=color, linewidth=1.5, label=label)
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}  # it hides nothing
     loss.legend(**above, ncols=2)
     loss.set_ylabel("task loss")
     cost.plot(step, log["sampled_cost"] / unit.per, color=ORANGE, **dots)
     cost.plot([], [], ".", color=ORANGE, label="sampled path")  # the legend's, not as faint
-    cost.plot(step, log["expected_cost"] / unit.per, color=BLUE, linewidth=1.5, label="expected")
+    if moving.size:
+        cost.plot(step, log["expected_cost"] / unit.per, color=BLUE, linewidth=1.5, label="expected")
     if budget is not None:
         cost.axhline(budget / unit.per, color=INK, linewidth=1, linestyle="--", label="budget")
     cost.set_ylabel(f"cost ({unit.word})")
     cost.legend(**above, ncols=3)
-    known = np.isfinite(log["multiplier"])  # one value alone makes no line
-    multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5, marker="." if known.sum() == 1 else "")
-    if not known.any():
-        multiplier.set(yticks=[])
-        multiplier.text(
-            0.5, 0.5, "none: the alphas are not moving yet, or lambda is fixed", transform=multiplier.transAxes
-        )
-    multiplier.set(ylabel="multiplier", xlabel="weight step of the search")
-    multiplier.xaxis.set_major_locator(MaxNLocator(integer=True))
-    moving = step[np.isfinite(log["alpha_loss"])]
-    for axes in (loss, cost, multiplier):
+    for multiplier in held:
+        marker = "." if known.sum() == 1 else ""  # one value alone makes no line
+        multiplier.plot(step, log["multiplier"], color=GREEN, linewidth=1.5, marker=marker)
+        multiplier.set_ylabel("multiplier")
+    figure.axes[-1].set_xlabel("weight step of the search")
+    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in figure.axes:
         if moving.size:
             axes.axvline(moving[0], color=MUTED, linewidth=0.8, linestyle=":")
     if moving.size:
@@ -264,7 +264,7 @@ def draw_candidates(costs: Series, losses: Series, names: Sequence[str], unit: U
     for cost, loss, name in zip(costs, losses, names, strict=True):
         if name:
             axes.plot(cost, loss, "o", ms=9, mfc="none", mec=ORANGE, mew=1.6)
-            axes.annotate(name, (cost, loss), (7, -3), textcoords="offset points", color=INK)
+            axes.annotate(name, (cost, loss), (6, 6), textcoords="offset points", color=INK)
     return figure
 
 
@@ -300,22 +300,9 @@ def draw_scores(scores: Mapping[str, tuple[Series, Series]], titles: Mapping[str
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel=f"{metric} (%)")
-    others = [GREEN, PINK, GOLD, SKY]
-    for name, (epochs, values) in scores.items():
-        known = name in NETWORK_COLORS
-        color = NETWORK_COLORS[name] if known else others[0]
-        if not known:
-            others.append(others.pop(0))
-        axes.plot(
-            epochs,
-            100 * values,
-            color=color,
-            linewidth=2 if known else 1.3,
-            linestyle="-" if known else "--",
-            marker="o",
-            markersize=3,
-            label=f"{titles.get(name, name)}: {100 * values[-1]:.1f}",
-        )
+    for (name, (epochs, values)), style in zip(scores.items(), _network_styles(scores), strict=True):
+        label = f"{titles.get(name, name)}: {100 * values[-1]:.1f}"
+        axes.plot(epochs, 100 * values, marker="o", markersize=3, label=label, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(x=0.02 if max(len(epochs) for epochs, _ in scores.values()) > 1 else 0.5)
     figure.legend(loc="outside upper left", ncols=2)
@@ -332,12 +319,20 @@ def draw_losses(losses: Mapping[str, tuple[Series, Series]], titles: Mapping[str
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.add_subplot(xlabel="iteration", ylabel="training loss")
-    others = [GREEN, PINK, GOLD, SKY]
-    for number, (name, (steps, values)) in enumerate(losses.items()):
-        color, known = NETWORK_COLORS.get(name, others[number % len(others)]), np.isfinite(values)
-        axes.plot(steps[known], _smooth(values[known]), color=color, linewidth=1.5, label=titles.get(name, name))
+    for (name, (steps, values)), style in zip(losses.items(), _network_styles(losses), strict=True):
+        known = np.isfinite(values)
+        axes.plot(steps[known], _smooth(values[known]), label=titles.get(name, name), **style)
     figure.legend(loc="outside upper left", ncols=2)
     return figure
+
+
+def _network_styles(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield how the line of each network is drawn: the two that matter whole, all others in dashes."""
+    others = cycle((GREEN, PINK, GOLD, SKY))
+    for name in names:
+        known = name in NETWORK_COLORS
+        color = NETWORK_COLORS[name] if known else next(others)
+        yield {"color": color, "linewidth": 2 if known else 1.3, "linestyle": "-" if known else "--"}
 
 
 @rc_context(STYLE)

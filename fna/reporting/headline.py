@@ -41,6 +41,7 @@ def result(folder: Path) -> Part:
         f"Look at the difference to the fine-tuned seed, in points of {metrics['titles'][metrics['metric']]}; a row is "
         "one training, a point can be luck. Minutes are those of the search, if a network needs it, + adaptation."
         + _timed(rows)
+        + _alike(rows)
     )
     columns = [
         *_about(rows, seed_madds),
@@ -49,8 +50,8 @@ def result(folder: Path) -> Part:
         *_effort(rows, metrics["search_minutes"]),
     ]
     part.tables.append(_table(caption, columns, len(WORDS)))
-    others = [column for split in splits for column in split.others]
-    if len(others) > BESIDE or (others and len(splits) > 1):
+    others = [column for split in splits for column in split.others] if len(splits) > 1 else splits[0].others[BESIDE:]
+    if others:
         columns = [("network", [row["title"] for row in rows.values()]), *others]
         part.tables.append(_table("All other scores, in %.", columns, 1))
     if adapted:
@@ -202,12 +203,16 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
 
 def _effort(rows: Mapping[str, Any], search_minutes: float | None) -> list[Column]:
     listed = list(rows.values())
-    return [
+    columns = [
         ("minutes", [minutes_text(row, search_minutes) for row in listed]),
         ("epochs", [epochs_text(row) for row in listed]),
-        ("ms, batch 1", [f"{row['latency']['ms']:.3g}" if row.get("latency") else DASH for row in listed]),
-        ("RNG seed", [str(row["rng_seed"]) for row in listed]),
     ]
+    if any(row.get("latency") for row in listed):
+        texts = [f"{row['latency']['ms']:.3g}" if row.get("latency") else DASH for row in listed]
+        columns.append(("ms, batch 1", texts))
+    if not _alike(rows):
+        columns.append(("RNG seed", [str(row["rng_seed"]) for row in listed]))
+    return columns
 
 
 def _timed(rows: Mapping[str, Any]) -> str:
@@ -218,6 +223,12 @@ def _timed(rows: Mapping[str, Any]) -> str:
     devices = ", ".join(dict.fromkeys(one["device"] for one in timed))
     runs = ", ".join(dict.fromkeys(str(one["runs"]) for one in timed))
     return f" Milliseconds are the network's own, for one image of its size: the median of {runs} runs on {devices}."
+
+
+def _alike(rows: Mapping[str, Any]) -> str:
+    """Say which RNG seed all rows have, if it is one."""
+    seeds = {row["rng_seed"] for row in rows.values()}
+    return f" The RNG seed of all is {seeds.pop()}." if len(seeds) == 1 else ""
 
 
 def _averaged(rows: Mapping[str, Any]) -> list[str]:
@@ -241,8 +252,7 @@ def next_steps(folder: Path) -> Part:
         steps.insert(0, (f"fna controls {run}", "what the architecture, the weights and more training each bring"))
     if not (folder / "metrics_test.json").exists():
         steps.append((f"fna evaluate {run} --split test", "once, at the end: images that chose nothing"))
-    width = max(len(command) for command, _ in steps)
-    return Part(text="\n".join(f"{command:{width}}  # {why}" for command, why in steps))
+    return Part(text="\n".join(f"# {why}\n{command}" for command, why in steps))
 
 
 def _percent(value: float | None) -> str:

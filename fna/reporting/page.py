@@ -17,7 +17,6 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fna.data.recognising import AUTO
 from fna.errors import FnaError
 from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
@@ -83,7 +82,8 @@ def write_report(
     if any(folder.glob(EXPORT.files[0])):
         sections.append((EXPORT.title, *_fill(EXPORT, folder)))
     sections.append(("Versions, machine, dates", Part(tables=[about]), ""))
-    return render(_title(folder), folder, sections)
+    said = [section for section in sections if section[1:] != (Part(), "")]  # not every task has every section
+    return render(_title(folder), folder, said)
 
 
 def render(title: str, folder: Path, sections: Sequence[tuple[str, Part, str]]) -> str:
@@ -137,8 +137,7 @@ def _title(folder: Path) -> str:
     runs = seed_folders(folder)
     with suppress(FnaError):
         if (config := read_config(next(iter(runs.values()), folder))) is not None:
-            root = Path(config.data.root or "").name
-            data = config.data.format if config.data.format != AUTO else root or "its data"
+            data = Path(config.data.root or "").name or config.data.format
             title = f"{config.seed.name} → {config.task.model} on {data}"
             return f"{title}, {len(runs)} RNG seeds" if runs else title
     return folder.resolve().name

@@ -42,8 +42,8 @@ def classes(folder: Path) -> Part:
                 texts.insert(2, "" if None in values[:2] else signed(100 * (values[1] - values[0]), 1))
             cells.append((name, *texts, *([f"{counts[name]:,}"] if name in counts else [])))
         caption = (
-            f"{title} on the validation split, in %; a dash: nothing it could be told of. Look at the rare ones: there "
-            "a few hits or misses decide."
+            f"{title[:1].upper()}{title[1:]} on the validation split, in %; a dash: nothing it could be told of. Look "
+            "at the rare ones: there a few hits or misses decide."
         )
         part.tables.append(Table(caption, (title, *heads, *([unit] if counts else [])), cells))
     if never := [name for name, number in counts.items() if number == 0]:
@@ -80,8 +80,6 @@ def curves(folder: Path) -> Part:
             f"{title}. Look for the curves that lie apart from the others.",
         )
     _draw_confusions(part, {row["title"]: row["confusion"] for row in shown.values() if row.get("confusion")})
-    if not part.drawings:
-        part.notes.append("This task's scores come without curves.")
     return part
 
 

@@ -28,10 +28,13 @@ def search(folder: Path) -> Part:
     log = part.read_columns(folder, "search.csv")
     found = read_optional(folder / "found.json") or {}
     budget = found.get("budget")
-    caption = (
-        "Task loss, cost of the drawn paths and its expectation under the alphas, and the multiplier that holds it to "
-        "the budget. Look for an expectation that settles at the dashed line."
-    )
+    if np.isfinite(log["alpha_loss"]).any():
+        caption = (
+            "Task loss, cost of the drawn paths and its expectation under the alphas, and the multiplier that holds it "
+            "to the budget. Look for an expectation that settles at the dashed line."
+        )
+    else:
+        caption = "Task loss and cost of the paths drawn. Look for a loss that still falls at the end."
     drawing = figures.draw_search(log, shown_in(found.get("unit", UNKNOWN)), budget["cost"] if budget else None)
     part.draw(drawing, caption)
     return part
@@ -82,7 +85,7 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
         (
             str(rank),
             name,
-            f"{row['loss']:.4f}",
+            f"{row['loss']:#.4g}",
             "" if row.get("score") is None else f"{100 * row['score']:.1f}",
             f"{row['cost'] / unit.per:.{unit.digits}f}",
             f"{row['head_width']:g}",
@@ -90,16 +93,17 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
             *[str(row.get("output_stride") or own)] * strided,
         )
         for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
+        if rank <= BEST or name
     ]
     head = (
         *("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})"),
         *("head width", "input scale", *["output stride"] * strided),
     )
     caption = (
-        f"The best of {len(candidates)} candidates by loss. The first of them, and the best of every input size, were "
-        "scored by the task's metric, too, and that decided. Look at how far the first ones lie apart."
+        f"The best of {len(candidates)} candidates by loss, and the targets. The first of them, and the best of "
+        "every input size, were scored by the task's metric, too, and that decided. Look at how far they lie apart."
     )
-    part.tables.append(Table(caption, head, rows[:BEST], words=2))
+    part.tables.append(Table(caption, head, rows, words=2))
 
 
 def _identity(network: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -109,12 +109,10 @@ def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_se
         **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
-        **{
-            key: record[key]
-            for key in ("params", "madds", "minutes", "compute_minutes", "peak_memory", "head_width", "scale")
-        },
+        **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         "output_stride": record["settings"]["task"].get("output_stride"),
-        "frozen_params": record.get("frozen_params", 0),
+        # older folders lack these
+        **{key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params")},
         **scores,
         "rng_seed": rng_seed,
     }

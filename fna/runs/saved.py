@@ -147,6 +147,8 @@ def find_network(path: Path) -> Path:
         if here:
             raise FnaError(f"{path} has no network '{ADAPTED}'; it has {', '.join(here)}: name one, {path / here[0]}")
         hint = f"; finish the run: fna run RECIPE --run {path}" if (path / MANIFEST).is_file() else ""
+        if (path / "predict.py").is_file():
+            hint = f"; it holds an exported one, which runs by itself: python {path / 'predict.py'} photo.jpg"
         raise FnaError(f"{path} holds no finished network ({WEIGHTS}){hint}")
     others = [file.parent.name for file in path.parent.glob(f"*/{WEIGHTS}")]
     raise FnaError(f"there is no {path}{nearest(path.name, others)}; give a run's folder, or that of a network in it")

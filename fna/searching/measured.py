@@ -245,9 +245,9 @@ def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     gains = torch.tensor([a - b for a, b in pairs], dtype=torch.float64)
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
     if float(gains.mean()) < DOUBT * error and gained < CLEAR:
+        spread = f"standard error {error:.4f}" if len(gains) > 1 else "on one batch"
         return (
             f"undecided: the best candidate's held-out {pool.loop.problem.task.metric} is {100 * gained:+.1f} beside "
-            f"the seed's, its loss {float(gains.mean()):.4f} below, standard error {error:.4f}; hold out more images "
-            "or train longer",
+            f"the seed's, its loss {float(gains.mean()):.4f} below, {spread}; hold out more images or train longer",
         )
     return ()

@@ -1,15 +1,7 @@
-"""Latency, measured: every distinct block of a space once, and whole networks, on the device that counts.
-
-All that is measured together is timed in turns, round by round and each round in another order, so that a machine that
-slows down or is busy for a while does so for everything alike; the median of the rounds counts. On one thread of a CPU
-the clock is that thread's own, which stands still while other programs have the processor.
-"""
+"""Latency, measured: every distinct block of a space once, and whole networks, on the device that counts."""
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,12 +26,7 @@ from fna.tasks.problem import Problem
 from fna.training import machine
 from fna.training.compute import Compute, cpu_threads, find_device, find_precision
 from fna.training.distributed import World
-
-Call = Callable[[int], object]  # runs something so often, and waits for it
-ROUNDS = 15
-WARM = 2  # runs before any is timed
-SPAN = 2e6  # ns at least that are timed at once
-MOST = 100  # runs at most that are timed at once
+from fna.training.turns import ROUNDS, Call, time_in_turns
 
 
 @dataclass(frozen=True)
@@ -68,23 +55,9 @@ class Bench:
         own.tune(model.head)
         return self._call(model, torch.randn(1, 3, *own.counted_hw(target.arch), generator=generator(0, "latency")))
 
-    def interleaved(self, calls: Mapping[str, Call], rounds: int) -> dict[str, int]:
+    def time(self, calls: Mapping[str, Call], rounds: int = ROUNDS) -> dict[str, int]:
         """Time things in turns; return the median of the rounds, ns a run each."""
-        alone = self.machine["device"] == "cpu" and self.machine["threads"] == "1"
-        clock = time.thread_time_ns if alone else time.perf_counter_ns
-        names, repeats = list(calls), dict[str, int]()
-        samples: dict[str, list[float]] = {name: [] for name in names}
-        for name, call in calls.items():
-            call(WARM)
-            repeats[name] = min(MOST, max(1, math.ceil(SPAN / _ns(call, 1, clock))))
-        with bar(rounds, "rounds") as progress:
-            for turn in range(rounds):
-                for i in torch.randperm(len(names), generator=generator(0, "latency", turn)).tolist():
-                    call, number = calls[names[i]], repeats[names[i]]
-                    call(1)  # what it reads is where it would be in a network: near
-                    samples[names[i]].append(_ns(call, number, clock) / number)
-                progress.advance()
-        return {name: round(statistics.median(values)) for name, values in samples.items()}
+        return time_in_turns(calls, self.machine["device"], rounds).ns
 
     def _call(self, module: nn.Module, x_1CHW: Tensor) -> Call:
         return BACKENDS[self.backend](module.eval(), x_1CHW, self.compute)
@@ -177,7 +150,7 @@ def measure_space(
         for name, own in rests.items():
             calls[name] = here.network(own, Target(space.seed))
             progress.advance()
-    timed = here.interleaved(calls, rounds)
+    timed = here.time(calls, rounds)
     full = replace(table, ns=table.ns | {name: timed[name] for name in wanted})
     for name, own in rests.items():
         full.ns[name] = timed[name] - layers_ns(own.prepared(space.seed), own.counted_hw(space.seed), full)
@@ -199,7 +172,7 @@ def remeasure(problem: Problem, seed: Arch, target: Target, rounds: int = ROUNDS
     try:
         with bench_like(table.machine) as here:
             calls = {"seed": here.network(problem, Target(seed)), "target": here.network(problem, target)}
-            timed = here.interleaved(calls, rounds)
+            timed = here.time(calls, rounds)
     except FnaError as error:
         return done | {"measured_ms": None, "seed_measured_ms": None, "why": str(error)}
     measured = {"measured_ms": timed["target"] / NS_PER_MS, "seed_measured_ms": timed["seed"] / NS_PER_MS}
@@ -237,7 +210,7 @@ def check(
         paths.append(PathsBetween(costs.table, *ends).draw(lambda: float(torch.rand((), generator=draw))))
     known = [path for path in paths if path is not None]
     calls = {str(i): here.network(problem, Target(space.path_arch(path))) for i, path in enumerate(known)}
-    timed = here.interleaved(calls, rounds)
+    timed = here.time(calls, rounds)
     predicted = torch.tensor([costs.whole(path) / NS_PER_MS for path in known], dtype=torch.float64)
     measured = torch.tensor([timed[name] / NS_PER_MS for name in calls], dtype=torch.float64)
     errors = ((predicted - measured) / measured).abs() * 100
@@ -262,12 +235,6 @@ def _kendall_tau(first_N: Tensor, second_N: Tensor) -> float:
     """Return Kendall's tau: pairs in the same order less those in the other, as a share of all."""
     signs_NN = [(values_N[:, None] - values_N[None]).sign() for values_N in (first_N, second_N)]
     return float((signs_NN[0] * signs_NN[1]).sum() / (len(first_N) * (len(first_N) - 1)))
-
-
-def _ns(call: Call, number: int, clock: Callable[[], int]) -> int:
-    began = clock()
-    call(number)
-    return max(1, clock() - began)
 
 
 # --- backends ---------------------------------------------------------------------------------------------------------

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 
 from fna.stages.predict import Finished
 from fna.training.compute import Compute
+from fna.training.turns import time_in_turns
 
-RUNS, MOST_SECONDS = 50, 20.0  # whichever comes first
-FEWEST = 3
+MOST_SECONDS = 20.0
 
 
 @torch.no_grad()
@@ -23,22 +22,22 @@ def latency(model: Finished, compute: Compute) -> dict[str, Any]:
         compute: the hardware it is on.
 
     Returns:
-        ``ms``, the median; ``runs`` that it is of, after two that do not count; ``size_hw`` and ``device``.
+        ``ms``, the median; ``runs`` that it is of; ``size_hw`` and ``device``.
     """
     height, width = model.problem.size_hw
     images_N3HW = torch.zeros(1, 3, height, width, dtype=torch.uint8)
     x = compute.images(images_N3HW, model.mean, model.std)
-    spent: list[float] = []
-    while len(spent) < RUNS + 2 and (len(spent) < FEWEST + 2 or sum(spent) < MOST_SECONDS):
-        start = time.perf_counter()
+
+    def call(number: int) -> None:
         with compute.autocast():
-            model(x)
+            for _ in range(number):
+                model(x)
         if compute.device.type == "cuda":
             torch.cuda.synchronize(compute.device)
-        spent.append(time.perf_counter() - start)
-    counted = sorted(spent[2:])
-    ms = round(1000 * counted[len(counted) // 2], 3)
-    return {"ms": ms, "runs": len(counted), "size_hw": [height, width], "device": _device(compute)}
+
+    timed = time_in_turns({"network": call}, compute.device.type, most_seconds=MOST_SECONDS)
+    ms = round(timed.ns["network"] / 1e6, 3)
+    return {"ms": ms, "runs": timed.rounds, "size_hw": [height, width], "device": _device(compute)}
 
 
 def _device(compute: Compute) -> str:

@@ -21,8 +21,7 @@ from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, feature_info, initialise
 from fna.tasks.boxes import Matches, best, match, remembered, wide
 
-STRIDES = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
-OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of a level's anchors / side of its smallest
+STRIDES, OCTAVE = RetinaNet.strides, RetinaNet.octave
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 CANDIDATES = 1000  # boxes per level that non-maximum suppression sees
 
@@ -108,11 +107,6 @@ class RetinaNetHead(nn.Module):
         for tower, predictor in zip(towers, (self.classification.cls_logits, self.regression.bbox_reg), strict=True):
             initialise(tower)
             nn.init.normal_(predictor.weight, std=0.001)
-
-
-def anchor_sides(size_hw: tuple[int, int], config: RetinaNet) -> tuple[float, float]:
-    """Return the sides of the smallest and the largest square anchor in pixels."""
-    return STRIDES[0] * config.anchor_scale, STRIDES[-1] * config.anchor_scale * OCTAVE[-1]
 
 
 def anchors(maps: Sequence[Tensor], scale: float) -> Tensor:

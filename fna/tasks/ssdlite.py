@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +26,7 @@ from fna.tasks.boxes import Matches, best, match, remembered, wide
 HEAD_CHANNELS = 1280  # of the 1x1 convolution where the seed has none
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
 RATIOS = ([2], [2, 3], [2, 3], [2, 3], [2], [2])  # besides 1, which has two sizes: 4, 6, 6, 6, 4, 4 boxes to a cell
-SCALES = [0.1, 0.2, 0.38, 0.56, 0.74, 0.92, 1.1]  # side of a level's boxes / side of the image, as in the release
+SCALES = list(SSDLite.scales)  # as in the release
 NEGATIVES = 3  # background anchors that learn, per positive one
 CANDIDATES = 400  # boxes per class that non-maximum suppression sees
 
@@ -174,12 +173,6 @@ def head_start(seed_state: Mapping[str, Tensor], config: SSDLite) -> dict[str, T
     if kept > channels:
         return {}
     return {f"last.{name}": value[:kept] if value.ndim else value for name, value in start.items()}
-
-
-def anchor_sides(size_hw: tuple[int, int], config: SSDLite) -> tuple[float, float]:
-    """Return the sides of the smallest and the largest square default box in pixels, of a canvas of a size."""
-    side = math.sqrt(size_hw[0] * size_hw[1])
-    return SCALES[0] * side, math.sqrt(SCALES[-2] * SCALES[-1]) * side
 
 
 def anchors(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:

@@ -18,6 +18,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
@@ -143,18 +144,13 @@ def _finder(folder: Path) -> Callable[[str], Path]:
 
 
 class _Tree(ElementTree.TreeBuilder):
-    """Builds a tree of elements by their plain names, and refuses what could expand or load something."""
-
-    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
-        return super().start(_plain_tag(tag), attrs)
-
-    def end(self, tag: str) -> ElementTree.Element:
-        return super().end(_plain_tag(tag))
+    """Builds a tree of elements, and refuses what could expand or load something."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         raise FnaError("it has a document type declaration, which annotations do not need; delete it")
 
 
+@lru_cache(1024)
 def _plain_tag(tag: str) -> str:
     """Return an element's name without its namespace, in small letters.
 
@@ -176,6 +172,8 @@ def _parse(path: Path) -> ElementTree.Element | Flaw:
         parser = ElementTree.XMLParser(target=_Tree())
         parser.feed(text)
         tree: ElementTree.Element = parser.close()
+        for node in tree.iter():
+            node.tag = _plain_tag(node.tag)
     except (ElementTree.ParseError, FnaError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         other = re.match(rb"<\?xml[^>]*encoding=[\"'](?!utf-8)([\w-]+)", text, re.IGNORECASE)
         hint = f" (its encoding is {other[1].decode()}: save it as UTF-8)" if other else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,11 +66,12 @@ def _places(root: Path, split: str, images: str | None) -> Iterator[tuple[Path, 
     """Yield where the annotations, and where the images of a split may be: apart, then side by side."""
     names = (".",) if split == WHOLE else split_names(split)
     usual: Sequence[str] = IMAGES if images is None else (images,)
+    at = cache(partial(descend, root))  # the same few places are looked at again and again
     for name in names:
         for first in ANNOTATIONS:
             for second in usual:
                 for ways in (((first, name), (second, name)), ((name, first), (name, second))):
-                    there, here = (descend(root, *way) for way in ways)
+                    there, here = (at(*way) for way in ways)
                     if there is not None and here is not None:
                         yield there, here
         own = descend(root, name)

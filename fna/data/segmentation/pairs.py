@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,10 +91,11 @@ def find(root: Path, split: str, images: str | None = None) -> Place | None:
     """
     names = (".",) if split == WHOLE else split_names(split)
     usual = (images,) if images is not None else IMAGES
+    at = cache(partial(descend, root))  # the same few places are looked at again and again
     for first, second in ((a, b) for a in usual for b in MASKS):
         for name in names:
             for ways in (((first, name), (second, name)), ((name, first), (name, second))):
-                place = [descend(root, *way) for way in ways]
+                place = [at(*way) for way in ways]
                 if place[0] and place[1] and place[0] != place[1] and _holds(place[0], place[1]):
                     return Place(place[0], place[1])
     return next(_besides(root, names), None)

@@ -139,6 +139,10 @@ class SegmentationData:
         """Return the image's `hashes.difference_hash`; None: it is not known."""
         return self._hashes.get(self._records[index])
 
+    def sample(self, index: int) -> Sample:
+        """Return a record as arrays, which may be the cache's own, so do not write to them."""
+        return self._cache.load(self._records[index])
+
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a record; the tensors may be views of the cache, so do not write to them.
 
@@ -148,7 +152,7 @@ class SegmentationData:
         """
         import torch
 
-        sample = self._cache.load(self._records[index])
+        sample = self.sample(index)
         return torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.mask)
 
     def preload(self) -> None:
