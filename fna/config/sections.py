@@ -195,7 +195,9 @@ class AdaptConfig(Section):
     arch: str = note("derived", "a target of targets/, 'seed', or a file (Arch JSON or net_config text)")
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
-    init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
+    init: Literal["super", "seed", "target", "random"] = note(
+        "super", "where the weights come from; target: those it was derived with"
+    )
     epochs: Positive = 20
     batch_size: Positive = 8
     accumulate: Positive = note(1, "parts in which a batch is computed, one after another, for less memory")

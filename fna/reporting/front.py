@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fna.cost.units import shown_in, with_unit
-from fna.reporting.figures import BLUE, GREEN, INK, MUTED, ORANGE, PINK, STYLE
+from fna.reporting.figures import BLUE, GOLD, GREEN, INK, MUTED, ORANGE, PINK, STYLE
 from fna.reporting.page import render
 from fna.reporting.parts import DASH, Part, Table
 
@@ -20,6 +20,8 @@ KINDS = {  # what is said of a kind, its colour and mark
     "seed": ("fine-tuned seed", ORANGE, "s"),
     "cut": ("seed cut by hand", GREEN, "^"),
     "narrowed": ("seed, expansions narrowed", PINK, "v"),
+    "pruned_taylor": ("seed pruned by Torch-Pruning, Taylor", GOLD, "D"),
+    "pruned_norm": ("seed pruned by Torch-Pruning, norm", GOLD, "d"),
 }
 
 
@@ -52,13 +54,16 @@ def draw_front(front: Mapping[str, Any]) -> Figure:
             fill = "none" if point["dominated"] else color
             x, y = _places([point], front["unit"])
             axes.plot(x, y, mark, color=color, markerfacecolor=fill, label=label if point is points[0] else None)
-            axes.annotate(
-                point["budget"] or "", (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=7, color=INK
-            )
+            axes.annotate(_label(point), (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=7, color=INK)
     axes.set(xlabel=f"cost of the whole network ({shown.word})", ylabel=f"val {front['metric']} (%)")
     if front["points"]:
         axes.legend(loc="lower right")
     return figure
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    """Return what stands beside a mark: the budget, and of another run its name."""
+    return " ".join(text for text in (Path(point.get("of", "")).name, point["budget"]) if text)
 
 
 def _places(points: Sequence[Mapping[str, Any]], unit: str) -> tuple[list[float], list[float]]:

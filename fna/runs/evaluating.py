@@ -10,7 +10,7 @@ import numpy as np
 from fna.arch.target import Target
 from fna.config import AdaptConfig
 from fna.errors import FnaError
-from fna.reporting.rows import CUT, RANDOM
+from fna.reporting.rows import CUT, PRUNED, RANDOM
 from fna.runs.opening import flatten
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE, TWIN, WEIGHTS, make_finished
@@ -128,6 +128,7 @@ def title(name: str, arch: str, init: str) -> str:
         (RANDOM, "super"): "random architecture of the same cost",
         (CUT, "super"): "seed cut by hand, weights: super",
         (CUT, "seed"): "seed cut by hand, weights: seed",
+        (PRUNED, "target"): "fine-tuned seed, pruned",
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")

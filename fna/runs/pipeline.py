@@ -171,7 +171,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         _same_settings(decode_json(run.path / record, run.folder.read(record)), wanted, run.path)
     elif run.compute.world.writes:
         run.folder.keep(record, wanted)
-    network = start_network(run, target_named(run, config), config.init)
+    network = start_network(run, target_named(run, config), config.init, config.arch)
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     run.begin(stage)
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
@@ -220,18 +220,28 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
     return Target(target.arch, config.head_width or target.head_width, config.scale or target.scale)
 
 
-def start_network(run: Run, target: Target, init: str) -> Network[Arch]:
+def start_network(run: Run, target: Target, init: str, name: str = "") -> Network[Arch]:
     """Return a target with the weights its adaptation starts from; what is missing starts fresh.
 
     Args:
         run: the run.
         target: the target.
-        init: ``super`` (FNA++), ``seed`` (FNA) or ``random``.
+        init: ``super`` (FNA++), ``seed`` (FNA), ``target`` or ``random``.
+        name: of the derived target that it is, whose own weights ``target`` means.
+
+    Raises:
+        FnaError: `init` is ``target``, and it is no derived target.
     """
     if init == "random":
         return Network(target.arch, {}, target.head_width, target.scale)
     if init == "seed":
         return remap_network(seed_network(run.seed, run.problem), target, run.problem)
+    if init == "target":
+        if name not in run.names("derive"):
+            raise FnaError(f"adapt.init 'target' is of a derived target; adapt.arch is '{name}': give super or seed")
+        own = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
+        state = run.read_state(f"targets/{name}.safetensors", f"derive:{name}")
+        return remap_network(Network(own.arch, state, own.head_width, own.scale), target, run.problem)
     return remap_network(run.found().network, target, run.problem)
 
 
