@@ -76,6 +76,9 @@ class SeedConfig(Section):
         "efficientnet_lite0", "a name of `fna list seeds`, timm/NAME, or a file (Arch JSON, net_config text)"
     )
     weights: str | None = note("pretrained", "'pretrained', a file, or null for random weights")
+    super_weights: str | None = note(
+        None, "a file with weights of the whole super network, pretrained elsewhere; null: remapped from the seed's"
+    )
 
 
 class SpaceConfig(Section):
@@ -198,6 +201,7 @@ class AdaptConfig(Section):
     init: Literal["super", "seed", "target", "random"] = note(
         "super", "where the weights come from; target: those it was derived with"
     )
+    weights: str | None = note(None, "a file with weights of the backbone, pretrained elsewhere, in place of init's")
     epochs: Positive = 20
     batch_size: Positive = 8
     accumulate: Positive = note(1, "parts in which a batch is computed, one after another, for less memory")

@@ -14,6 +14,7 @@ from fna.cost.units import shown_in, with_unit
 from fna.reporting.figures import BLUE, GOLD, GREEN, INK, MUTED, ORANGE, PINK, STYLE
 from fna.reporting.page import render
 from fna.reporting.parts import DASH, Part, Table
+from fna.reporting.targets import side_by_side
 
 KINDS = {  # what is said of a kind, its colour and mark
     "found": ("found by the search", BLUE, "o"),
@@ -92,7 +93,13 @@ def front_page(folder: Path, front: Mapping[str, Any]) -> str:
     )
     part.notes += [f"Left out: {name}; {why}." for name, why in front["left_out"].items()]
     part.notes += [f"Still to do: {', '.join(front['missing'])}."] if front["missing"] else []
-    return render(f"Front of {folder.resolve().name}", folder, [("Score against cost", part, "")])
+    networks = {_title(p, front["unit"]): Path(p["folder"]) for p in front["points"] if not p["dominated"]}
+    sections = [("Score against cost", part, ""), ("Architectures on the front", side_by_side(folder, networks), "")]
+    return render(f"Front of {folder.resolve().name}", folder, sections)
+
+
+def _title(point: Mapping[str, Any], unit: str) -> str:
+    return f"{point['name']} · {with_unit(point['costs'][unit], unit)} · {100 * point['score']:.2f} %"
 
 
 def _column(unit: str) -> str:

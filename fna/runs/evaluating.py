@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _draw(
 def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_seed: int) -> dict[str, Any]:
     config = {**AdaptConfig().model_dump(mode="json"), **record["adapt"]}
     return {
-        "title": title(name, config["arch"], config["init"]),
+        "title": title(name, config["arch"], Path(config["weights"]).name if config["weights"] else config["init"]),
         **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),

@@ -16,7 +16,7 @@ from fna.config.budgets import UNITS, parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
 from fna.files import decode_json
-from fna.nets.weights import Network, backbone_only, take
+from fna.nets.weights import Network, backbone_only, put, take
 from fna.progress import say, tell
 from fna.remapping import summarise
 from fna.reporting.page import write_report
@@ -25,6 +25,7 @@ from fna.runs.evaluating import run_evaluate
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
 from fna.searching.alphas import check_names, search
+from fna.seeds import backbone_weights
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
@@ -172,6 +173,8 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     elif run.compute.world.writes:
         run.folder.keep(record, wanted)
     network = start_network(run, target_named(run, config), config.init, config.arch)
+    if config.weights is not None:
+        network = replace(network, state=put(backbone_only(backbone_weights(config.weights, network.arch)), "backbone"))
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     run.begin(stage)
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
