@@ -21,7 +21,7 @@ ORDER = (
     "arch files config.strict_yaml config.budgets training.distributed training.clock training.machine",
     "runs.manifest integrations.hub",
     "arch.spaces arch.net_config arch.target training.sinks training.checkpoints runs.folder reporting.rows",
-    "training.tracking",
+    "training.tracking training.determinism",
     "config arch.cutting",
     "cost",
     "data.stamps data.naming data.places data.transforming",

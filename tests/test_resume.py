@@ -26,6 +26,7 @@ from fna.runs import pipeline
 from fna.runs.run import Run
 from fna.tasks import segmentation
 from fna.training.checkpoints import Checkpoints
+from fna.training.determinism import deterministic
 from fna.training.sinks import Log, read_log
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "resume.py"
@@ -332,21 +333,34 @@ def test_a_dropped_item_of_the_state_is_seen(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore:.*deterministic.*:UserWarning")
 @both
 def test_two_deterministic_runs_on_a_gpu_are_equal(images: Path, tmp_path: Path, phase: Phase) -> None:
-    """Bit for bit, but for operations without a deterministic kernel, which torch names."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
+    """Bit for bit, but for operations without a deterministic kernel, which are named."""
     try:
-        with opened(tiny_config(images, "engine.device=cuda")) as job:
+        with opened(tiny_config(images, "engine.device=cuda", "engine.deterministic=true")) as job:
             one, two = (outcome(phase, job, tmp_path / name) for name in ("one", "two"))
-    except RuntimeError as error:
+    except FnaError as error:
         assert "does not have a deterministic implementation" in str(error)  # noqa: PT017
         pytest.xfail(str(error).partition(" does not have")[0])
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert one == two
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(FnaError, match=r"but put_ .*--engine.deterministic false"), deterministic(True):
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    with pytest.raises(RuntimeError, match="something else"), deterministic(True):
+        raise RuntimeError("something else")
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+@pytest.mark.filterwarnings("error")
+@both
+def test_deterministic_algorithms_change_nothing_on_the_cpu(
+    images: Path, tmp_path: Path, phase: Phase, unbroken: dict[str, Any]
+) -> None:
+    with opened(tiny_config(images, "engine.deterministic=true")) as job:
+        assert outcome(phase, job, tmp_path)[0] == unbroken[phase.name][0]
 
 
 # --- the whole job ----------------------------------------------------------------------------------------------------

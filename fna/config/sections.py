@@ -249,6 +249,7 @@ class EngineConfig(Section):
     workers: Processors = note(2, "processes that load data")
     rng_seed: Natural = 0
     sync_bn: bool = note(True, "share batch statistics between processes")
+    deterministic: bool = note(False, "the same bits twice on a GPU, too, more slowly; on the CPU they are anyway")
     checkpoint_steps: Natural = note(0, "iterations between checkpoints; 0: at ends of epochs only")
     checkpoint_seconds: FromZero = note(30.0, "least seconds between checkpoints at the ends of epochs; 0: at each")
     log: Several[Literal["csv", "tensorboard", "wandb", "mlflow"]] = note(

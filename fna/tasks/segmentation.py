@@ -59,9 +59,10 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tupl
     """
     mask = batch["mask"].to(logits_NCHW.device, non_blocking=True).long()
     weights = batch.get("class_weights")
-    total = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="sum")
+    # summed by torch.sum: cross_entropy's own sum has no deterministic kernel on CUDA
+    losses_NHW = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="none")
     labelled = mask != IGNORE
-    return total, labelled.sum() if weights is None else weights[mask[labelled]].sum()
+    return losses_NHW.sum(), labelled.sum() if weights is None else weights[mask[labelled]].sum()
 
 
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:

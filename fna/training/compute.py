@@ -15,6 +15,7 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, distributed
+from fna.training.determinism import deterministic
 from fna.training.tracking import need_trackers
 
 
@@ -87,7 +88,8 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
     """Join the other processes, if any, and settle device, precision and threads; leaving restores the threads.
 
     Raises:
-        FnaError: the device, the precision or a package of ``engine.log`` is not there.
+        FnaError: the device, the precision or a package of ``engine.log`` is not there; or, later, an operation has no
+            deterministic kernel, and ``engine.deterministic`` asks for one.
     """
     need_trackers(config.log)
     device = find_device(config.device)
@@ -98,7 +100,8 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
                 device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
         own = ("channels_last", "rng_seed", "workers", "sync_bn")
-        yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
+        with deterministic(config.deterministic):
+            yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
 
 
 @contextmanager
