@@ -146,7 +146,8 @@ def side_by_side(seed_run: Path, networks: Mapping[str, Path]) -> Part:
         seed_run: folder of a run that began with the seed.
         networks: title -> folder of a network; one that cannot be read is left out.
     """
-    part, titles = Part(), {}
+    part = Part()
+    titles: dict[Arch, str] = {}
     for title, folder in {"seed": seed_run, **networks}.items():
         try:
             record = read_json(folder / ("seed.json" if folder is seed_run else "network.json"))
