@@ -25,6 +25,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.front import dominated
 from fna.runs import pipeline
+from fna.runs.folder import Folder
 from fna.runs.front import make_front, pick_point, plan_front
 from fna.runs.jobs import share_network, share_of
 from fna.runs.saved import load
@@ -113,6 +114,16 @@ def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[
 def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(FnaError, match=r"trained with search\.epochs = 2, here it is 5"):
         share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5", "data.images=4"))
+
+
+def test_a_run_from_before_a_setting_is_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    old = shutil.copytree(fronted[0], tmp_path / "old", ignore=shutil.ignore_patterns("front"))
+    with Folder.open(old) as folder:
+        settings = folder.settings or {}
+        del settings["engine"]["deterministic"]
+        folder.keep("config.yaml", (old / "config.yaml").read_text(), settings=settings)
+    share_network(old, tmp_path / "new", tiny("search.epochs=2", "data.images=4"))
+    assert Folder.open(tmp_path / "new", writer=False).finished("search")
 
 
 def test_a_damaged_super_network_is_named_and_leaves_no_control_out(

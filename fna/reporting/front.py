@@ -58,7 +58,7 @@ def draw_front(front: Mapping[str, Any]) -> Figure:
             axes.annotate(_label(point), (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=7, color=INK)
     axes.set(xlabel=f"cost of the whole network ({shown.word})", ylabel=f"val {front['metric']} (%)")
     if front["points"]:
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from fna.config import AdaptConfig, Config
+from fna.config import AdaptConfig, Config, make_config
 from fna.errors import FnaError
 from fna.files import link, os_errors
 from fna.progress import say
@@ -78,7 +78,8 @@ def share_network(source: Path, folder: Path, config: Config) -> None:
         FnaError: the source is not finished, or differs in more.
     """
     giver = Folder.open(source, writer=False)
-    given, wanted = flatten(giver.settings or {}), flatten(config.model_dump(mode="json", by_alias=True))
+    began = make_config(giver.settings or {}, str(source))  # with what its version did not have at the default
+    given, wanted = (flatten(one.model_dump(mode="json", by_alias=True)) for one in (began, config))
     if changed := [key for key in wanted if given.get(key) != wanted[key] and not key.startswith(OWN)]:
         key = changed[0]
         raise FnaError(

@@ -14,7 +14,7 @@ from fna.nets.weights import Network
 from fna.progress import say
 from fna.reporting.rows import PRUNED, charged_minutes
 from fna.runs.folder import Folder
-from fna.runs.pipeline import keep_target
+from fna.runs.pipeline import keep_target, kept_target, start_network
 from fna.runs.run import Run
 from fna.runs.saved import TWIN, WEIGHTS
 from fna.searching.choosing import Choice
@@ -59,19 +59,13 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     """
     if run.finished("prune"):
         return int(run.read_json(FILE, "prune")["epochs"])
-    watch, (train,) = Stopwatch(run.compute.device.type), run.data("train")
+    watch, own = Stopwatch(run.compute.device.type), run.config.derive
     seed, spent = _tuned(pruning.seed)
-    costs = run.problem.costs(run.space, budget.cost)
-    limit = costs.limit(budget, "the budget")
-    network = prune(seed, run.problem, train, run.compute, limit, budget.cost, pruning.importance)
-    problem = run.problem.at(network)
-    target = Target(network.arch, network.head_width, network.scale)
-    cost = problem.whole(network.arch, budget.cost)
-    choice = Choice((), target, cost, (), cost)
-    whole = problem.cost(network.arch)
-    derived = Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=whole)
-    own = run.config.derive
-    keep_target(run, PRUNED, {"budget": own.budget, "chooser": own.chooser}, derived)
+    wanted = {"budget": own.budget, "chooser": own.chooser}
+    if not kept_target(run, PRUNED, wanted):
+        keep_target(run, PRUNED, wanted, _pruned(run, seed, pruning.importance, budget))
+    target = Target.from_json(run.read_json(f"targets/{PRUNED}.json", f"derive:{PRUNED}"))
+    network = start_network(run, target, "target", PRUNED)  # of several processes each has pruned with other batches
     seconds = {n: _pace(run, net).step for n, net in (("seed", seed), ("pruned", network))}
     minutes = spent["compute_minutes"] / spent["adapt"]["epochs"] * seconds["pruned"] / seconds["seed"]  # an epoch
     ours = spent["compute_minutes"] + watch.read().compute_minutes
@@ -81,6 +75,17 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     about = {"importance": pruning.importance, "compute_minutes": ours, "left_minutes": left, "epochs": epochs}
     run.write("prune", {FILE: about})
     return int(run.read_json(FILE, "prune")["epochs"])
+
+
+def _pruned(run: Run, seed: Network[Arch], importance: str, budget: Budget) -> Derived:
+    """Prune the fine-tuned seed to a budget."""
+    costs, (train,) = run.problem.costs(run.space, budget.cost), run.data("train")
+    limit = costs.limit(budget, "the budget")
+    network = prune(seed, run.problem, train, run.compute, limit, budget.cost, importance)
+    problem, target = run.problem.at(network), Target(network.arch, network.head_width, network.scale)
+    choice = Choice((), target, problem.whole(network.arch, budget.cost), (), 0)
+    whole = problem.cost(network.arch)
+    return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=whole)
 
 
 def _tuned(folder: Path) -> tuple[Network[Arch], Mapping[str, Any]]:
