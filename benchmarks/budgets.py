@@ -76,6 +76,8 @@ def ratios(points: Sequence[Mapping[str, Any]], seed_madds: int) -> dict[str, fl
         if point["kind"] != "found" or not point["budget"]:
             continue
         name, limit = point["budget"], float(point["budget"].rstrip("x")) * seed_madds
+        if limit >= seed_madds:
+            continue  # the recipe's own target: gain_camvid_deeplabv3.json is about it
         told[f"{name}_madds_over_seed"] = point["costs"]["MAdds"] / seed_madds
         for rival, kinds in {"seed": ("seed",), **RIVALS}.items():
             within = [p for p in points if p["kind"] in kinds and (rival == "seed" or p["costs"]["MAdds"] <= limit)]
