@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +19,16 @@ from test_pipeline import tiny
 from tiny import opened, search_tiny, tiny_config, write_images
 
 from fna import cli
+from fna.arch import Arch
 from fna.config.budgets import parse_budget
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.front import dominated
 from fna.runs import pipeline
-from fna.runs.front import make_front, pick_point
+from fna.runs.folder import Folder
+from fna.runs.front import make_front, pick_point, plan_front
 from fna.runs.jobs import share_network, share_of
+from fna.runs.saved import load
 from fna.searching.found import Pool
 from fna.searching.rescoring import score_again
 from fna.stages.derive import derive
@@ -108,6 +116,16 @@ def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, di
         share_network(fronted[0], tmp_path / "other", tiny("search.epochs=5", "data.images=4"))
 
 
+def test_a_run_from_before_a_setting_is_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    old = shutil.copytree(fronted[0], tmp_path / "old", ignore=shutil.ignore_patterns("front"))
+    with Folder.open(old) as folder:
+        settings = folder.settings or {}
+        del settings["engine"]["deterministic"]
+        folder.keep("config.yaml", (old / "config.yaml").read_text(), settings=settings)
+    share_network(old, tmp_path / "new", tiny("search.epochs=2", "data.images=4"))
+    assert Folder.open(tmp_path / "new", writer=False).finished("search")
+
+
 def test_a_damaged_super_network_is_named_and_leaves_no_control_out(
     fronted: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -136,6 +154,71 @@ def test_a_trained_super_network_answers_budgets_that_the_search_did_not_have(tm
     assert chosen.path in paths
     assert found.network.arch.seed_path() in [candidate.path for candidate in again.evidence.candidates]
     assert all(torch.equal(again.network.state[name], tensor) for name, tensor in before.items())
+
+
+def test_networks_of_another_run_are_drawn_beside(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, front = fronted
+    other = shutil.copytree(path, tmp_path / "other")
+    done = make_front(path, BUDGETS, beside=[other])
+    theirs = {point["name"]: point for point in done["points"] if "of" in point}
+    assert theirs.keys() == {f"other/{point['name']}" for point in front["points"]}
+    for point in front["points"]:
+        assert all(theirs[f"other/{point['name']}"][key] == point[key] for key in ("score", "costs", "dominated"))
+    assert "other/found_0_7x" in (path / "front" / "front.html").read_text()
+    for change, message in (
+        ("adapt.epochs=3", r"other does not belong in .*: its adapt\.epochs is 1, here it is 3"),
+        ("evaluate.mode=sliding", r"its evaluate\.mode is whole, here it is sliding"),
+    ):
+        with pytest.raises(FnaError, match=message):
+            make_front(path, BUDGETS, [change], beside=[other])
+    with pytest.raises(FnaError, match=r"holds no config\.yaml of a run"):
+        make_front(path, BUDGETS, beside=[tmp_path / "none"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kills a process")
+def test_two_workers_one_killed_end_where_one_does(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, front = fronted
+    copy = shutil.copytree(path, tmp_path / "copy", ignore=shutil.ignore_patterns("front"))
+    words = [sys.executable, "-m", "fna", "front", str(copy), "--budgets", ",".join(BUDGETS), "--quiet"]
+    first, second = (subprocess.Popen([*words, "--job-array", part]) for part in ("1/2", "2/2"))
+    while not (copy / "front" / "found_0_7x" / "targets").exists() and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert second.wait() == 0
+    assert "found_0_7x" in read_json(copy / "front" / "front.json")["missing"]
+    assert subprocess.run([*words, "--job-array", "1/2"], check=False).returncode == 0
+    again = read_json(copy / "front" / "front.json")
+    assert again["missing"] == []
+    plain = [{p["name"]: (p["score"], p["costs"], p["dominated"]) for p in f["points"]} for f in (again, front)]
+    assert plain[0] == plain[1]
+
+
+def test_a_pruned_seed_stands_beside_the_network_of_its_budget(fronted: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = fronted
+    front = make_front(path, ["0.7x"], controls=["pruned_norm"])
+    (point,) = [point for point in front["points"] if point["kind"] == "pruned_norm"]
+    seed = front["seed"]["MAdds"]
+    assert 0.6 * seed <= point["costs"]["MAdds"] <= 0.7 * seed
+    job = path / "front" / "pruned_norm_0_7x"
+    target, network, plan = (read_json(job / f) for f in ("targets/pruned.json", "adapted/network.json", "prune.json"))
+    assert network["arch"] == target["arch"]
+    assert network["adapt"]["epochs"] == plan["epochs"] >= 1
+    assert plan["compute_minutes"] > read_json(path / "baseline" / "network.json")["compute_minutes"]
+    assert load(job).arch == Arch.from_json(target["arch"])
+    assert make_front(path, ["0.7x"], controls=["pruned_norm"]) == front
+
+
+def test_what_a_pruned_control_needs_is_asked_first(
+    fronted: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = fronted
+    with pytest.raises(FnaError, match=r"unknown control 'pruned'.*did you mean 'pruned_"):
+        plan_front(path, ["0.7x"], (), ["pruned"])
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(FnaError, match=r"install it: pip install 'fna\[pruning\]'"):
+        plan_front(path, ["0.7x"], (), ["pruned_norm"])
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fna.arch import Arch, SuperArch
 from fna.arch.net_config import to_net_config
@@ -108,6 +110,30 @@ def test_a_control_is_one_override(finished: tuple[Path, dict[str, Any]], init: 
         rows = pipeline.stage(run, "evaluate")["rows"]
     assert rows[f"control_{init}"]["init"] == init
     assert rows[f"control_{init}"]["madds"] == rows["baseline"]["madds"]
+
+
+def test_weights_that_were_trained_elsewhere_are_taken(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = finished
+    trained = load_file(path / "found.safetensors")
+    with Run.open(tmp_path / "run", tiny(f"seed.super_weights={path / 'found.safetensors'}")) as run:
+        pipeline.stage(run, "expand")
+        state = run.expanded().state
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
+    assert read_json(tmp_path / "run" / "remap.json")["rules"].keys() == {"pretrained"}
+    own = load_file(path / "adapted" / "network.safetensors")
+    still = ["adapt.optimizer.lr=1e-12", "adapt.recalibrate=0", "adapt.bn=frozen", "adapt.freeze=backbone"]
+    file = f"adapt.weights={path / 'adapted' / 'network.safetensors'}"
+    with Run.open(path, None, ["adapt.name=elsewhere", *still, file]) as run:
+        pipeline.stage(run, "adapt")
+    again = load_file(path / "elsewhere" / "network.safetensors")
+    assert all(torch.equal(t, own[name]) for name, t in again.items() if name.startswith("backbone."))
+    for text, message in (("none.pt", "no such file"), (str(path / "seed.safetensors"), "is of another network")):
+        wrong = ["adapt.name=wrong", f"adapt.weights={text}"]
+        with Run.open(path, None, wrong) as run, pytest.raises(FnaError, match=message):
+            pipeline.stage(run, "adapt")
+    wrong_super = tiny(f"seed.super_weights={path / 'seed.safetensors'}")
+    with Run.open(tmp_path / "no", wrong_super) as run, pytest.raises(FnaError, match="is of another super network"):
+        pipeline.stage(run, "expand")
 
 
 def test_an_architecture_file_can_be_adapted(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from test_pipeline import TINY
 
 from fna import cli
-from fna.config import load_config
+from fna.config import load_config, make_config, merge
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.study import study_markdown
@@ -38,6 +39,10 @@ STEADY = ("rng_seed", "score", "params", "madds", "epochs", "head_width", "scale
 def write(folder: Path, text: str = ROWS) -> str:
     (folder / "mine.yaml").write_text(text)
     return str(folder / "mine.yaml")
+
+
+def networks(where: Path) -> list[Path]:
+    return sorted(where.glob("seed_0/*/adapted/network.json"))
 
 
 def scores(done: dict[str, Any]) -> list[list[list[Any]]]:
@@ -72,7 +77,11 @@ def test_the_table_says_it_all(done: tuple[Path, dict[str, Any]]) -> None:
     text = (where / "study.md").read_text()
     assert text == study_markdown(study)
     assert f"| super | {100 * study['rows'][0]['score']['mean']:.2f} | 0.00 | 1 | 77.1 |" in text
-    assert "training loss" in (where / "study.html").read_text()
+    page = (where / "study.html").read_text()
+    assert "training loss" in page
+    assert page.count(">conv<") == 1 + len({json.dumps(run["arch"]) for run in map(read_json, networks(where))})
+    assert "The search of super, RNG seed 0" in page
+    assert "The search of from seed" not in page, "it took that of another"
 
 
 def test_going_on_trains_nothing_again(done: tuple[Path, dict[str, Any]]) -> None:
@@ -92,8 +101,18 @@ def test_the_studies_of_the_article_fit_the_recipes(name: str, tmp_path: Path) -
     study = read_study(name)
     recipe = load_config(Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml")
     jobs = plan_study(study, recipe, tmp_path, 1)
-    assert [job.row for job in jobs] == list(study.rows)
+    assert [job.row for job in jobs] == [row for row in study.rows if not row.needs]
     assert all(row.article for row in study.rows)
+
+
+def test_rows_of_pretrained_weights_wait_for_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = read_study("remapping")
+    recipe = make_config(merge(RECIPE.model_dump(mode="json", by_alias=True), ["seed.super_weights=super.safetensors"]))
+    jobs = {job.row.name: job for job in plan_study(study, recipe, tmp_path, 1)}
+    assert jobs.keys() == {f"row{n}" for n in (1, 2, 3, 4, 5, 7, 8)}
+    given = {name: job.config.seed.super_weights for name, job in jobs.items()}
+    assert [name for name, file in given.items() if file] == ["row7", "row8"]
+    assert "row 'row6' is left out, it needs --adapt.weights FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

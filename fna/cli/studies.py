@@ -28,6 +28,8 @@ def add_studies(app: typer.Typer) -> None:
         epilog=example(
             "fna front runs/camvid --budgets 0.35x,0.5x,0.75x,1x",
             "fna front runs/camvid --budgets 10ms,20ms --search.latency_table latency.json --job-array 1/2",
+            "fna front runs/camvid --budgets 0.5x --controls cut,narrowed,pruned_taylor",
+            "fna front runs/camvid --budgets 0.5x --beside runs/camvid_mobilenet",
             "fna front runs/camvid --pick 0.5x",
         )
     )(front)
@@ -48,26 +50,37 @@ def front(
     pick: Annotated[
         str | None, typer.Option(metavar="BUDGET", help="Print the best network within a cost, and train nothing.")
     ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Of cut, narrowed, pruned_taylor, pruned_norm.  [default: cut,narrowed]"),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Draw those of another run, too; give it as often as needed."),
+    ] = None,
     array: JobArray = None,
     as_json: AsJson = False,
     no_words: Quiet = False,
 ) -> None:
     """Derive, adapt and score a network for each budget, from a run's one super network, beside what needs no search.
 
-    That is the seed, the seed cut by hand to each budget, and the seed with narrower expansions. Interrupted, the same
-    command goes on. Settings of derivation, adaptation, scoring and hardware can be given.
+    That is the seed, the seed cut by hand to each budget, the seed with narrower expansions, and where they are asked
+    for the fine-tuned seed pruned by Torch-Pruning and then trained until it has had as much time as the network of its
+    budget, search included. Interrupted, the same command goes on. Settings of derivation, adaptation, scoring and
+    hardware can be given.
     """
     if (budgets is None) == (pick is None):
         raise FnaError(
             "fna front takes --budgets 0.35x,0.5x,0.75x,1x to make a front, or --pick 0.5x to choose from it"
         )
     with quiet(as_json or no_words):
-        from fna.runs.front import make_front, pick_point
+        from fna.runs.front import CONTROLS, make_front, pick_point
 
         if pick is not None:
             point = pick_point(folder, pick)
             return show_json(point) if as_json else _show_point(point)
-        done = make_front(folder, [part.strip() for part in (budgets or "").split(",")], ctx.obj, array)
+        chosen = CONTROLS if controls is None else _parts(controls)
+        done = make_front(folder, _parts(budgets or ""), ctx.obj, array, chosen, beside or ())
     if as_json:
         return show_json(done)
     show_table(table([_row(point, done["unit"]) for point in done["points"]]))
@@ -112,6 +125,10 @@ def study(
         if done["missing"]:
             print(f"still to do: {', '.join(done['missing'])}")
         print(f"study: {where / 'study.html'}")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _row(point: Mapping[str, Any], unit: str) -> dict[str, Any]:

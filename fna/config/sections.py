@@ -77,6 +77,9 @@ class SeedConfig(Section):
         "efficientnet_lite0", "a name of `fna list seeds`, timm/NAME, or a file (Arch JSON, net_config text)"
     )
     weights: str | None = note("pretrained", "'pretrained', a file, or null for random weights")
+    super_weights: str | None = note(
+        None, "a file with weights of the whole super network, pretrained elsewhere; null: remapped from the seed's"
+    )
 
 
 class SpaceConfig(Section):
@@ -218,7 +221,10 @@ class AdaptConfig(Section):
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
     output_stride: OutputStride | None = note(None, "segmentation: see `task`; null: the target's")
-    init: Literal["super", "seed", "random"] = note("super", "where the weights come from")
+    init: Literal["super", "seed", "target", "random"] = note(
+        "super", "where the weights come from; target: those it was derived with"
+    )
+    weights: str | None = note(None, "a file with weights of the backbone, pretrained elsewhere, in place of init's")
     epochs: Positive = 20
     batch_size: Positive = 8
     accumulate: Positive = note(1, "parts in which a batch is computed, one after another, for less memory")

@@ -118,7 +118,7 @@ def _draw_stage(axes: Axes, s: int, stage: Sequence[Block], x: float, width: flo
         if block.kind != "skip":
             share = block.expansion / widest if block.kind == "mbconv" else 1.0
             color = KERNEL_COLORS.get(block.kernel, OTHER_KERNEL)
-            text = re.sub(r"(?<=\d)(?=[eg])", "\n", block.label)
+            text = re.sub(r"(?<=\d)(?=[eg])", "\n", re.sub(r"(_\d)\d+", r"\1", block.label))  # pruned: any number
             _box(axes, x + (n + 0.5) * SLOT, y, 0.34 + 0.54 * share, color, "block", text, "#111111")
 
 

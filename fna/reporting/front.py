@@ -11,15 +11,18 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fna.cost.units import shown_in, with_unit
-from fna.reporting.figures import BLUE, GREEN, INK, MUTED, ORANGE, PINK, STYLE
+from fna.reporting.figures import BLUE, GOLD, GREEN, INK, MUTED, ORANGE, PINK, STYLE
 from fna.reporting.page import render
 from fna.reporting.parts import DASH, Part, Table
+from fna.reporting.targets import side_by_side
 
 KINDS = {  # what is said of a kind, its colour and mark
     "found": ("found by the search", BLUE, "o"),
     "seed": ("fine-tuned seed", ORANGE, "s"),
     "cut": ("seed cut by hand", GREEN, "^"),
     "narrowed": ("seed, expansions narrowed", PINK, "v"),
+    "pruned_taylor": ("seed pruned by Torch-Pruning, Taylor", GOLD, "D"),
+    "pruned_norm": ("seed pruned by Torch-Pruning, norm", GOLD, "d"),
 }
 
 
@@ -52,13 +55,16 @@ def draw_front(front: Mapping[str, Any]) -> Figure:
             fill = "none" if point["dominated"] else color
             x, y = _places([point], front["unit"])
             axes.plot(x, y, mark, color=color, markerfacecolor=fill, label=label if point is points[0] else None)
-            axes.annotate(
-                point["budget"] or "", (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=7, color=INK
-            )
+            axes.annotate(_label(point), (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=7, color=INK)
     axes.set(xlabel=f"cost of the whole network ({shown.word})", ylabel=f"val {front['metric']} (%)")
     if front["points"]:
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
     return figure
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    """Return what stands beside a mark: the budget, and of another run its name."""
+    return " ".join(text for text in (Path(point.get("of", "")).name, point["budget"]) if text)
 
 
 def _places(points: Sequence[Mapping[str, Any]], unit: str) -> tuple[list[float], list[float]]:
@@ -87,7 +93,13 @@ def front_page(folder: Path, front: Mapping[str, Any]) -> str:
     )
     part.notes += [f"Left out: {name}; {why}." for name, why in front["left_out"].items()]
     part.notes += [f"Still to do: {', '.join(front['missing'])}."] if front["missing"] else []
-    return render(f"Front of {folder.resolve().name}", folder, [("Score against cost", part, "")])
+    networks = {_title(p, front["unit"]): Path(p["folder"]) for p in front["points"] if not p["dominated"]}
+    sections = [("Score against cost", part, ""), ("Architectures on the front", side_by_side(folder, networks), "")]
+    return render(f"Front of {folder.resolve().name}", folder, sections)
+
+
+def _title(point: Mapping[str, Any], unit: str) -> str:
+    return f"{point['name']} · {with_unit(point['costs'][unit], unit)} · {100 * point['score']:.2f} %"
 
 
 def _column(unit: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 TITLES = {"baseline": "fine-tuned seed", "adapted": "FNA++ network"}  # in the order they are shown; controls follow
 RANDOM, CUT = "control_random", "control_cut"  # targets that controls make, and their adaptations
+PRUNED = "pruned"  # the target that a pruned control of a front makes
 CONTROLS = {  # the rows of the table of controls, by the name of the adaptation
     "baseline": "(a) fine-tuned seed",
     "seed_long": "(b) fine-tuned seed, the run's total compute",
@@ -33,14 +34,15 @@ def charged_minutes(row: Mapping[str, Any], search_minutes: float | None) -> flo
     """Return the minutes of the search that a network needs beside its own: all or none.
 
     All, if its weights are the super network's or its architecture is a target of the run; none, if its architecture is
-    the seed's, cut by hand or a file's (a path, or a name with an ending) and its weights are not searched either.
+    the seed's, cut by hand, pruned or a file's (a path, or a name with an ending) and its weights are not searched
+    either.
 
     Args:
         row: a row of metrics.json: `arch` and `init` as the settings of the adaptation name them.
         search_minutes: what the search took; None: there was none.
     """
     arch = PurePath(row["arch"])
-    given = row["arch"] in ("seed", CUT) or arch.suffix != "" or arch.name != row["arch"]
+    given = row["arch"] in ("seed", CUT, PRUNED) or arch.suffix != "" or arch.name != row["arch"]
     return search_minutes or 0.0 if row["init"] == "super" or not given else 0.0
 
 

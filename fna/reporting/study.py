@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 from fna.reporting.figures import BLUE, STYLE, Series, draw_curves, draw_scores
 from fna.reporting.page import render
 from fna.reporting.parts import DAMAGES, DASH, Part, Table, signed
+from fna.reporting.searched import search
+from fna.reporting.targets import side_by_side
 
+ADAPTED = "adapted"  # folder of a row's network in its run's
+SEARCHES = 4  # of which curves are drawn
 HEAD = ("row", "difference to the first", "RNG seeds", "the article", "params (M)", "MAdds (G)", "minutes")
 
 
@@ -71,6 +75,16 @@ def study_page(folder: Path, study: Mapping[str, Any], curves: Mapping[str, Path
     sections = [("Table", part, "")]
     if curves:
         sections.append(("Loss and score against epochs, the first RNG seed", _curves(curves), ""))
+    runs = {
+        f"{row['title']}, RNG seed {entry['rng_seed']}": Path(entry["folder"])
+        for row in study["rows"]
+        for entry in row["entries"]
+    }
+    if runs:
+        networks = {title: run / ADAPTED for title, run in runs.items()}
+        sections.append(("Architectures", side_by_side(next(iter(runs.values())), networks), ""))
+    searched = [title for title, run in runs.items() if (run / "search.csv").exists()]
+    sections += [(f"The search of {title}", search(runs[title]), "") for title in searched[:SEARCHES]]
     return render(study["title"] or folder.resolve().name, folder, sections)
 
 

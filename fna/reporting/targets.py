@@ -19,6 +19,7 @@ from fna.reporting.rows import measured_text
 from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all
+TOGETHER = 12  # architectures of several runs in one drawing
 FIRST = "derived"  # the target that a run derives by itself
 LATER: dict[str, Any] = {  # keys that files of earlier versions have not
     **{"madds_parts": {}, "seed_madds_parts": {}},
@@ -112,7 +113,26 @@ def architecture(folder: Path) -> Part:
     cost = [with_unit(target.seed_cost, target.unit) for target in shown.values()][:1]
     titles = {" · ".join(["seed", seed_json["name"], _depth(seed), *cost]): seed}
     titles |= {_title(name, target, archs[name]): archs[name] for name, target in shown.items()}
-    kernels = {block.kernel for arch in titles.values() for _, block in arch.layers() if block.kind != "skip"}
+    more = f" Of {len(targets)} targets the first {DRAWN} are drawn." if len(targets) > DRAWN else ""
+    draw_networks(part, titles, more)
+    if targets:
+        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"]), stride))
+        _add_shares(part, shown)
+        part.notes += [f"'{n}' {measured_text(t.latency)}." for n, t in targets.items() if t.latency]
+    for name, target in shown.items():
+        _add_disagreements(part, name, target)
+    return part
+
+
+def draw_networks(part: Part, networks: Mapping[str, Arch], more: str = "") -> None:
+    """Draw networks above each other, the same layer in the same column, with the key of their kernels.
+
+    Args:
+        part: of the page.
+        networks: title -> network, dilated as it runs.
+        more: what else the caption says.
+    """
+    kernels = {block.kernel for arch in networks.values() for _, block in arch.layers() if block.kind != "skip"}
     part.key = [
         (figures.KERNEL_COLORS.get(kernel, figures.OTHER_KERNEL), f"{kernel}x{kernel} kernel")
         for kernel in sorted(kernels)
@@ -122,15 +142,31 @@ def architecture(folder: Path) -> Part:
         "Dashed frames are stages: channels above, stride (S) and dilation (D) below. Look for where a target spends "
         "what it saves elsewhere."
     )
-    if len(targets) > DRAWN:
-        caption += f" Of {len(targets)} targets the first {DRAWN} are drawn."
-    part.draw(figures.draw_archs(titles), caption)
-    if targets:
-        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"]), stride))
-        _add_shares(part, shown)
-        part.notes += [f"'{n}' {measured_text(t.latency)}." for n, t in targets.items() if t.latency]
-    for name, target in shown.items():
-        _add_disagreements(part, name, target)
+    part.draw(figures.draw_archs(networks), caption + more)
+
+
+def side_by_side(seed_run: Path, networks: Mapping[str, Path]) -> Part:
+    """Draw the backbones of fine-tuned networks under the seed's (article, Fig. 7 and 8); equal ones are one drawing.
+
+    Args:
+        seed_run: folder of a run that began with the seed.
+        networks: title -> folder of a network; one that cannot be read is left out.
+    """
+    part = Part()
+    titles: dict[Arch, str] = {}
+    for title, folder in {"seed": seed_run, **networks}.items():
+        try:
+            record = read_json(folder / ("seed.json" if folder is seed_run else "network.json"))
+            config = read_config(folder if folder is seed_run else folder.parent)
+            stride = record.get("output_stride") or (config.task.stride if config else 32)
+            arch = _dilated(Arch.from_json(record["arch"]), stride)
+        except DAMAGES:
+            continue
+        titles[arch] = f"{titles[arch]}, {title}" if arch in titles else title
+    shown = {title: arch for arch, title in list(titles.items())[:TOGETHER]}
+    if shown:
+        more = f" Of {len(titles)} architectures the first {TOGETHER} are drawn." if len(titles) > TOGETHER else ""
+        draw_networks(part, shown, more)
     return part
 
 

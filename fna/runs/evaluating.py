@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fna.arch.target import Target
 from fna.config import AdaptConfig
 from fna.errors import FnaError
-from fna.reporting.rows import CUT, RANDOM
+from fna.reporting.rows import CUT, PRUNED, RANDOM
 from fna.runs.opening import flatten
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE, TWIN, WEIGHTS, make_finished
@@ -105,7 +106,7 @@ def _draw(
 def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_seed: int) -> dict[str, Any]:
     config = {**AdaptConfig().model_dump(mode="json"), **record["adapt"]}
     return {
-        "title": title(name, config["arch"], config["init"]),
+        "title": title(name, config["arch"], Path(config["weights"]).name if config["weights"] else config["init"]),
         **{key: config[key] for key in ("arch", "init", "epochs", "keep", "ema")},
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
@@ -127,6 +128,7 @@ def title(name: str, arch: str, init: str) -> str:
         (RANDOM, "super"): "random architecture of the same cost",
         (CUT, "super"): "seed cut by hand, weights: super",
         (CUT, "seed"): "seed cut by hand, weights: seed",
+        (PRUNED, "target"): "fine-tuned seed, pruned",
     }
     whose = {"derived": "searched architecture", "seed": "seed's architecture"}.get(arch, arch)
     text = known.get((arch, init), f"{whose}, weights: {init}")

@@ -15,24 +15,28 @@ from fna.config import Config, make_config, merge
 from fna.config.budgets import UNITS, Budget, parse_budget
 from fna.cost.costs import COSTS
 from fna.cost.units import with_unit
-from fna.errors import FnaError
+from fna.errors import FnaError, pick
 from fna.files import read_json, remove, write_bytes, write_json, write_text
 from fna.progress import first_rank, say
 from fna.reporting.front import dominated, front_page, front_png
+from fna.reporting.rows import PRUNED
 from fna.runs.folder import Folder
 from fna.runs.jobs import alone, finish, share_network, share_of
 from fna.runs.opening import settle_config
+from fna.runs.points import POINT, all_costs, job_point, other_points, own_points, own_rows
+from fna.runs.pruning import Pruning, prune_seed
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE
 from fna.searching.choosing import NoControlError
 from fna.searching.rescoring import score_again
+from fna.stages.prune import IMPORTANCES, load_library
 from fna.tasks.problem import Problem
 
 FRONT = "front"  # folder of the networks in the run's
 FILE = "front.json"
-POINT = "point.json"
-EACH = ("name", "arch", "init", *Form._fields)  # settings of adapt in which a front's networks differ
 OWN = {"adapt.name": ADAPTED, "baseline": "false"}
+CONTROLS = ("cut", "narrowed")  # those that need nothing that is not installed
+PRUNINGS = {f"pruned_{importance}": importance for importance in IMPORTANCES}
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,26 @@ class Job:
 
     Args:
         name: of its run folder.
-        kind: ``found``, ``cut``, ``narrowed`` or ``seed``.
+        kind: ``found``, ``seed``, or a control: see `CONTROLS` and `PRUNINGS`.
         budget: what it may cost; None: it is as it is.
         settings: its own.
+        pruning: of a pruned one, from what.
     """
 
     name: str
     kind: str
     budget: Budget | None
     settings: Mapping[str, str]
+    pruning: Pruning | None = None
 
 
 def make_front(
-    folder: Path, budgets: Sequence[str], overrides: Sequence[str] = (), array: str | None = None
+    folder: Path,
+    budgets: Sequence[str],
+    overrides: Sequence[str] = (),
+    array: str | None = None,
+    controls: Sequence[str] = CONTROLS,
+    beside: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Derive, adapt and score a network for every budget, and the controls, or go on with it.
 
@@ -62,28 +73,33 @@ def make_front(
         budgets: as people write them, all of one kind: x, MAdds, params or ms.
         overrides: ``key=value`` changes of the run's settings, of what comes after the search.
         array: ``K/N``: do the K-th of N parts of it.
+        controls: which, beside the fine-tuned seed: of `CONTROLS` and `PRUNINGS`.
+        beside: other runs whose networks are drawn, too.
 
     Returns:
         What front.json says, as far as there is something; see `summarise`.
 
     Raises:
-        FnaError: the run has not searched, or a budget is none or out of the reach of its space.
+        FnaError: the run has not searched, a budget is none or out of the reach of its space, or a control is none or
+            needs what is not there.
     """
-    config, jobs = plan_front(folder, budgets, overrides)
+    config, jobs = plan_front(folder, budgets, overrides, controls)
+    others = [point for other in beside for point in other_points(folder, other, config)]
     for job in share_of(jobs, array):
-        where = folder / FRONT / job.name
-        say(f"front: {job.name}")
-        with alone(where):
-            own = make_config(merge(config.model_dump(mode="json", by_alias=True), _texts({**OWN, **job.settings})))
-            share_network(folder, where, own)
-            with Run.open(where, own) as run:
-                _do(run, job, config)
-        summarise(folder, config, jobs)
-    return summarise(folder, config, jobs)
+        for one in (*_needed(folder, job, jobs), job):
+            _make(folder, config, one)
+        summarise(folder, config, jobs, others)
+    return summarise(folder, config, jobs, others)
 
 
-def plan_front(folder: Path, budgets: Sequence[str], overrides: Sequence[str]) -> tuple[Config, list[Job]]:
+def plan_front(
+    folder: Path, budgets: Sequence[str], overrides: Sequence[str], controls: Sequence[str] = CONTROLS
+) -> tuple[Config, list[Job]]:
     """Return the settings of a run, and the networks of its front that the run itself does not have."""
+    for name in controls:
+        pick(dict.fromkeys((*CONTROLS, *PRUNINGS)), name, "control")
+    if pruned := [name for name in controls if name in PRUNINGS]:
+        load_library()
     config, run = settle_config(folder, None, overrides), Folder.open(folder, writer=False)
     run.need("search")
     wanted = [parse_budget(text) for text in dict.fromkeys(budgets)]
@@ -93,20 +109,49 @@ def plan_front(folder: Path, budgets: Sequence[str], overrides: Sequence[str]) -
     space = SuperArch.from_json(run.read_json("expand", "super.json"))
     costs = problem.costs(space, kinds.pop())
     limits = {str(budget): costs.limit(budget, "--budgets") for budget in wanted}
-    scored = _own_rows(folder, config)
+    if pruned and costs.unit == COSTS["latency"].unit:
+        raise FnaError(f"no latency table has blocks of any width: leave {', '.join(pruned)} out of --controls")
+    scored = own_rows(folder, config)
     jobs = [Job("seed", "seed", None, {"adapt.arch": "seed", "adapt.init": "seed"})] if BASELINE not in scored else []
+    seed = folder / FRONT / "seed" / ADAPTED if jobs else folder / BASELINE
+    beside = {str(budget): folder / FRONT / f"found_{_slug(budget)}" / ADAPTED for budget in wanted}
     for budget in wanted:
         derived = folder / "targets" / "derived.json"
         if ADAPTED in scored and (read_json(derived)["budget"] or {}).get("text") == str(budget):
-            continue  # the run's own target
+            beside[str(budget)] = folder / ADAPTED
+            continue
         jobs.append(Job(f"found_{_slug(budget)}", "found", budget, {"derive.budget": str(budget)}))
-    for budget in wanted:
-        if limits[str(budget)] < costs.seed:
-            settings = {"derive.budget": str(budget), "derive.chooser": "cut"}
-            jobs.append(Job(f"cut_{_slug(budget)}", "cut", budget, settings))
-    highest = f"1x {UNITS[costs.unit]}"
-    jobs.append(Job("narrowed", "narrowed", None, {"derive.budget": highest, "derive.chooser": "narrowed"}))
+    smaller = [budget for budget in wanted if limits[str(budget)] < costs.seed]
+    for kind in controls:
+        if kind == "narrowed":
+            settings = {"derive.budget": f"1x {UNITS[costs.unit]}", "derive.chooser": kind}
+            jobs.append(Job(kind, kind, None, settings))
+            continue
+        for budget in smaller:
+            settings, pruning = {"derive.budget": str(budget), "derive.chooser": kind}, None
+            if kind in PRUNINGS:
+                settings |= {"derive.name": PRUNED, "adapt.arch": PRUNED, "adapt.init": "target"}
+                pruning = Pruning(PRUNINGS[kind], seed, beside[str(budget)])
+            jobs.append(Job(f"{kind}_{_slug(budget)}", kind, budget, settings, pruning))
     return config, jobs
+
+
+def _needed(folder: Path, job: Job, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that one begins with and that are not done yet."""
+    networks = (job.pruning.seed, job.pruning.beside) if job.pruning else ()
+    places = {other.name: folder / FRONT / other.name for other in jobs}
+    return [j for j in jobs if places[j.name] / ADAPTED in networks and job_point(places[j.name]) is None]
+
+
+def _make(folder: Path, config: Config, job: Job) -> None:
+    """Do one job in its folder, or go on with it, beside no other process."""
+    where = folder / FRONT / job.name
+    say(f"front: {job.name}")
+    with alone(where):
+        own = make_config(merge(config.model_dump(mode="json", by_alias=True), _texts({**OWN, **job.settings})))
+        share_network(folder, where, own)
+        with Run.open(where, own) as run:
+            _do(run, job, config)
 
 
 def _do(run: Run, job: Job, config: Config) -> None:
@@ -116,14 +161,17 @@ def _do(run: Run, job: Job, config: Config) -> None:
     if job.kind == "found" and job.budget:
         _score_for(run, job.budget, config)
     point: dict[str, Any] = {"name": job.name, "kind": job.kind, "budget": str(job.budget) if job.budget else None}
+    adapt = run.config.adapt
     try:
-        row = finish(run)
+        if job.pruning and job.budget:
+            adapt = adapt.model_copy(update={"epochs": prune_seed(run, job.pruning, job.budget)})
+        row = finish(run, adapt)
     except NoControlError as error:
         run.write("point", {POINT: {**point, "left_out": str(error)}})
         return
     target = run.read_json(f"{ADAPTED}/network.json", f"adapt:{ADAPTED}")
     scored = {key: row.get(key) for key in ("minutes", *Form._fields)} | {"score": row[run.problem.task.metric]}
-    run.write("point", {POINT: {**point, **scored, "costs": _costs(run.problem, Target.from_json(target))}})
+    run.write("point", {POINT: {**point, **scored, "costs": all_costs(run.problem, Target.from_json(target))}})
 
 
 def _score_for(run: Run, budget: Budget, config: Config) -> None:
@@ -143,28 +191,18 @@ def _score_for(run: Run, budget: Budget, config: Config) -> None:
         remove([kept])
 
 
-def _costs(problem: Problem, target: Target) -> dict[str, int]:
-    """Return what a network costs in every unit that is known, latency if there is a table that has it."""
-    costs = {}
-    for name, measure in COSTS.items():
-        if name == "latency" and problem.config.search.latency_table is None:
-            continue
-        try:
-            costs[measure.unit] = problem.at(target).whole(target.arch, name)
-        except FnaError as error:
-            say(f"front: {error}")
-    return costs
-
-
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def summarise(folder: Path, config: Config, jobs: Sequence[Job]) -> dict[str, Any]:
+def summarise(
+    folder: Path, config: Config, jobs: Sequence[Job], others: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """Write front.json, front.png and front.html in the run's ``front``, from all that is finished.
 
     Returns:
         JSON-ready: ``metric`` (its title), ``unit`` of the budgets, ``seed`` (costs of the seed by unit), ``points``
-        (see `Job`; with score, costs by unit, folder, and ``dominated``: whether another is as good for less),
+        (see `Job`; with score, costs by unit, folder, ``dominated``: whether another is as good for less, and ``of``
+        which other run it is),
         ``left_out`` (controls that cannot be, and why) and ``missing`` (still to do).
     """
     (folder / FRONT).mkdir(exist_ok=True)
@@ -172,10 +210,10 @@ def summarise(folder: Path, config: Config, jobs: Sequence[Job]) -> dict[str, An
         run = Folder.open(folder, writer=False)
         problem = Problem.from_json(run.read_json("expand", "problem.json"), config)
         seed = Target(Arch.from_json(run.read_json("expand", "seed.json")["arch"]))
-        points, left_out, missing = _own_points(folder, problem), {}, []
+        points, left_out, missing = own_points(folder, problem), {}, []
         for job in jobs:
             where = folder / FRONT / job.name
-            point = _point(where)
+            point = job_point(where)
             if point is None:
                 missing.append(job.name)
             elif "left_out" in point:
@@ -187,8 +225,8 @@ def summarise(folder: Path, config: Config, jobs: Sequence[Job]) -> dict[str, An
         front = {
             "metric": problem.task.titles[problem.task.metric],
             "unit": unit,
-            "seed": _costs(problem, seed),
-            "points": dominated([p for p in points if unit in p["costs"]], unit),
+            "seed": all_costs(problem, seed),
+            "points": dominated([p for p in [*points, *others] if unit in p["costs"]], unit),
             "left_out": left_out,
             "missing": missing,
         }
@@ -197,38 +235,6 @@ def summarise(folder: Path, config: Config, jobs: Sequence[Job]) -> dict[str, An
             write_bytes(folder / FRONT / "front.png", front_png(front))
             write_text(folder / FRONT / "front.html", front_page(folder, front))
     return front
-
-
-def _point(where: Path) -> dict[str, Any] | None:
-    """Return what a job has left; None: it is not finished."""
-    if not (where / POINT).exists():
-        return None
-    job = Folder.open(where, writer=False)
-    point: dict[str, Any] | None = job.read_json("point", POINT) if job.finished("point") else None
-    return point
-
-
-def _own_rows(folder: Path, config: Config) -> dict[str, Any]:
-    """Return the scored networks that the run itself has, the seed and its target, if the schedule is that of now."""
-    run, wanted = Folder.open(folder, writer=False), config.adapt.model_dump(mode="json", exclude=set(EACH))
-    rows = run.read_json("evaluate", "metrics.json")["rows"] if run.finished("evaluate") else {}
-    done = {name: run.info(f"adapt:{name}")["adapt"] for name in (BASELINE, ADAPTED) if name in rows}
-    return {name: rows[name] for name, own in done.items() if all(own.get(key) == wanted[key] for key in wanted)}
-
-
-def _own_points(folder: Path, problem: Problem) -> list[dict[str, Any]]:
-    points = []
-    for name, row in _own_rows(folder, problem.config).items():
-        target = Target.from_json(read_json(folder / name / "network.json"))
-        known = {key: row.get(key) for key in ("minutes", *Form._fields)} | {"score": row[problem.task.metric]}
-        budget = (
-            None if name == BASELINE else (read_json(folder / "targets" / "derived.json")["budget"] or {}).get("text")
-        )
-        kind = "seed" if name == BASELINE else "found"
-        where = (folder / name).as_posix()
-        known |= {"costs": _costs(problem, target), "folder": where}
-        points.append({"name": name, "kind": kind, "budget": budget, **known})
-    return points
 
 
 def pick_point(folder: Path, budget: str) -> dict[str, Any]:

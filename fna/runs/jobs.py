@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from fna.config import Config
+from fna.config import AdaptConfig, Config, make_config
 from fna.errors import FnaError
 from fna.files import link, os_errors
 from fna.progress import say
@@ -78,7 +78,8 @@ def share_network(source: Path, folder: Path, config: Config) -> None:
         FnaError: the source is not finished, or differs in more.
     """
     giver = Folder.open(source, writer=False)
-    given, wanted = flatten(giver.settings or {}), flatten(config.model_dump(mode="json", by_alias=True))
+    began = make_config(giver.settings or {}, str(source))  # with what its version did not have at the default
+    given, wanted = (flatten(one.model_dump(mode="json", by_alias=True)) for one in (began, config))
     if changed := [key for key in wanted if given.get(key) != wanted[key] and not key.startswith(OWN)]:
         key = changed[0]
         raise FnaError(
@@ -95,18 +96,23 @@ def share_network(source: Path, folder: Path, config: Config) -> None:
                 link(index, folder / "data" / index.name)
 
 
-def finish(run: Run) -> dict[str, Any]:
+def finish(run: Run, adapt: AdaptConfig | None = None) -> dict[str, Any]:
     """Derive, if need be, adapt and score the network that ``adapt`` names.
+
+    Args:
+        run: the run.
+        adapt: another schedule than the settings'.
 
     Returns:
         Its row of metrics.json.
     """
-    for name in ("expand", "search", *(["derive"] if run.config.adapt.arch == run.config.derive.name else [])):
+    adapt = adapt or run.config.adapt
+    for name in ("expand", "search", *(["derive"] if adapt.arch == run.config.derive.name else [])):
         pipeline.stage(run, name)
-    pipeline.adapt_one(run, run.config.adapt)
+    pipeline.adapt_one(run, adapt)
     if not scored(run):
         pipeline.stage(run, "evaluate")
-    row: dict[str, Any] = run.read_json("metrics.json", "evaluate")["rows"][run.config.adapt.folder]
+    row: dict[str, Any] = run.read_json("metrics.json", "evaluate")["rows"][adapt.folder]
     return row
 
 

@@ -16,7 +16,7 @@ from fna.config.budgets import UNITS, parse_budget
 from fna.cost.madds import space_cost
 from fna.errors import FnaError, nearest
 from fna.files import decode_json
-from fna.nets.weights import Network, backbone_only, take
+from fna.nets.weights import Network, backbone_only, put, take
 from fna.progress import say, tell
 from fna.remapping import summarise
 from fna.reporting.page import write_report
@@ -25,6 +25,7 @@ from fna.runs.evaluating import run_evaluate
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
 from fna.searching.alphas import check_names, search
+from fna.seeds import backbone_weights
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
@@ -171,7 +172,9 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
         _same_settings(decode_json(run.path / record, run.folder.read(record)), wanted, run.path)
     elif run.compute.world.writes:
         run.folder.keep(record, wanted)
-    network = start_network(run, target_named(run, config), config.init)
+    network = start_network(run, target_named(run, config), config.init, config.arch)
+    if config.weights is not None:
+        network = replace(network, state=put(backbone_only(backbone_weights(config.weights, network.arch)), "backbone"))
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     run.begin(stage)
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
@@ -223,18 +226,28 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
     return replace(target, **form)
 
 
-def start_network(run: Run, target: Target, init: str) -> Network[Arch]:
+def start_network(run: Run, target: Target, init: str, name: str = "") -> Network[Arch]:
     """Return a target with the weights its adaptation starts from; what is missing starts fresh.
 
     Args:
         run: the run.
         target: the target.
-        init: ``super`` (FNA++), ``seed`` (FNA) or ``random``.
+        init: ``super`` (FNA++), ``seed`` (FNA), ``target`` or ``random``.
+        name: of the derived target that it is, whose own weights ``target`` means.
+
+    Raises:
+        FnaError: `init` is ``target``, and it is no derived target.
     """
     if init == "random":
         return Network(target.arch, {}, *target.form)
     if init == "seed":
         return remap_network(seed_network(run.seed, run.problem), target, run.problem)
+    if init == "target":
+        if name not in run.names("derive"):
+            raise FnaError(f"adapt.init 'target' is of a derived target; adapt.arch is '{name}': give super or seed")
+        own = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
+        state = run.read_state(f"targets/{name}.safetensors", f"derive:{name}")
+        return remap_network(Network(own.arch, state, *own.form), target, run.problem)
     return remap_network(run.found().network, target, run.problem)
 
 

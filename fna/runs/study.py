@@ -26,6 +26,7 @@ from fna.runs import pipeline
 from fna.runs.folder import Folder
 from fna.runs.jobs import alone, finish, share_network, share_of, with_settings
 from fna.runs.manifest import SEED_FOLDER
+from fna.runs.opening import flatten
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED
 
@@ -43,6 +44,7 @@ class Row(Section):
     target: str | None = note(None, "the row whose target it takes; null: that of its super network")
     settings: SETTINGS = note({}, "what differs from the recipe; 2x is twice the recipe's number")
     article: str = note("", "what the article found")
+    needs: Several[str] = note((), "settings without which it is left out; in the other rows they are null")
 
 
 class Study(Section):
@@ -113,7 +115,7 @@ def read_study(name: str) -> Study:
 
 
 def plan_study(study: Study, recipe: Config, folder: Path, rng_seeds: int) -> list[Job]:
-    """Return the jobs of a study, all rows of an RNG seed before the next.
+    """Return the jobs of a study, all rows of an RNG seed before the next; without those that need what is not given.
 
     Raises:
         FnaError: a row's settings are wrong, or `folder` holds something else.
@@ -123,14 +125,18 @@ def plan_study(study: Study, recipe: Config, folder: Path, rng_seeds: int) -> li
     ours = (*RESULTS, ".summary.lock")
     if foreign := [n for n in names if n not in ours and not SEED_FOLDER.fullmatch(n) and not TEMPORARY.fullmatch(n)]:
         raise FnaError(f"{folder} is no folder of a study: it has {foreign[0]}; give a new or empty one with --run")
-    jobs = []
+    jobs, given = [], flatten(recipe.model_dump(mode="json", by_alias=True))
+    rows = [row for row in study.rows if all(given.get(key) is not None for key in row.needs)]
+    for row in study.rows:
+        if row not in rows:
+            say(f"study: row '{row.name}' is left out, it needs {' '.join(f'--{key} FILE' for key in row.needs)}")
     for k in range(rng_seeds):
         made: dict[str, Job] = {}
-        for row in sorted(study.rows, key=lambda row: row.share is not None):  # those that others need first
+        for row in sorted(rows, key=lambda row: row.share is not None):  # those that others need first
             config = _settings(study, row, recipe, k, made[row.target].config if row.target in made else None)
             others = {key: made[name] for key, name in (("share", row.share), ("target", row.target)) if name in made}
             made[row.name] = Job(row, folder / f"seed_{k}" / row.name, config, **others)
-        jobs += [made[row.name] for row in study.rows]
+        jobs += [made[row.name] for row in rows]
     return jobs
 
 
@@ -139,7 +145,8 @@ def _settings(study: Study, row: Row, recipe: Config, rng_seed: int, target: Con
     whole = recipe.model_dump(mode="json", by_alias=True)
     source = next((other for other in study.rows if other.name == row.share), None)
     inherited = {k: v for k, v in (source.settings if source else {}).items() if not k.startswith("adapt.")}
-    changes = with_settings(recipe, {**study.settings, **inherited, **row.settings})
+    unneeded = {key: None for other in study.rows for key in other.needs if key not in row.needs}
+    changes = with_settings(recipe, {**study.settings, **unneeded, **inherited, **row.settings})
     if target:
         budget = target.search.budget if target.derive.budget is None else target.derive.budget
         chooser = target.derive.chooser or target.search.chooser
@@ -220,9 +227,8 @@ def summarise(study: Study, jobs: Sequence[Job], folder: Path) -> dict[str, Any]
         if first_rank():
             write_json(folder / RESULTS[0], done)
             write_text(folder / RESULTS[1], study_markdown(done))
-            curves = (
-                {job.row.title or job.row.name: job.folder for job in jobs[: len(study.rows)]} if study.curves else {}
-            )
+            first = [job for job in jobs if job.config.engine.rng_seed == jobs[0].config.engine.rng_seed]
+            curves = {job.row.title or job.row.name: job.folder for job in first} if study.curves else {}
             write_text(folder / RESULTS[2], study_page(folder, done, curves))
     return done
 

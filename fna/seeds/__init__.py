@@ -14,10 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fna.arch import Arch
+from fna.arch import A, Arch, SuperArch
 from fna.errors import FnaError, nearest
-from fna.seeds.converting import read_weights
-from fna.seeds.finding import PRETRAINED, find_weights
+from fna.seeds.converting import read_super, read_weights
+from fna.seeds.finding import PRETRAINED, existing, find_weights
 from fna.seeds.from_timm import PREFIX, timm_variant
 from fna.seeds.own import namings_of, own_weights, read_own
 from fna.seeds.variant import IMAGENET_MEAN as IMAGENET_MEAN
@@ -113,6 +113,21 @@ def own_file(name: str) -> Path | None:
     """Return the path of a seed of the user's own, or None: `name` is one of the tables, timm's, or no file."""
     path = os.path.expanduser(name)
     return Path(path) if os.path.isfile(path) and name not in collect() else None
+
+
+def backbone_weights(file: str | Path, arch: A) -> dict[str, Tensor]:
+    """Return the weights of a backbone, or of a whole super network, that were trained elsewhere.
+
+    Args:
+        file: safetensors, or a state dict or checkpoint by torch.
+        arch: what they are of.
+
+    Raises:
+        FnaError: there is no such file, or it is of another network.
+    """
+    if isinstance(arch, SuperArch):
+        return read_super(existing(file), arch)
+    return read_weights(existing(file), arch, namings_of(arch), collect())[1]
 
 
 def _load_own(path: Path, weights: str | Path | None) -> Seed:

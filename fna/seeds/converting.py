@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fna.arch import Arch
+from fna.arch import Arch, SuperArch
 from fna.arch.weights import COUNTER, Shape, backbone_shapes, tail_shapes
 from fna.errors import FnaError
 from fna.progress import say
@@ -54,6 +54,24 @@ def read_weights(
     if notes:
         say(f"{path}: {'; '.join(notes)}")
     return like, {n: _checked(tensors, theirs, shapes[n], path) for n, theirs in names.items()}, str(part)
+
+
+def read_super(path: Path, arch: SuperArch) -> dict[str, Tensor]:
+    """Read the weights of a whole super network, such as ``super.safetensors`` after a training elsewhere.
+
+    Args:
+        path: see `read_weights`; the tensors have our names.
+        arch: the search space.
+
+    Raises:
+        FnaError: tensors are missing, of the wrong shape or kind, or not finite.
+    """
+    shapes = backbone_shapes(arch)
+    tensors = pick_part(path, read_dicts(path), shapes).tensors
+    own = {name: tensor for name, tensor in tensors.items() if name in shapes}
+    if faults := _misfits(own, {name: name for name in shapes}, shapes):
+        raise FnaError(f"{path} is of another super network: {'; '.join(faults)}; expected that of fna expand")
+    return {name: _checked(own, name, shape, path) for name, shape in shapes.items()}
 
 
 def _ours(arch: Arch) -> dict[str, str]:

@@ -16,7 +16,7 @@ from fna.nets.slim import slices
 from fna.nets.weights import Network, State, backbone_only, load_weights, put, take
 from fna.progress import say
 from fna.remapping import Row, Strategy, remap, summarise
-from fna.seeds import Seed
+from fna.seeds import Seed, backbone_weights
 from fna.tasks.problem import Problem
 
 
@@ -34,14 +34,18 @@ class Expanded(Network[SuperArch]):
 
 
 def expand(seed: Seed, problem: Problem) -> Expanded:
-    """Grow the seed into a super network and remap its weights (FNA++ section 3.2.1).
+    """Grow the seed into a super network and remap its weights (FNA++ section 3.2.1), or take ``seed.super_weights``.
 
     Raises:
-        FnaError: the seed does not fit the space.
+        FnaError: the seed, or a file of weights, does not fit the space.
     """
     config = problem.config
     taps = problem.prepared(seed.arch).taps
     arch = task_space(seed.arch, problem.task.layers, taps, **config.space.blocks())
+    if config.seed.super_weights is not None:
+        state = backbone_weights(config.seed.super_weights, arch)
+        rows = [Row(name, name, "pretrained", tensor.numel(), 0, 0) for name, tensor in state.items()]
+        return Expanded(arch, with_head(state, seed, problem), report=rows)
     remapped = remap(seed.arch, seed_state(seed, problem), arch, strategy(problem), config.engine.rng_seed)
     warnings = dead_channels(remapped.report, config.engine.strict)
     for warning in warnings:
