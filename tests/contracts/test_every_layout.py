@@ -110,6 +110,15 @@ def labelimg(root: Path) -> dict[str, Any]:
     return CUT
 
 
+def cards(root: Path) -> dict[str, Any]:
+    for split, number in (("train", 8), ("test", 3)):
+        for i in range(number):
+            picture(root / "images" / split / f"IMG_{split}{i}.JPG", i)
+            xml(root / "images" / split / f"IMG_{split}{i}.xml")
+        write(root / "images" / f"{split}_labels.csv", "filename,width\n")
+    return {"split": {"val": 0.15}}
+
+
 def kangaroo(root: Path, annotations: str = "annots", name: str = "kangaroo") -> dict[str, Any]:
     for i in range(11):
         picture(root / "images" / f"{i:05d}.jpg", i)
@@ -242,7 +251,7 @@ class Layout(NamedTuple):
 THREE = ("soil", "crop", "weed")
 LAYOUTS = (
     *(Layout("detection", make, "coco") for make in (roboflow_coco, cvat_coco, label_studio_coco)),
-    *(Layout("detection", make, "voc") for make in (roboflow_voc, labelimg)),
+    *(Layout("detection", make, "voc") for make in (roboflow_voc, labelimg, cards)),
     Layout("detection", kangaroo, "voc", ("kangaroo",)),
     Layout("detection", raccoon, "voc", ("raccoon",)),
     *(Layout("detection", make, "yolo") for make in (flat_yolo, roboflow_yolo)),
@@ -292,7 +301,7 @@ def test_without_lists_the_error_says_what_to_type(layout: Layout, tmp_path: Pat
     if "val" not in layout.make(tmp_path / "data").get("split", {}):
         open_splits(layout.task, config, ["train", "val"])
         return
-    advice = "type --data.split.val 0.15" if layout.make is lsp else "type --data.split '{val: 0.15, test: 0.15}'"
+    advice = "type --data.split.val 0.15" if layout.make in (lsp, cards) else "type --data.split '{val: 0.15, test: 0.15}'"
     with pytest.raises(FnaError, match=re.escape(advice)):
         open_splits(layout.task, config, ["train", "val"])
 

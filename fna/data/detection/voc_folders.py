@@ -74,6 +74,7 @@ def _places(root: Path, split: str, images: str | None) -> Iterator[tuple[Path, 
                     there, here = (at(*way) for way in ways)
                     if there is not None and here is not None:
                         yield there, here
-        own = descend(root, name)
-        if own is not None:
-            yield own, own
+        for folder in usual:
+            for way in ((folder, name), (name, folder)):
+                if (both := at(*way)) is not None:
+                    yield both, both
