@@ -301,7 +301,8 @@ def test_without_lists_the_error_says_what_to_type(layout: Layout, tmp_path: Pat
     if "val" not in layout.make(tmp_path / "data").get("split", {}):
         open_splits(layout.task, config, ["train", "val"])
         return
-    advice = "type --data.split.val 0.15" if layout.make in (lsp, cards) else "type --data.split '{val: 0.15, test: 0.15}'"
+    tested = layout.make in (lsp, cards)
+    advice = "type --data.split.val 0.15" if tested else "type --data.split '{val: 0.15, test: 0.15}'"
     with pytest.raises(FnaError, match=re.escape(advice)):
         open_splits(layout.task, config, ["train", "val"])
 
