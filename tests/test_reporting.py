@@ -85,7 +85,7 @@ def metrics_json(data: dict[str, object], *, split: str = "val", fewer: float = 
         "rows": {name: metrics_row(name, k, fewer) for k, name in enumerate(NETWORKS)},
         "metric": "miou",
         "titles": {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU", "recall": "recall"},
-        "search_minutes": 25.4, "search_compute_minutes": 25.4, "colors": CLASSES,
+        "search_minutes": 25.4, "search_compute_minutes": 25.4, "search_peak_memory": 2**31, "colors": CLASSES,
         "warnings": ["layer 2.1 collapsed to skip in epoch 3"],
         "data": data, "settings": {"evaluate.mode": "whole", "evaluate.window": None, "data.eval_size": None},
     }  # fmt: skip
@@ -235,7 +235,7 @@ def test_a_finished_run_fills_every_section(page: str) -> None:
 def test_headline_numbers(page: str) -> None:
     text = Reader(page).text
     assert f"fine-tuned seed seed seed 2.568 24.522 1.000 58.70 {DASH} 88.00 17.2 6 200" in text
-    assert "The RNG seed of all is 0." in text
+    assert "The RNG seed of all is 0. Memory at most: 2.00 GiB in the search, 1.00 GiB in an adaptation." in text
     assert "FNA++ network derived super 2.468 23.922 0.976 60.80 +2.10 89.00 25.4 + 17.2 6 200" in text
     assert f"car 60.0 58.0 {MINUS}2.0 56.0" in text
     assert "Budget met 99.6 % of 24.000 GMAdds" in text

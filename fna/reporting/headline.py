@@ -42,6 +42,7 @@ def result(folder: Path) -> Part:
         "one training, a point can be luck. Minutes are those of the search, if a network needs it, + adaptation."
         + _timed(rows)
         + _alike(rows)
+        + _memory(metrics)
     )
     columns = [
         *_about(rows, seed_madds),
@@ -213,6 +214,14 @@ def _effort(rows: Mapping[str, Any], search_minutes: float | None) -> list[Colum
     if not _alike(rows):
         columns.append(("RNG seed", [str(row["rng_seed"]) for row in listed]))
     return columns
+
+
+def _memory(metrics: Mapping[str, Any]) -> str:
+    """Say what memory training took at most; files of earlier versions do not know."""
+    peaks = {"the search": metrics.get("search_peak_memory")}
+    peaks["an adaptation"] = max((row.get("peak_memory", 0) for row in metrics["rows"].values()), default=0)
+    told = [f"{peak / 2**30:.2f} GiB in {what}" for what, peak in peaks.items() if peak]
+    return f" Memory at most: {', '.join(told)}." if told else ""
 
 
 def _timed(rows: Mapping[str, Any]) -> str:
