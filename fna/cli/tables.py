@@ -106,6 +106,13 @@ def _compute(result: Mapping[str, Any]) -> str:
 
 
 def _plain(key: str, value: str | float, unit: str | None) -> str:
+    """Write a value to be read.
+
+    >>> _plain("peak_memory", 2**30, None), _plain("minutes", 0.2454426, None), _plain("madds", 1234, None)
+    ('1.00 GiB', '0.2454', '1,234')
+    """
     if unit and key.endswith("cost"):
         return with_unit(float(value), unit)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if key.endswith("peak_memory"):
+        return f"{float(value) / 2**30:.2f} GiB"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
