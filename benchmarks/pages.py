@@ -146,6 +146,30 @@ def gain(result: Mapping[str, Any]) -> str:
     return "\n".join([whole, "", *(f"- {sentence}" for sentence in result["words"])])
 
 
+def speed(result: Mapping[str, Any]) -> str:
+    """Compare a network found within milliseconds with the seed, and predictions with measurements."""
+    lines = [
+        (
+            *(
+                row["row"],
+                _score([row]),
+                f"{row['scale']:g}",
+                f"{row['params'] / 1e6:.2f} M",
+                f"{row['madds'] / 1e9:.3f} G",
+            ),
+            *(f"{row[key]:.1f}" for key in ("predicted_ms", "measured_ms")),
+        )
+        for row in result["rows"]
+    ]
+    head = ("network", "val mIoU", "input scale", "params", "MAdds", "ms, predicted", "ms, measured")
+    own, number = result["ratios"], len(result["check"]["networks"])
+    said = (
+        f"{number} random networks of the space: predicted within {own['error_percent']:.1f} % on average, "
+        f"{own['error_percent_max']:.1f} % at most; R2 {own['r2']:.3f}, Kendall's tau {own['kendall_tau']:.3f}."
+    )
+    return "\n".join([table(head, lines), "", said])
+
+
 def _by_title(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(result["rows"], key=lambda row: str(row["row"])):
@@ -177,6 +201,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "seeds": seeds,
     "steps": ratios,
     "resume": ratios,
+    "latency": speed,
     "depthwise": precisions,
 }
 GAIN = "gain_"  # how the names of results of gain.py begin: any number of tables
