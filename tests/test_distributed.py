@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -217,29 +218,61 @@ def kill_rank(job: subprocess.Popen[bytes], rank: int) -> None:
     raise AssertionError(f"no process of rank {rank}")
 
 
+def wait_for(log: Path, rows: int, job: subprocess.Popen[bytes], errors: Path) -> None:
+    while len(log.read_bytes().splitlines() if log.exists() else ()) <= rows:
+        assert job.poll() is None, errors.read_text()
+        time.sleep(0.01)
+
+
+def assert_ended_alike(one: Path, other: Path) -> None:
+    ours, theirs = (
+        {**read_json(run / "found.json"), "minutes": 0, "compute_minutes": 0, "peak_memory": 0} for run in (one, other)
+    )
+    assert ours == theirs
+    for name in ("found", "adapted/network"):
+        ours, theirs = (read_state(run / f"{name}.safetensors") for run in (one, other))
+        close(ours, theirs, 0)
+    for log in ("search.csv", "adapted/steps.csv"):
+        assert (one / log).read_text() == (other / log).read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The words of a job, and the run folder of one that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    words, errors = ["-m", "--", "fna", *recipe(images, folder), "--run"], folder / "errors.txt"
+    assert end(start(torchrun(*words, folder / "run"), errors)) == 0, errors.read_text()
+    return words, folder / "run"
+
+
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(images: Path, tmp_path: Path) -> None:
-    words, errors = ["-m", "--", "fna", *recipe(images, tmp_path), "--run"], tmp_path / "errors.txt"
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    assert end(start(torchrun(*words, whole), errors)) == 0, errors.read_text()
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(
+    whole: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    (words, unbroken), errors, killed = whole, tmp_path / "errors.txt", tmp_path / "killed"
     for log, rows, rank in (("search.csv", 7, 1), ("adapted/steps.csv", 10, 0)):
         job = start(torchrun(*words, killed), errors)
-        while len((killed / log).read_bytes().splitlines() if (killed / log).exists() else ()) <= rows:
-            assert job.poll() is None, errors.read_text()
-            time.sleep(0.01)
+        wait_for(killed / log, rows, job, errors)
         kill_rank(job, rank)
         assert end(job, 60) != 0
     messages = errors_of(errors)
     assert len(messages) <= 2
     assert all("another process of this job ended" in message for message in messages)
     assert end(start(torchrun(*words, killed), errors)) == 0, errors.read_text()
-    ours, theirs = (
-        {**read_json(run / "found.json"), "minutes": 0, "compute_minutes": 0, "peak_memory": 0}
-        for run in (killed, whole)
-    )
-    assert ours == theirs
-    for name in ("found", "adapted/network"):
-        ours, theirs = (read_state(run / f"{name}.safetensors") for run in (killed, whole))
-        close(ours, theirs, 0)
-    for log in ("search.csv", "adapted/steps.csv"):
-        assert (killed / log).read_text() == (whole / log).read_text()
+    assert_ended_alike(killed, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_port", [False, True])
+def test_torchrun_restarts_a_killed_process_and_the_job_ends_the_same(
+    whole: tuple[list[str], Path], tmp_path: Path, own_port: bool
+) -> None:
+    (words, unbroken), errors, killed = whole, tmp_path / "errors.txt", tmp_path / "killed"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = start(torchrun("--max-restarts", "1", *words, killed, port=port if own_port else None), errors)
+    wait_for(killed / "search.csv", 7, job, errors)
+    kill_rank(job, 1)
+    assert end(job) == 0, errors.read_text()
+    assert_ended_alike(killed, unbroken)

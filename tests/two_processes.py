@@ -177,8 +177,10 @@ def train(data: Path, out: Path, names: Sequence[str] = (), overrides: Sequence[
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def torchrun(*words: str | Path, processes: int = 2) -> list[str]:
-    options = ("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes))
+def torchrun(*words: str | Path, processes: int = 2, port: int | None = None) -> list[str]:
+    """Return the command; with a port, by the rendezvous that is torchrun's default, whose store outlives restarts."""
+    meet = ("--standalone",) if port is None else ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    options = (*meet, "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes))
     # Without "--" torchrun takes our --run for an abbreviation of its own options.
     return [sys.executable, "-m", "torch.distributed.run", *options, *map(str, words)]
 

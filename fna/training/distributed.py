@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fna.errors import FnaError
@@ -48,8 +49,12 @@ def world(cuda: bool, timeout_minutes: float = 30) -> Iterator[World]:
         yield World()
         return
     if not dist.is_initialized():
-        # Both on CUDA: metrics and messages stay on the CPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        limit = timedelta(minutes=timeout_minutes)
+        store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
+        # torchrun may keep its store over restarts (--max-restarts), with the addresses of processes that are gone.
+        own = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # both on CUDA: metrics and messages stay on the CPU
+        dist.init_process_group(backend, timeout=limit, world_size=size, rank=rank, store=own)
         # Once, at the end: a second group of the same processes would find the addresses of the first.
         atexit.register(dist.destroy_process_group)
     try:
