@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import record
-from gain import configure
+from gain import configure, told
 
-from fna.errors import FnaError
+from fna.config.budgets import parse_budget
 from fna.files import read_json
 from fna.runs import pipeline
-from fna.runs.front import CONTROLS, FILE, FRONT, PRUNINGS, make_front
+from fna.runs.front import CONTROLS, PRUNINGS, make_front
+from fna.runs.points import FILE, FRONT
 
 NAME, BUDGETS = "gain_camvid_budgets", "0.64x,0.5x,0.35x"
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
@@ -75,7 +76,8 @@ def ratios(points: Sequence[Mapping[str, Any]], seed_madds: int) -> dict[str, fl
     for point in points:
         if point["kind"] != "found" or not point["budget"]:
             continue
-        name, limit = point["budget"], float(point["budget"].rstrip("x")) * seed_madds
+        name, budget = point["budget"], parse_budget(point["budget"])
+        limit = budget.amount * (seed_madds if budget.relative else 1)
         if limit >= seed_madds:
             continue  # the recipe's own target: gain_camvid_deeplabv3.json is about it
         told[f"{name}_madds_over_seed"] = point["costs"]["MAdds"] / seed_madds
@@ -95,12 +97,10 @@ def main() -> None:
     parser.add_argument("--job-array", metavar="K/N")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_intermixed_args()
-    try:
+    with told(parser):
         if not given.write:
             train(given.data, given.run, given.budgets.split(","), given.job_array, given.settings)
         print(write(given.run))
-    except FnaError as error:
-        parser.exit(2, f"budgets.py: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ from fna.reporting.controls import compare, sentences
 from fna.reporting.parts import read_optional
 from fna.runs.controls import repeat
 from fna.runs.opening import open_jobs
+
+
+def arguments(doc: str | None, *before: str) -> argparse.ArgumentParser:
+    """Return what reads RECIPE DATA RUN [key=value ...], and words `before` them."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in before:
+        parser.add_argument(name)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    return parser
+
+
+@contextmanager
+def told(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End with a mistake's message and exit code 2."""
+    try:
+        yield
+    except FnaError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def configure(recipe: Path, data: str, settings: Sequence[str] = ()) -> Config:
@@ -77,22 +99,15 @@ def write(name: str, folders: Mapping[int, Path]) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("data")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser = arguments(__doc__, "name")
     parser.add_argument("--rng-seeds", type=int, default=1)
     parser.add_argument("--only", type=int, action="append", metavar="K")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_intermixed_args()
     only = [] if given.write else given.only
-    try:
+    with told(parser):
         config = configure(given.recipe, given.data, given.settings)
         print(measure(f"gain_{given.name}", config, given.run, given.rng_seeds, only))
-    except FnaError as error:
-        parser.exit(2, f"gain.py: error: {error}\n")
 
 
 if __name__ == "__main__":

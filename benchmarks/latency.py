@@ -11,12 +11,11 @@ again it goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import record
-from gain import configure
+from gain import arguments, configure, told
 
 from fna.arch.target import Target
 from fna.config import Config
@@ -65,28 +64,25 @@ def compare(run: Path, config: Config) -> tuple[list[dict[str, Any]], dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("data")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser = arguments(__doc__)
     parser.add_argument("--budget", default="0.75x latency")
     parser.add_argument("--networks", type=int, default=30)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_intermixed_args()
-    file = given.run.with_name(f"{given.run.name}_latency.json")
-    table = [f"search.latency_table={file}", f"search.budget={given.budget}"]
-    config = configure(given.recipe, given.data, [*table, "engine.threads=1", *given.settings])
-    checked = predict_and_measure(config, file, given.networks)
-    ratios = {key: checked.pop(key) for key in ("error_percent", "error_percent_max", "r2", "kendall_tau")}
-    more = {"check": checked, "machine_of_table": read_latencies(file).machine}
-    rows: list[dict[str, Any]] = []
-    if not given.check:
-        rows, more["target"] = compare(given.run, config)
-        seed, found = rows
-        ratios["speedup"] = seed["measured_ms"] / found["measured_ms"]
-        ratios["score_difference"] = 100 * (found["score"] - seed["score"])
-    print(record.write("latency", rows, ratios, **more))
+    with told(parser):
+        file = given.run.with_name(f"{given.run.name}_latency.json")
+        table = [f"search.latency_table={file}", f"search.budget={given.budget}"]
+        config = configure(given.recipe, given.data, [*table, "engine.threads=1", *given.settings])
+        checked = predict_and_measure(config, file, given.networks)
+        ratios = {key: checked.pop(key) for key in ("error_percent", "error_percent_max", "r2", "kendall_tau")}
+        more = {"check": checked, "machine_of_table": read_latencies(file).machine}
+        rows: list[dict[str, Any]] = []
+        if not given.check:
+            rows, more["target"] = compare(given.run, config)
+            seed, found = rows
+            ratios["speedup"] = seed["measured_ms"] / found["measured_ms"]
+            ratios["score_difference"] = 100 * (found["score"] - seed["score"])
+        print(record.write("latency", rows, ratios, **more))
 
 
 if __name__ == "__main__":

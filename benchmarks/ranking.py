@@ -10,7 +10,6 @@ task's metric. Writes ``results/ranking_NAME.json``, NAME the recipe's data. Cal
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import record
-from gain import configure
+from gain import arguments, configure, told
 from scipy.stats import kendalltau
 
 from fna.arch.target import Form
@@ -106,37 +105,34 @@ def tau(ours: Sequence[float], truth: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("data")
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser = arguments(__doc__)
     parser.add_argument("--architectures", type=int, default=12)
     parser.add_argument("--search-epochs", type=int, default=12)
     parser.add_argument("--adapt-epochs", type=int, default=8)
     given = parser.parse_intermixed_args()
-    plain = [f"search.epochs={given.search_epochs}", "search.chooser=measured", "search.candidates=1"]
-    scored = {}
-    for way, settings in WAYS.items():
-        config = configure(given.recipe, given.data, [*plain, *settings, *given.settings])
-        scored[way] = score(given.runs / way, config, given.architectures)
-    chosen, _, _, costs = scored["anchored"]
-    assert all(other[0] == chosen for other in scored.values()), "one space, the same architectures"
-    rows, truth = [], []
-    for number, ((path, form), cost) in enumerate(zip(chosen, costs, strict=True)):
-        row = adapt(given.runs / "anchored", path, form, number, given.adapt_epochs)
-        truth.append(row["score"])
-        shared = {
-            way: {"loss": losses[number], row["metric"]: metrics[number]}
-            for way, (_, losses, metrics, _) in scored.items()
-        }
-        rows.append(row | {"shared": shared, "path": list(path), **form._asdict(), "cost": cost})
-        ratios = {"architectures": float(len(rows))}
-        for way, (_, losses, metrics, _) in scored.items():
-            if len(rows) > 1:
-                ratios[f"tau_{way}"] = tau([-loss for loss in losses[: len(rows)]], truth)
-                ratios[f"tau_{way}_metric"] = tau(metrics[: len(rows)], truth)
-        print(record.write(f"ranking_{config.data.format}", rows, ratios, epochs=vars(given)["adapt_epochs"]))
+    with told(parser):
+        plain = [f"search.epochs={given.search_epochs}", "search.chooser=measured", "search.candidates=1"]
+        scored = {}
+        for way, settings in WAYS.items():
+            config = configure(given.recipe, given.data, [*plain, *settings, *given.settings])
+            scored[way] = score(given.run / way, config, given.architectures)
+        chosen, _, _, costs = scored["anchored"]
+        assert all(other[0] == chosen for other in scored.values()), "one space, the same architectures"
+        rows, truth = [], []
+        for number, ((path, form), cost) in enumerate(zip(chosen, costs, strict=True)):
+            row = adapt(given.run / "anchored", path, form, number, given.adapt_epochs)
+            truth.append(row["score"])
+            shared = {
+                way: {"loss": losses[number], row["metric"]: metrics[number]}
+                for way, (_, losses, metrics, _) in scored.items()
+            }
+            rows.append(row | {"shared": shared, "path": list(path), **form._asdict(), "cost": cost})
+            ratios = {"architectures": float(len(rows))}
+            for way, (_, losses, metrics, _) in scored.items():
+                if len(rows) > 1:
+                    ratios[f"tau_{way}"] = tau([-loss for loss in losses[: len(rows)]], truth)
+                    ratios[f"tau_{way}_metric"] = tau(metrics[: len(rows)], truth)
+            print(record.write(f"ranking_{config.data.format}", rows, ratios, epochs=vars(given)["adapt_epochs"]))
 
 
 if __name__ == "__main__":

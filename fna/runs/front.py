@@ -23,7 +23,7 @@ from fna.reporting.rows import PRUNED
 from fna.runs.folder import Folder
 from fna.runs.jobs import alone, finish, share_network, share_of
 from fna.runs.opening import settle_config
-from fna.runs.points import POINT, all_costs, job_point, other_points, own_points, own_rows
+from fna.runs.points import FILE, FRONT, POINT, all_costs, job_point, other_points, own_points, own_rows
 from fna.runs.pruning import Pruning, prune_seed
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE
@@ -32,8 +32,6 @@ from fna.searching.rescoring import score_again
 from fna.stages.prune import IMPORTANCES, load_library
 from fna.tasks.problem import Problem
 
-FRONT = "front"  # folder of the networks in the run's
-FILE = "front.json"
 OWN = {"adapt.name": ADAPTED, "baseline": "false"}
 CONTROLS = ("cut", "narrowed")  # those that need nothing that is not installed
 PRUNINGS = {f"pruned_{importance}": importance for importance in IMPORTANCES}

@@ -17,6 +17,8 @@ from fna.runs.opening import flatten, settle_config
 from fna.runs.saved import ADAPTED, BASELINE, TWIN
 from fna.tasks.problem import Problem
 
+FRONT = "front"  # folder of the networks in the run's
+FILE = "front.json"
 POINT = "point.json"
 EACH = ("name", "arch", "init", "weights", *Form._fields)  # settings of adapt in which a front's networks differ
 MADE = ("sha256", "files", "folders", "changed")  # of an index: not what the data are
@@ -91,10 +93,10 @@ def other_points(folder: Path, other: Path, config: Config) -> list[dict[str, An
     _same(folder, other, config, theirs)
     problem = _problem(other, theirs)
     points = own_points(other, problem)
-    if (front := other / "front" / "front.json").exists():
+    if (front := other / FRONT / FILE).exists():
         names = [point["name"] for point in points]
         made = [p for p in read_json(front)["points"] if p["name"] not in names and "of" not in p]
-        found = [(p, other / "front" / p["name"] / ADAPTED) for p in made]
+        found = [(p, other / FRONT / p["name"] / ADAPTED) for p in made]
         points += [{**p, "folder": where.as_posix()} for p, where in found if (where / TWIN).exists()]
     if not points:
         raise FnaError(f"{other} has no scored network yet; finish it: fna run {other}")
