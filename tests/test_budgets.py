@@ -32,6 +32,11 @@ MEANINGS = {
     ".5ms": (5e5, "ns", "latency"),
     "0.5x latency": (0.5, "x", "latency"),
     "1500 ns": (1500.0, "ns", "latency"),
+    "40 MB": (4e7, "B", "memory"),
+    "0.5gb": (5e8, "B", "memory"),
+    "40 MiB": (40 * 2.0**20, "B", "memory"),
+    "2048 B": (2048.0, "B", "memory"),
+    "0.6x memory": (0.6, "x", "memory"),
 }
 
 
@@ -42,7 +47,7 @@ def test_a_spelling_has_one_meaning(value: float | str) -> None:
     assert budget.relative == (budget.unit == "x")
 
 
-NONE = [0, -1, "0x", "-2 GMAdds", True, "", "x", "fast", "0.9y", "3 Gms", "1 2x", "0x10", "1e999"]
+NONE = [0, -1, "0x", "-2 GMAdds", True, "", "x", "fast", "0.9y", "3 Gms", "3 Miparams", "1 2x", "0x10", "1e999"]
 
 
 @pytest.mark.parametrize("value", NONE)
@@ -63,7 +68,7 @@ def test_anything_is_a_budget_or_a_mistake(value: float | str) -> None:
         assert parse_budget(value).amount > 0
 
 
-@pytest.mark.parametrize("text", ["0.9x", "2.4 GMAdds", "30 ms", "3 Mparams"])
+@pytest.mark.parametrize("text", ["0.9x", "2.4 GMAdds", "30 ms", "3 Mparams", "40 MB"])
 def test_it_stays_as_it_was_written(text: str) -> None:
     config = load_config(None, [f"search.budget={text}", f"derive.budget={text}"])
     assert config.search.budget == config.derive.budget == text

@@ -189,6 +189,11 @@ class SuperArch:
     seed: Arch
     stages: tuple[tuple[Candidates, ...], ...]
 
+    @classmethod
+    def of(cls, arch: Arch) -> SuperArch:
+        """Return the space whose only network is `arch`."""
+        return cls(arch, tuple(tuple((block,) for block in stage) for stage in arch.stages))
+
     def layers(self) -> Iterator[tuple[tuple[int, int], Candidates]]:
         """Yield ((stage, layer), candidates) in forward order."""
         for s, stage in enumerate(self.stages):

@@ -20,13 +20,13 @@ def cut_by_hand(
     """Cut a seed until it costs 90 to 100 % of a limit: late layers are skipped first, then they expand less.
 
     Late is the second half of the layers, and the last one goes first. Where that is not enough the first half follows
-    in the same way. A cut that would leave less than 90 % is passed over.
+    in the same way. A cut that would leave less than 90 %, or saves nothing, is passed over.
 
     Args:
         seed: the seed's architecture, undilated.
         space: the search space, whose smaller expansions are taken where it has some; else half of the seed's.
         limit: the most that the whole network may cost.
-        cost: counts a whole network, in the unit of `limit`.
+        cost: counts what a whole network takes of the limit, in its unit (see `Costs.charged`).
         taps: stages whose first block keeps its expansion, which the task's head reads.
 
     Returns:
@@ -43,7 +43,7 @@ def cut_by_hand(
         stages = [list(stage) for stage in arch.stages]
         stages[s][n] = block
         smaller = with_blocks(arch, stages)
-        if (left := cost(smaller)) >= SPENT * limit:
+        if SPENT * limit <= (left := cost(smaller)) < spent:
             arch, spent = smaller, left
     return arch if SPENT * limit <= spent <= limit else None
 

@@ -246,13 +246,25 @@ def model_rows(arch: Arch, head: nn.Module, size_hw: SizeHW, rule: str = "paper"
     """
     import torch
 
+    features = [torch.empty(1, channels, *at_hw, device="meta") for channels, at_hw in feature_shapes(arch, size_hw)]
+    cost = module_cost(head, features, size_hw, rule=rule)
+    return [*backbone_rows(arch, size_hw), CostRow("head", type(head).__name__, cost, size_hw)]
+
+
+def feature_shapes(arch: Arch, size_hw: SizeHW) -> list[tuple[int, SizeHW]]:
+    """Return channels and size of the feature maps of a backbone; see `network.feature_info` for the order.
+
+    Args:
+        arch: the architecture, at the output stride it runs with.
+        size_hw: size of the image.
+    """
     rows = backbone_rows(arch, size_hw)
     out_hw = {row.layer: row.out_hw for row in rows}
-    last, features, before = levels(arch), [], rows[0].out_hw
+    last, shapes, before = levels(arch), [], rows[0].out_hw
     for s, stage in enumerate(arch.stages):
         if s in arch.taps:
-            features.append(torch.empty(1, stage[0].hidden_channels, *before, device="meta"))
+            shapes.append((stage[0].hidden_channels, before))
         before = out_hw[f"{s}.{len(stage) - 1}"]
         if s in last:
-            features.append(torch.empty(1, stage[-1].out_channels, *before, device="meta"))
-    return [*rows, CostRow("head", type(head).__name__, module_cost(head, features, size_hw, rule=rule), size_hw)]
+            shapes.append((stage[-1].out_channels, before))
+    return shapes

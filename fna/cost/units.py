@@ -20,7 +20,12 @@ class Unit:
     digits: int
 
 
-UNITS = {"MAdds": Unit("GMAdds", 1e9, 3), "params": Unit("Mparams", 1e6, 2), "ns": Unit("ms", 1e6, 2)}
+UNITS = {
+    "MAdds": Unit("GMAdds", 1e9, 3),
+    "params": Unit("Mparams", 1e6, 2),
+    "ns": Unit("ms", 1e6, 2),
+    "B": Unit("MB", 1e6, 2),
+}
 
 
 def shown_in(unit: str) -> Unit:

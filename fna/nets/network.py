@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         self.arch = arch
         self.feature_info = feature_info(arch)
         self.stem = stem or build_stem(arch)
-        self.pool = nn.MaxPool2d(3, 2, 1) if arch.stem.max_pool else nn.Identity()
+        self.pool = build_pool(arch)
         fresh = ((build_block(b, arch.activation, arch.norm_eps, arch.padding) for b in s) for s in arch.stages)
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in blocks or fresh)
         if blocks is None:
@@ -148,6 +148,11 @@ class Model(nn.Module):
 def build_stem(arch: Arch) -> ConvNormAct:
     """Build the first convolution of `arch`."""
     return ConvNormAct(stem_part(arch), arch.activation, arch.norm_eps, arch.padding)
+
+
+def build_pool(arch: Arch) -> nn.Module:
+    """Build what follows the stem of `arch`: a max pooling, or nothing."""
+    return nn.MaxPool2d(3, 2, 1) if arch.stem.max_pool else nn.Identity()
 
 
 def initialise(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fna.arch import Candidates, SuperArch
 from fna.errors import FnaError
 from fna.nets.blocks import build_block
-from fna.nets.network import Backbone, Model, build_stem, feature_info, initialise
+from fna.nets.network import Backbone, Model, build_pool, build_stem, feature_info, initialise
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SuperBackbone(nn.Module):
         self.arch = arch
         self.feature_info = feature_info(arch.path_arch([0] * sum(1 for _ in arch.layers())))
         self.stem = build_stem(seed)
-        self.pool = nn.MaxPool2d(3, 2, 1) if seed.stem.max_pool else nn.Identity()
+        self.pool = build_pool(seed)
         self.stages = nn.ModuleList(
             nn.ModuleList(MixedOp(layer, seed.activation, seed.norm_eps, seed.padding) for layer in stage)
             for stage in arch.stages

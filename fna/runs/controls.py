@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fna.arch import Arch
+from fna.arch import Arch, SuperArch
 from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Form, Target
 from fna.config import Config
@@ -198,7 +198,8 @@ def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Pla
     plain = target.form == Form()
 
     def cost(arch: Arch) -> int:
-        return problem.whole(arch, UNITS[unit])
+        one = SuperArch.of(arch)
+        return problem.costs(one, UNITS[unit]).charged(one.seed_path(), limit)
 
     whole = cost(seed)
     if whole < SPENT * limit or (plain and whole <= limit):
@@ -217,7 +218,8 @@ def hand_cut(run: Run, base: Mapping[str, Any], found: Mapping[str, Any]) -> Pla
         path, init = (), "seed"
     if not run.finished(f"derive:{CUT}"):
         cut = replace(target, arch=arch)
-        choice = Choice(path, cut, cost(arch), path, cost(arch))
+        whole = problem.whole(arch, UNITS[unit])
+        choice = Choice(path, cut, whole, path, whole)
         costs_here = run.problem.costs(space, UNITS[unit])
         network = start_network(run, cut, init)
         derived = Derived(**vars(network), choice=choice, costs=costs_here, cost=problem.cost(arch))

@@ -24,7 +24,7 @@ from fna.reporting.rows import measured_text
 from fna.runs.evaluating import run_evaluate
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
-from fna.searching.alphas import check_names, search
+from fna.searching.alphas import check_settings, search
 from fna.seeds import backbone_weights
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
@@ -37,7 +37,7 @@ PLAIN_SEED = {"arch": "seed", "init": "seed", **dict.fromkeys(Form._fields)}  # 
 def run_expand(run: Run) -> dict[str, Any]:
     """Expand the seed of a run."""
     problem, config = run.problem, run.config
-    check_names(config.search)  # of what comes later, before any work is done
+    check_settings(config.search)  # of what comes later, before any work is done
     expanded = expand(run.seed, problem)
     budget = None if config.search.budget is None else parse_budget(config.search.budget)
     costs = problem.costs(expanded.arch, budget.cost if budget else "madds")

@@ -19,7 +19,7 @@ from fna.data.index import find_package, open_splits
 from fna.data.splits import open_data
 from fna.errors import FnaError, pick
 from fna.progress import bar
-from fna.searching.alphas import MEASURED, check_names
+from fna.searching.alphas import MEASURED, check_settings
 from fna.searching.forms import forms_of
 from fna.searching.measured import FINALISTS
 from fna.searching.scoring import HELD
@@ -105,7 +105,7 @@ def find_basis(config: Config, images: int | None = None) -> Basis:
     Raises:
         FnaError: a name is unknown, or the data are there and have flaws.
     """
-    check_names(config.search)
+    check_settings(config.search)
     if config.seed.name not in collect():
         load_seed(config.seed.name, None)  # a mistake in its name is told before the data are opened
     reader, root = pick(find_package(config.task.name).FORMATS, config.data.format, "format"), config.data.root

@@ -130,7 +130,7 @@ class SearchLoop:
         own = cast(SuperBackbone, self.model.backbone)
         self.backbones = strided_backbones(own, problem, network.arch, self.forms, compute)
         self._make_alphas()
-        held = None if limit is None else float(limit - costs.other)
+        held = None if limit is None or not self.learns_alphas else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
         self.records = len(data)
         share = self.config.alpha_split if self.learns_alphas else self.config.held_out
@@ -206,13 +206,13 @@ class SearchLoop:
         if active and (step - self.alpha_start) % self.config.cycle == 0:
             alpha_loss = self.alpha_step(step)
         with torch.no_grad():
-            expected = float(expected_cost(self.alphas, self.table))
+            expected = float(expected_cost(self.alphas, self.table)) + self.costs.other
         distance = lesson.distance if lesson else None
         return {
             "task_loss": weights["loss"] - self.config.distill * (distance or 0.0),
             **({"distillation": distance} if self.config.distill else {}),
             "alpha_loss": alpha_loss,
-            "expected_cost": expected + self.costs.other,
+            "expected_cost": expected if self.costs.additive else None,
             "sampled_cost": float(drawn_for.costs.whole(path)),
             "multiplier": self.holder.multiplier if self.holder and active else None,
             "lr": weights["lr"],
@@ -319,7 +319,7 @@ def search(
         FnaError: bad numbers, too few images, a budget the space cannot meet, or a collapse with ``engine.strict``.
     """
     config = problem.config.search
-    check_names(config)
+    check_settings(config)
     budget = None if config.budget is None else parse_budget(config.budget)
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
     limit = costs.limit(budget, "search.budget") if budget else None
@@ -372,8 +372,18 @@ def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[in
     return limits
 
 
-def check_names(config: SearchConfig) -> None:
-    """Raise an `FnaError` that gives the nearest name, unless all names of the settings are in their tables."""
+def check_settings(config: SearchConfig) -> None:
+    """Raise an `FnaError` unless all names of the settings are in their tables, and alphas can learn the budget's cost.
+
+    Alphas are held at an expected cost (Eq. 9), which is a sum over the layers.
+    """
     pick(ESTIMATORS, config.estimator, "estimator")
     pick(SAMPLERS, config.sampler, "sampler")
     pick(CHOOSERS, config.chooser, "chooser")
+    budget = None if config.budget is None else parse_budget(config.budget)
+    if budget and config.chooser not in MEASURED and find_measure(budget.cost).join is not sum:
+        raise FnaError(
+            f"search.budget {budget} is a peak, that of one layer, but search.chooser {config.chooser} learns alphas, "
+            "under a cost that is a sum over the layers: type --search.chooser measured, or search within MAdds and "
+            f"then give --derive.budget '{budget}'"
+        )

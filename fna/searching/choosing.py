@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -88,7 +89,8 @@ def choose_by_alphas(found: Found, costs: Costs, limit: int | None, rng_seed: in
     free = argmax_path(alphas, costs)
     path = free
     if limit is not None and costs.whole(free) > limit:
-        path = best_path(costs.table, alphas, limit - costs.other)
+        table, room = costs.added(limit)
+        path = best_path(table, alphas, room)
     rows = []
     for ((s, n), candidates), alpha, a, b in zip(arch.layers(), alphas, free, path, strict=True):
         if a != b:
@@ -107,13 +109,16 @@ def argmax_path(alphas: Sequence[Sequence[float]], costs: Costs) -> LayerPath:
 def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
     """Take a random path that spends 90 to 100 % of the budget: a control (FNA++ section 5.5).
 
-    All such paths are about equally likely, however few of all paths they are.
+    All such paths are about equally likely, however few of all paths they are. A peak is not spent: within is enough.
 
     Raises:
         FnaError: none was met.
     """
     arch, draw = found.network.arch, generator(rng_seed, "random architecture")
-    paths = None if limit is None else PathsBetween(costs.table, int(0.9 * limit) - costs.other, limit - costs.other)
+    paths = None
+    if limit is not None:
+        table, room = costs.added(limit)
+        paths = PathsBetween(table, room - limit + int(0.9 * limit), room)
 
     def chance() -> float:
         return float(torch.rand((), generator=draw, dtype=torch.float64))
@@ -124,8 +129,8 @@ def choose_random(found: Found, costs: Costs, limit: int | None, rng_seed: int) 
             path = paths.draw(chance)
         if path is None:
             break
-        cost = costs.whole(path)
-        if limit is None or 0.9 * limit <= cost <= limit:
+        if limit is None or 0.9 * limit <= costs.charged(path, limit) <= limit:
+            cost = costs.whole(path)
             return Choice(path, Target(arch.path_arch(path)), cost, path, cost)
     raise FnaError(
         "no random architecture that was drawn spends 90 to 100 % of the budget; choose another --derive.budget"
@@ -170,7 +175,8 @@ def choose_cut(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> 
     if limit is None or costs.whole(space.seed_path()) <= limit:
         return _of_arch(space.seed, space, costs)  # there is nothing to cut
     try:
-        arch = cut_by_hand(space.seed, space, limit, lambda arch: costs.whole(space.path_of(arch)), tapped(space))
+        count = partial(charged, costs, space, limit)
+        arch = cut_by_hand(space.seed, space, limit, count, tapped(space))
     except FnaError as error:  # a layer of it is no candidate
         raise NoControlError(str(error)) from error
     if arch is None:
@@ -189,6 +195,11 @@ def choose_narrowed(found: Found, costs: Costs, limit: int | None, rng_seed: int
     if limit is not None and choice.cost > limit:
         raise NoControlError("chooser 'narrowed' costs more than the budget; raise --derive.budget")
     return choice
+
+
+def charged(costs: Costs, space: SuperArch, limit: int, arch: Arch) -> int:
+    """Return what an architecture of a space takes of a limit; see `Costs.charged`."""
+    return costs.charged(space.path_of(arch), limit)
 
 
 def _of_arch(arch: Arch, space: SuperArch, costs: Costs) -> Choice:

@@ -61,10 +61,10 @@ class Forms:
         """
         wanted = (SEEDS,) if one else forms_of(problem.config)
         table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
-        choices = tuple(form for form in wanted if limit is None or _least(table[form]) <= limit)
+        choices = tuple(form for form in wanted if limit is None or table[form].range[0] <= limit)
         for scale in dict.fromkeys(form.scale for form in wanted):
             if not any(form.scale == scale for form in choices):
-                cheapest = min(_least(table[form]) for form in wanted if form.scale == scale)
+                cheapest = min(table[form].range[0] for form in wanted if form.scale == scale)
                 say(
                     f"search: no network is within the budget at input scale {scale:g} "
                     f"(the cheapest takes {with_unit(cheapest, costs.unit)})"
@@ -75,7 +75,7 @@ class Forms:
 
     def within(self, limit: int | None) -> tuple[Form, ...]:
         """Return the forms in which some network costs no more than a limit."""
-        return tuple(form for form in self.choices if limit is None or _least(self.costs[form]) <= limit)
+        return tuple(form for form in self.choices if limit is None or self.costs[form].range[0] <= limit)
 
     def draw(self, limit: int | None, generator: torch.Generator) -> Form:
         """Draw a scale, each as often as the others, then a head and a stride that are to be had there in a limit."""
@@ -84,11 +84,6 @@ class Forms:
         scale = scales[int(torch.randint(len(scales), (), generator=generator))]
         there = [form for form in choices if form.scale == scale]
         return there[int(torch.randint(len(there), (), generator=generator))]
-
-
-def _least(costs: Costs) -> int:
-    """Return the cost of the cheapest network."""
-    return sum(map(min, costs.table)) + costs.other
 
 
 def slim_heads(model: Model, problem: Problem, seed: Arch, forms: Forms, compute: Compute) -> dict[Form, SlimHead]:

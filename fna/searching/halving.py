@@ -115,7 +115,9 @@ def _starters(loop: SearchLoop) -> Iterator[Candidacy]:
 
     for source in ([seed_of(loop)], hand_cuts(loop, limit), near()):
         for path, form in source:
-            fits = SPENT * limit <= loop.forms.costs[form].whole(path) <= limit or (path, form) == seed_of(loop)
+            fits = SPENT * limit <= loop.forms.costs[form].charged(path, limit) <= limit or (path, form) == seed_of(
+                loop
+            )
             if fits and (path, form) not in seen:
                 seen.add((path, form))
                 yield path, form

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fna.arch import Arch, LayerPath, SuperArch
+from fna.arch import LayerPath
 from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Form
-from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.progress import bar
 from fna.rng import generator
+from fna.searching.choosing import charged
 from fna.searching.forms import SEEDS
 from fna.searching.found import Candidate, Pool, by_loss, choose
 from fna.searching.knapsack import best_path
@@ -46,6 +46,7 @@ TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
 LOCAL = 0.2  # of the candidates are neighbours of the best
 FINALISTS = 2  # of each input scale, and twice as many of all, are scored by the task's metric
+TINY = 1e-9  # of a loss: beside it nothing is as good
 CLEAR = 0.01  # a difference of metrics that is no noise
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
 
@@ -119,18 +120,13 @@ def hand_cuts(loop: SearchLoop, limit: int) -> Iterator[Candidacy]:
     """Yield the seed, cut to a limit in each form as somebody without a search would; see `cut_by_hand`."""
     space, problem = loop.arch, loop.problem
     for form in loop.forms.within(limit):
-        count = partial(_whole, loop.forms.costs[form], space)
+        count = partial(charged, loop.forms.costs[form], space, limit)
         try:
             arch = cut_by_hand(space.seed, space, limit, count, problem.prepared(space.seed).taps)
         except FnaError:  # what is left of a layer is no candidate
             continue
         if arch is not None:
             yield space.path_of(arch), form
-
-
-def _whole(costs: Costs, space: SuperArch, arch: Arch) -> int:
-    """Return what the whole network costs on an architecture of the space."""
-    return costs.whole(space.path_of(arch))
 
 
 @dataclass
@@ -189,9 +185,11 @@ class _Pool:
 
     def _first_generation(self) -> Iterator[Candidacy]:
         """Yield what the additive estimate holds for best in each form, then the seed cut by hand to each."""
+        own = self.loop.arch.seed_path()  # of what costs and harms as little, the seed's block
+        worth = [[-h - TINY * (j != at) for j, h in enumerate(row)] for row, at in zip(self.harm, own, strict=True)]
         for form in self.forms:
-            costs = self.loop.forms.costs[form]
-            yield best_path(costs.table, [[-h for h in row] for row in self.harm], self.limit - costs.other), form
+            table, room = self.loop.forms.costs[form].added(self.limit)
+            yield best_path(table, worth, room), form
         yield from hand_cuts(self.loop, self.limit)
 
     def best(self, number: int) -> list[Candidate]:
@@ -220,7 +218,7 @@ class _Pool:
             form = (other if crossed and chance() < 0.5 else one).form
             if chance() < 0.2 or form not in forms:
                 form = forms[integer(len(forms))]
-            if SPENT * self.limit <= self.cost(tuple(path), form):
+            if SPENT * self.limit <= self.loop.forms.costs[form].charged(path, self.limit):
                 yield tuple(path), form
 
     def _neighbours(self) -> Iterator[Candidacy]:

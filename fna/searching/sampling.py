@@ -81,7 +81,7 @@ def sample_anchored(step: Step, alphas: Sequence[Tensor] | None, generator: torc
             int(torch.multinomial(torch.from_numpy(p), 1, generator=generator)) if len(p) > 1 else 0
             for p in probabilities
         )
-        if low * limit <= step.costs.whole(path) <= high * limit:
+        if low * limit <= step.costs.charged(path, limit) <= high * limit:
             break
     return path
 
@@ -102,9 +102,10 @@ def tilted(probabilities: Sequence[NDArray[np.float64]], costs: Costs, wanted: f
         costs: of the layers' candidates, and of what is outside them.
         wanted: cost of the whole network; below the cheapest one the cheapest is all but certain.
     """
-    unit = float(max(max(row) for row in costs.table)) or 1.0
-    layers = [np.array(row, np.float64) / unit for row in costs.table]
-    room = (wanted - costs.other) / unit
+    table, room = costs.added(wanted)
+    unit = float(max(max(row) for row in table)) or 1.0
+    layers = [np.array(row, np.float64) / unit for row in table]
+    room /= unit
 
     def tilt(price: float) -> list[NDArray[np.float64]]:
         weights = [p * np.exp(-price * (c - c.min())) for p, c in zip(probabilities, layers, strict=True)]

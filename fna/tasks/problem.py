@@ -14,11 +14,12 @@ from fna.config import Config, make_config
 from fna.config.scaling import at_scale, times
 from fna.cost.costs import Costs, find_measure
 from fna.cost.latency import TABLE, LatencyTable, layers_ns, read_latencies
-from fna.cost.madds import Cost, model_cost, model_rows, path_cost
+from fna.cost.madds import Cost, CostTable, model_cost, model_rows, path_cost
 from fna.cost.shares import part_madds
 from fna.errors import FnaError
 from fna.files import fingerprint, json_bytes
 from fna.nets.network import Backbone, Model, feature_info
+from fna.nets.peaks import network_peak, peak_table, rest_peak
 from fna.nets.supernet import SuperBackbone
 from fna.nets.weights import put
 from fna.rng import seeded
@@ -139,17 +140,27 @@ class Problem:
             space: undilated.
             cost: a name of `cost.costs.COSTS`.
         """
-        measure, strided = find_measure(cost), self.prepared(space)
-        table = measure.table(strided, self.counted_hw(space), self.latencies)
+        measure, strided, size_hw = find_measure(cost), self.prepared(space), self.counted_hw(space)
+        table = measure.table(strided, size_hw, self)
         seed = self.whole(space.seed, cost)
-        return Costs(measure.unit, table, seed - path_cost(table, strided.seed_path()), seed)
+        if cost == "memory":
+            other = rest_peak(strided.seed, self.meta_head(space.seed), size_hw)
+        else:
+            other = seed - path_cost(table, strided.seed_path())
+        return Costs(measure.unit, table, other, seed, measure.join)
 
     def whole(self, arch: Arch, cost: str) -> int:
         """Return what the whole network on `arch` costs, in the unit of ``COSTS[cost]``."""
+        if cost == "memory":
+            return network_peak(self.prepared(arch), self.meta_head(arch), self.counted_hw(arch))
         if cost != "latency":
             return int(getattr(self.cost(arch), cost))
         latencies, strided = self.latencies(), self.prepared(arch)
         return latencies.of(self.rest_name(arch)) + layers_ns(strided, self.counted_hw(arch), latencies)
+
+    def peaks(self, strided: SuperArch) -> CostTable:
+        """Return the bytes that are alive at most while each candidate of each layer of a space runs."""
+        return peak_table(strided, self.counted_hw(strided))
 
     def latencies(self) -> LatencyTable:
         """Return the table that ``search.latency_table`` names.
