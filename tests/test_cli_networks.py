@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_count_meets_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     counted = answer("count mobilenet_v2 --model deeplabv3 --classes 19 --size 1024x2048 --rule paper", capsys)
-    assert list(counted) == ["params", "madds"]
+    assert list(counted) == ["params", "madds", "memory"]
     assert counted == answer("count mobilenet_v2", capsys), "the article's size and classes are the defaults"
     assert counted["params"] == 2567507
     assert round(counted["madds"] / 1000) == 24521712

@@ -23,6 +23,8 @@ from fna.cost.madds import (
 from fna.errors import FnaError, nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fna.config import Config
 
 BARE = "none"  # a backbone without head
@@ -169,14 +171,26 @@ def count_network(arch: Arch, plan: Plan) -> list[CostRow]:
     strided = plan.prepare(arch)
     if plan.model == BARE:
         return backbone_rows(strided, plan.size_hw)
+    *rows, last = model_rows(strided, _meta_head(strided, plan), plan.size_hw, plan.rule)
+    return [*rows, replace(last, label=plan.model)]
+
+
+def count_memory(arch: Arch, plan: Plan) -> int:
+    """Return the bytes of maps that are alive at once while the network runs one image; see `nets.peaks`."""
+    from fna.nets.peaks import network_peak
+
+    strided = plan.prepare(arch)
+    return network_peak(strided, None if plan.model == BARE else _meta_head(strided, plan), plan.size_hw)
+
+
+def _meta_head(strided: Arch, plan: Plan) -> nn.Module:
     import torch
 
     from fna.tasks import load_task
 
     with torch.device("meta"):
-        head = load_task(plan.config.task.name).head(strided, plan.classes, plan.config.task)
-    *rows, last = model_rows(strided, head, plan.size_hw, plan.rule)
-    return [*rows, replace(last, label=plan.model)]
+        head: nn.Module = load_task(plan.config.task.name).head(strided, plan.classes, plan.config.task)
+    return head
 
 
 def count_space(space: SuperArch, plan: Plan) -> SpaceCount:

@@ -104,20 +104,22 @@ def count(
 
 
 def _show_network(network: str, arch: Any, plan: Plan, detail: bool, as_json: bool) -> None:
-    from fna.cli.counting import count_network, layer_rows, stage_rows
+    from fna.cli.counting import count_memory, count_network, layer_rows, stage_rows
     from fna.cost.madds import total_cost
+    from fna.cost.units import with_unit
 
-    counted = count_network(arch, plan)
+    counted, memory = count_network(arch, plan), count_memory(arch, plan)
     total = total_cost(counted)
     layers, stages = layer_rows(counted), stage_rows(counted)
     if as_json:
         parts = {"stages": stages, "rows": layers} if detail else {}
-        return show_json({"params": total.params, "madds": total.madds, **parts})
+        return show_json({"params": total.params, "madds": total.madds, "memory": memory, **parts})
     size = "x".join(map(str, plan.size_hw))
     if detail:
         show_table(table(layers, f"{network} at {size}, by layer"))
         show_table(table(stages, f"{network} at {size}, by stage"))
     print(f"{total.params:,} params, {total.madds / 1e9:.6f} G MAdds at {size} ({plan.rule} rule)")
+    print(f"{with_unit(memory, 'B')} of maps at once, one image in float32, weights aside")
 
 
 def _show_space(network: str, space: Any, plan: Plan, detail: bool, as_json: bool) -> None:

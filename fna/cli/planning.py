@@ -92,6 +92,7 @@ def _row(row: SeedPlan, every: bool) -> dict[str, Any]:
         "space": f"{row.space:.1e}",
         "MAdds in it": f"{row.min_madds / 1e9:.3g} to {row.max_madds / 1e9:.3g} G",
         "budget": budget,
+        "maps": with_unit(row.peak, "B"),
         "memory": f"{row.memory / 2**30:.1f} GiB",
         "minutes": _minutes(row),
     }
@@ -113,7 +114,11 @@ def _remarks(plans: Sequence[SeedPlan]) -> list[str]:
         )
         if (busy := load()) is not None and busy > (cores := os.cpu_count() or 1):
             said.append(f"this machine is busy (load {busy:.1f} on {cores} cores): minutes are as of now")
-    return [*said, "memory is that of a training step of the seed, beside what Python and its libraries take"]
+    return [
+        *said,
+        "maps are what one image takes at once in a finished network; memory is that of a training step, beside what "
+        "Python and its libraries take",
+    ]
 
 
 def _size(size_hw: tuple[int, int]) -> str:

@@ -108,11 +108,13 @@ def _compute(result: Mapping[str, Any]) -> str:
 def _plain(key: str, value: str | float, unit: str | None) -> str:
     """Write a value to be read.
 
-    >>> _plain("peak_memory", 2**30, None), _plain("minutes", 0.2454426, None), _plain("madds", 1234, None)
-    ('1.00 GiB', '0.2454', '1,234')
+    >>> [_plain(key, 2**30, None) for key in ("peak_memory", "memory", "madds")], _plain("minutes", 0.2454426, None)
+    (['1.00 GiB', '1073.74 MB', '1,073,741,824'], '0.2454')
     """
     if unit and key.endswith("cost"):
         return with_unit(float(value), unit)
     if key.endswith("peak_memory"):
         return f"{float(value) / 2**30:.2f} GiB"
+    if key.endswith("memory"):  # of a network, not of training
+        return with_unit(float(value), "B")
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value

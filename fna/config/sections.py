@@ -157,8 +157,8 @@ class SearchConfig(Section):
     batch_size: Positive = 8
     budget: BudgetText | None = note(
         1.0,
-        "the whole network's: 0.9x (the seed's MAdds), 0.8x params, 2.4 GMAdds, 3 Mparams, 30 ms; a number below 10 is "
-        "x, one from 1e4 on MAdds; null: use lambda",
+        "the whole network's: 0.9x (the seed's MAdds), 0.8x params, 0.6x memory, 2.4 GMAdds, 3 Mparams, 30 ms, 40 MB; "
+        "a number below 10 is x, one from 1e4 on MAdds; null: use lambda",
     )
     smaller_budgets: Several[BudgetText] = note(
         (), "measured: others, below `budget`, that targets will be derived at; paths are drawn and scored there, too"

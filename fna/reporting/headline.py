@@ -26,7 +26,8 @@ PURPOSES = {"train": "to train on", "val": "to score on", "test": "to test on"}
 COUNTING = (
     "MAdds are the multiply-accumulates of all convolutions and linear layers of the network, head included, plus one "
     "per output element of a biased convolution; batch norms, activations, pooling, interpolation and additions count "
-    "0. Parameters are the learnable ones: gamma and beta of batch norms in, running statistics out."
+    "0. Parameters are the learnable ones: gamma and beta of batch norms in, running statistics out. Memory is the "
+    "most that the maps of one image take at once in float32, weights aside."
 )
 
 
@@ -199,6 +200,7 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
         *columns,
         ("MAdds (G)", [f"{row['madds'] / 1e9:.3f}" for row in listed]),
         (f"MAdds {TIMES} seed", [f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH for row in listed]),
+        *[("memory (MB)", [f"{row['memory'] / 1e6:.2f}" for row in listed])] * all(row.get("memory") for row in listed),
     ]
 
 

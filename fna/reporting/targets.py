@@ -23,7 +23,7 @@ TOGETHER = 12  # architectures of several runs in one drawing
 FIRST = "derived"  # the target that a run derives by itself
 LATER: dict[str, Any] = {  # keys that files of earlier versions have not
     **{"madds_parts": {}, "seed_madds_parts": {}},
-    **dict.fromkeys(("latency", "output_stride")),
+    **dict.fromkeys(("latency", "memory", "output_stride")),
 }
 CHANGES = ("blocks kept", "changed", "added", "dropped")
 
@@ -42,6 +42,7 @@ class Derived:
         unit: of all costs here.
         madds: multiply-adds, whatever the unit.
         params: learnable parameters.
+        memory: bytes of its maps that are alive at once; None in files that do not say.
         budget: `text` as it was given and `cost` that it allows; None: no budget.
         seed_cost: of the seed's whole network.
         seed_madds: the same in multiply-adds.
@@ -63,6 +64,7 @@ class Derived:
     unit: str
     madds: int
     params: int
+    memory: int | None
     budget: Mapping[str, Any] | None
     seed_cost: float
     seed_madds: int
@@ -203,6 +205,7 @@ def _table(targets: Mapping[str, Derived], seed: Arch, own_stride: int) -> Table
                 with_unit(target.cost, target.unit),
                 f"{target.cost / target.seed_cost:.3f}",
                 f"{target.params / 1e6:.3f}",
+                DASH if target.memory is None else f"{target.memory / 1e6:.2f}",
                 f"{target.head_width:g}",
                 f"{target.scale:g}",
                 *[str(target.output_stride or own_stride)] * strided,
@@ -210,7 +213,7 @@ def _table(targets: Mapping[str, Derived], seed: Arch, own_stride: int) -> Table
         )
     head = (
         *("target", "against the seed", "budget", "cost", f"cost {TIMES} seed"),
-        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}", *["output stride"] * strided),
+        *("params (M)", "memory (MB)", f"head width {TIMES}", f"input scale {TIMES}", *["output stride"] * strided),
     )
     caption = (
         "What was derived from the one search. Costs are those of the whole network. Look at how much of its budget a "

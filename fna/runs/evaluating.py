@@ -113,7 +113,7 @@ def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_se
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
         "output_stride": record["settings"]["task"].get("output_stride"),
         # older folders lack these
-        **{key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params")},
+        **{key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params", "memory")},
         **scores,
         "rng_seed": rng_seed,
     }

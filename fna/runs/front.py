@@ -34,6 +34,7 @@ from fna.tasks.problem import Problem
 
 OWN = {"adapt.name": ADAPTED, "baseline": "false"}
 CONTROLS = ("cut", "narrowed")  # those that need nothing that is not installed
+PRUNED_TO = ("madds", "params")  # no latency table has blocks of any width, and pruning seeks no layer's peak
 PRUNINGS = {f"pruned_{importance}": importance for importance in IMPORTANCES}
 
 
@@ -68,7 +69,7 @@ def make_front(
 
     Args:
         folder: of a run that has searched; the networks have run folders below its ``front``.
-        budgets: as people write them, all of one kind: x, MAdds, params or ms.
+        budgets: as people write them, all of one kind: x, MAdds, params, ms or MB.
         overrides: ``key=value`` changes of the run's settings, of what comes after the search.
         array: ``K/N``: do the K-th of N parts of it.
         controls: which, beside the fine-tuned seed: of `CONTROLS` and `PRUNINGS`.
@@ -107,8 +108,11 @@ def plan_front(
     space = SuperArch.from_json(run.read_json("expand", "super.json"))
     costs = problem.costs(space, kinds.pop())
     limits = {str(budget): costs.limit(budget, "--budgets") for budget in wanted}
-    if pruned and costs.unit == COSTS["latency"].unit:
-        raise FnaError(f"no latency table has blocks of any width: leave {', '.join(pruned)} out of --controls")
+    if pruned and UNITS[costs.unit] not in PRUNED_TO:
+        raise FnaError(
+            f"a seed is pruned to {' or '.join(PRUNED_TO)}, not to {budgets[0]}: leave {', '.join(pruned)} out of "
+            "--controls"
+        )
     scored = own_rows(folder, config)
     jobs = [Job("seed", "seed", None, {"adapt.arch": "seed", "adapt.init": "seed"})] if BASELINE not in scored else []
     seed = folder / FRONT / "seed" / ADAPTED if jobs else folder / BASELINE
@@ -247,7 +251,8 @@ def pick_point(folder: Path, budget: str) -> dict[str, Any]:
     front = read_json(file)
     unit = COSTS[wanted.cost].unit
     if unit not in front["seed"]:
-        raise FnaError(f"the networks of {file} have no latency; make it with --search.latency_table FILE")
+        how = "make it with --search.latency_table FILE" if wanted.cost == "latency" else "make it anew"
+        raise FnaError(f"the networks of {file} have no {wanted.cost}; {how}")
     limit = wanted.amount * (front["seed"][unit] if wanted.relative else 1)
     within = [point for point in front["points"] if point["costs"].get(unit, limit + 1) <= limit]
     if not within:

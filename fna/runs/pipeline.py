@@ -44,15 +44,16 @@ def run_expand(run: Run) -> dict[str, Any]:
     if budget:
         costs.limit(budget, "search.budget")
     latencies = problem.latencies().digest if budget and budget.cost == "latency" else None
-    info = {
+    info: dict[str, Any] = {
         "latencies": latencies,
         "size": str(expanded.arch.size),
         "searchable_layers": len(expanded.arch.searchable),
-        "searchable_cost": asdict(space_cost(problem.prepared(expanded.arch), costs.table)),
         "seed_cost": costs.seed,
         "unit": costs.unit,
         "warnings": list(expanded.warnings),
     }
+    if costs.additive:
+        info["searchable_cost"] = asdict(space_cost(problem.prepared(expanded.arch), costs.table))
     files = {
         "seed.json": seed_json(run.seed),
         "seed.safetensors": seed_state(run.seed, problem),
@@ -130,10 +131,12 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         "unit": costs.unit,
         "madds": derived.cost.madds,
         "params": derived.cost.params,
+        "memory": problem.whole(derived.arch, "memory"),
         "budget": None if derived.limit is None else {"text": str(derived.budget), "cost": derived.limit},
         "seed_cost": costs.seed,
         "seed_madds": seed.madds,
         "seed_params": seed.params,
+        "seed_memory": run.problem.whole(run.seed.arch, "memory"),
         "madds_parts": problem.parts(derived.arch),
         "seed_madds_parts": run.problem.parts(run.seed_arch),
         "argmax_cost": choice.free_cost if wanted["chooser"] == "alphas" else None,
@@ -178,8 +181,9 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     logs = (run.path / name / "steps.csv", run.path / name / "scores.csv")
     run.begin(stage)
     tuned = adapt(network, run.problem, run.splits, run.compute, config, checkpoints=run.checkpoints(name), logs=logs)
-    cost, metric = run.problem.at(network).cost(network.arch), run.problem.task.metric
-    costs = {"params": cost.params, "madds": cost.madds, "madds_parts": run.problem.at(network).parts(network.arch)}
+    problem, metric = run.problem.at(network), run.problem.task.metric
+    cost, memory = problem.cost(network.arch), problem.whole(network.arch, "memory")
+    costs = {"params": cost.params, "madds": cost.madds, "memory": memory, "madds_parts": problem.parts(network.arch)}
     costs["frozen_params"] = tuned.frozen_params
     about = {**costs, "adapt": wanted, **tuned.spent.to_json(), "epoch": tuned.epoch, metric: tuned.scores[metric]}
     described = describe(tuned.network, run.problem, about)

@@ -70,6 +70,7 @@ class SeedPlan:
         unit: of the budget.
         limit: what the recipe's budget allows with this seed; None: there is no budget, or it cannot be met.
         why_not: why it cannot be met; empty: it can.
+        peak: bytes of maps that are alive at once while the network runs one image.
         memory: estimated bytes of a training step.
         search_minutes: estimated; None: not timed, or the number of images is not known.
         adapt_minutes: the same of the target's adaptation.
@@ -88,6 +89,7 @@ class SeedPlan:
     unit: str
     limit: int | None
     why_not: str
+    peak: int
     memory: int
     search_minutes: float | None = None
     adapt_minutes: float | None = None
@@ -193,6 +195,7 @@ def _plan_one(
         unit=costs.unit,
         limit=limit,
         why_not=why_not,
+        peak=problem.whole(arch, "memory"),
         memory=training_memory(problem, arch, config.adapt.at_once, config.adapt.optimizer, compute),
     )
     if sample is None or basis.train is None:
