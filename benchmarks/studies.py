@@ -104,7 +104,8 @@ def write(name: str, runs: Path) -> Path:
         }
         rows += [
             {
-                "row": f"{dataset}: {row['title']}",
+                "row": row["title"],
+                "data": dataset,
                 "metric": done["metric"],
                 "article": row["article"],
                 **{key: value for key, value in entry.items() if key != "folder"},
