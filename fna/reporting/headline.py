@@ -197,11 +197,12 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
     columns.append(("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]))
     if any(row.get("frozen_params") for row in listed):
         columns.append(("frozen (M)", [f"{row.get('frozen_params', 0) / 1e6:.3f}" for row in listed]))
+    if all(row.get("memory") for row in listed):  # older folders do not say
+        columns.append(("memory (MB)", [f"{row['memory'] / 1e6:.2f}" for row in listed]))
     return [
         *columns,
         ("MAdds (G)", [f"{row['madds'] / 1e9:.3f}" for row in listed]),
         (f"MAdds {TIMES} seed", [f"{row['madds'] / seed_madds:.3f}" if seed_madds else DASH for row in listed]),
-        *[("memory (MB)", [f"{row['memory'] / 1e6:.2f}" for row in listed])] * all(row.get("memory") for row in listed),
     ]
 
 
