@@ -430,6 +430,7 @@ def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) ->
     copy = copy_files(run, tmp_path, "seed.json", "metrics.json", "targets/derived.json")
     alphas = read(run, "found.json")["layers"]
     half = {"budget": {"text": "0.5x", "cost": SEED_MADDS // 2}, "cost": 12_000_000_000, "disagreements": []}
+    half |= {"memory": 461_373_440}
     write(copy, "targets/a_half.json", target_json(alphas, **half))
     wide = {"head_width": 0.75, "scale": 1.25, "budget": None, "size_hw": [1280, 2560], "counted_hw": [1280, 2560]}
     write(copy, "targets/wide.json", target_json(alphas, **wide, output_stride=8))
@@ -439,8 +440,8 @@ def test_all_targets_are_listed_and_four_are_drawn(run: Path, tmp_path: Path) ->
     assert [title.split(" · ")[0] for title in drawn] == ["seed", "derived", "a_half", "wide"]
     assert drawn[3].endswith(f" · 23.900 GMAdds · head 0.75{TIMES} · input 1.25{TIMES} · output stride 8")
     changes = r"a_half \d+ blocks kept, \d+ changed, \d+ added, \d+ dropped "
-    assert re.search(changes + "0.5x = 12.261 GMAdds 12.000 GMAdds 0.489 2.466 1 1", text)
-    assert "dropped none 23.900 GMAdds 0.975 2.466 0.75 1.25 8" in text
+    assert re.search(changes + "0.5x = 12.261 GMAdds 12.000 GMAdds 0.489 2.466 461.37 1 1", text)
+    assert f"dropped none 23.900 GMAdds 0.975 2.466 {DASH} 0.75 1.25 8" in text
     assert "overrules the argmax of the alphas, which would take 26.100 GMAdds" in text
     assert "The choice of 'a_half' is the argmax of the alphas in every layer." in text
     assert f"derived, a_half: counted at 1024 {TIMES} 2048" in text
