@@ -438,6 +438,19 @@ def test_threads_are_as_many_as_before_afterwards() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_as_it_is_set_and_then_as_before(wanted: bool) -> None:
+    def allowed() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = allowed()
+    with computing(EngineConfig(device="cpu", tf32=wanted)):
+        assert allowed() == (wanted, wanted)
+    with suppress(ValueError), computing(EngineConfig(device="cpu", tf32=not wanted)):
+        raise ValueError
+    assert allowed() == before
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

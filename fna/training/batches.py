@@ -46,7 +46,7 @@ def train_batches(
     steps: tuple[int, int],
     scales: Callable[[int], float] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield (batch, normalised images on the device) for the iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
+    """Yield (batch, normalised images) on the device, for iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
 
     A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
 
@@ -68,7 +68,7 @@ def train_batches(
         views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
     for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate):
         names = [data.name(int(i)) for i in batch["index"]]
-        yield {**batch, "names": names}, compute.images(batch["image"], problem.mean, problem.std)
+        yield {**compute.truths(batch), "names": names}, compute.images(batch["image"], problem.mean, problem.std)
 
 
 class _WithScales(Sampler[list[tuple[int, int, float]]]):

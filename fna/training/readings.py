@@ -1,4 +1,4 @@
-"""Numbers that training has on the device and people want to see, read many at once: every read waits for the device."""
+"""Numbers of training that are on the device and to be looked at, read many at once: each read waits for the device."""
 
 from __future__ import annotations
 
