@@ -75,13 +75,13 @@ def weights(ended: Found | Tuned) -> dict[str, bytes]:
 
 def after_a_step(
     config: Config, make: Callable[[Any], AdaptLoop | SearchLoop]
-) -> tuple[dict[str, float | None], dict[str, Tensor]]:
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return what a step tells, and the weights after it, in float64."""
     with opened(config, double=True) as job:
         loop = make(job)
         loop.start(0)
         ((_, row),) = loop.readings.take(0, loop.step(0), now=True)
-        return row, cpu_state(loop.model)
+        return {name: value for name, value in row.items() if value is not None}, cpu_state(loop.model)
 
 
 @cases("ssdlite")

@@ -21,6 +21,7 @@ from fna.errors import FnaError
 from fna.nets.weights import Network, cpu_state
 from fna.searching.alphas import SearchLoop
 from fna.stages.adapt import AdaptLoop
+from fna.stages.evaluate import evaluate
 from fna.stages.expand import expand
 from fna.training.checkpoints import Checkpoints
 from fna.training.engine import fit
@@ -100,6 +101,22 @@ def test_blocking_copies_would_be_seen() -> None:
         torch.zeros(3).to(meta)
         torch.zeros(2, device=meta).copy_(torch.zeros(2))
     assert len(copies.found) == 2
+
+
+def test_filling_a_short_batch_changes_no_score(config: Config) -> None:
+    """6 records in batches of 4: the network sees one shape, and what is filled in is not scored."""
+    shapes, scores = [], []
+    with opened(config) as job:
+        settings = {"evaluate": job.config.evaluate.model_copy(update={"batch_size": 4})}
+        problem = replace(job.problem, config=job.config.model_copy(update=settings))
+        model = job.compute.place(problem.build(job.seed.arch))
+        model.register_forward_pre_hook(lambda _, given: shapes.append(len(given[0])))
+        for one_shape in (False, True):
+            compute = replace(job.compute, one_shape=one_shape)
+            scores.append(evaluate(model, problem, job.data.train, compute, range(6)))
+    assert set(shapes[: len(shapes) // 2]) == {4, 2}
+    assert set(shapes[len(shapes) // 2 :]) == {4}
+    assert scores[0] == scores[1]
 
 
 # --- read late -------------------------------------------------------------------------------------------------------

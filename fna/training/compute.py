@@ -33,6 +33,7 @@ class Compute:
     rng_seed: int = 0
     workers: int = 0  # processes that load data
     sync_bn: bool = True  # share batch statistics between processes
+    one_shape: bool = False  # the first batch of a new size takes long, since operations are planned for it
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the precision context of a forward pass."""
@@ -123,7 +124,8 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
             torch.cuda.set_device(device)
         own = ("channels_last", "rng_seed", "workers", "sync_bn")
         with deterministic(config.deterministic), tf32(config.tf32):
-            yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
+            settings = {key: getattr(config, key) for key in own}
+            yield Compute(device, precision, world=world, one_shape=device.type == "cuda", **settings)
 
 
 @contextmanager
