@@ -181,6 +181,22 @@ def speed(result: Mapping[str, Any]) -> str:
     return "\n".join([table(head, lines), "", said])
 
 
+def study(result: Mapping[str, Any]) -> str:
+    """Compare the rows of a table of the article on data sets side by side, over RNG seeds."""
+    data = {row["data"]: row["metric"] for row in result["rows"]}
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        cells.setdefault((row["row"], row["article"]), []).append(row)
+    lines = [
+        (title, article, *(_score([run for run in runs if run["data"] == name]) for name in data))
+        for (title, article), runs in cells.items()
+    ]
+    seeds = {name: len(numbers) for name, numbers in result["rng_seeds"].items()}
+    head = (f"{name}, {metric}, RNG seeds: {seeds[name]}" for name, metric in data.items())
+    said = [f"Not done: {', '.join(result['missing'])}."] if result["missing"] else []
+    return "\n\n".join([table(("row", "the article's", *head), lines), *said])
+
+
 def _by_title(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(result["rows"], key=lambda row: str(row["row"])):
@@ -194,6 +210,8 @@ def _seeds(runs: Sequence[Any]) -> str:
 
 def _score(runs: Sequence[Mapping[str, Any]]) -> str:
     scores = [100 * run["score"] for run in runs]
+    if not scores:
+        return ""
     return f"{statistics.mean(scores):.1f}" + (f" ± {statistics.stdev(scores):.1f} %" if len(scores) > 1 else " %")
 
 
@@ -216,7 +234,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "latency": speed,
     "depthwise": precisions,
 }
-GAIN = "gain_"  # how the names of results of gain.py begin: any number of tables
+MANY = {"gain_": gain, "study_": study}  # how the names of results begin of which there are any number
 
 
 def render(text: str, results: Path, root: str = "") -> str:
@@ -234,7 +252,7 @@ def render(text: str, results: Path, root: str = "") -> str:
         if not path.exists():
             return begin + end
         result = json.loads(path.read_text(encoding="utf-8"))
-        lay_out = gain if name.startswith(GAIN) else TABLES[name]
+        lay_out = next((how for begins, how in MANY.items() if name.startswith(begins)), None) or TABLES[name]
         source = f"[`{name}.json`]({root}{RESULTS}/{name}.json)"
         versions = f"torch {result['versions']['torch']}"
         return f"{begin}\n{lay_out(result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"

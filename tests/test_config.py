@@ -178,7 +178,7 @@ WRONG = {
     ),
     "setting of other models": (
         "task: {model: retinanet, rates: [6]}",
-        "unknown key 'task.rates'; it is a setting of deeplabv3 and deeplabv3plus; retinanet has: channels, anchor_",
+        "unknown key 'task.rates'; it is a setting of deeplabv3 and deeplabv3plus; retinanet has: channels, tower_depth",
     ),
     "setting of another task": (
         "data: {rotation: 3}",

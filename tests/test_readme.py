@@ -110,7 +110,7 @@ def test_every_table_has_its_place() -> None:
     script = load_script("pages")
     text = RESULTS_PAGE.read_text(encoding="utf-8")
     names = [match[2] for match in script.MARKER.finditer(text)]
-    assert sorted(name for name in names if not name.startswith(script.GAIN)) == sorted(script.TABLES)
+    assert sorted(name for name in names if not name.startswith(tuple(script.MANY))) == sorted(script.TABLES)
     assert text.count("<!-- results:") == text.count("<!-- /results -->") == len(names) == len(set(names))
 
 
@@ -304,3 +304,29 @@ def test_the_code_that_loads_a_network_runs(tmp_path: Path, monkeypatch: pytest.
         assert model.classes == ("soil", "leaf", "stem")
         assert tuple(labels.shape) == (64, 96)
         assert tuple(model(torch.zeros(1, 3, *model.input_size)).shape[:2]) == (1, 3)
+
+
+def test_a_study_is_shown_by_data_set_and_what_is_missing(tmp_path: Path) -> None:
+    script = load_script("pages")
+    scores = (
+        ("(1) remap", "camvid", 0.5),
+        ("(1) remap", "camvid", 0.54),
+        ("(1) remap", "bccd", 0.3),
+        ("(2) not", "bccd", 0.1),
+    )
+    metrics = {"camvid": "mIoU", "bccd": "AP"}
+    result = {
+        "rows": [
+            {"row": row, "article": "77.1 mIoU", "data": data, "metric": metrics[data], "score": score}
+            for row, data, score in scores
+        ],
+        "rng_seeds": {"camvid": [0, 1], "bccd": [0]},
+        "missing": ["camvid/seed_0/row2"],
+        **{"date": "2026-01-02", "machine": "a machine", "versions": {"torch": "2.14.1"}},
+    }
+    (tmp_path / "study_table99.json").write_text(json.dumps(result))
+    shown = script.render("<!-- results:study_table99 -->\n<!-- /results -->", tmp_path)
+    assert "| row | the article's | camvid, mIoU, RNG seeds: 2 | bccd, AP, RNG seeds: 1 |" in shown
+    assert "| (1) remap | 77.1 mIoU | 52.0 ± 2.8 % | 30.0 % |" in shown
+    assert "| (2) not | 77.1 mIoU |  | 10.0 % |" in shown
+    assert "Not done: camvid/seed_0/row2." in shown

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from fna.arch.target import Target
+from fna.arch.target import Form, Target
 from fna.config import MODELS, TASKS, make_config
-from fna.config.scaling import at_scale
+from fna.config.scaling import at_form
 from fna.seeds import load_seed
 from fna.tasks import load_task
 from fna.tasks.labels import Labels
@@ -42,7 +42,7 @@ def make_problem(model: str, **sections: Any) -> Problem:
 )
 def test_what_is_in_pixels_follows_the_input(model: str, given: Any, expected: Any) -> None:
     config = make_config({**given, "task": {"model": model, **given.get("task", {})}})
-    scaled = at_scale(config, 1.0, 1.5)
+    scaled = at_form(config, Form(scale=1.5))
     for section, settings in expected.items():
         for key, value in settings.items():
             assert getattr(getattr(scaled, section), key) == value

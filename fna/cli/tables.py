@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fna.cost.shares import moved
 from fna.cost.units import with_unit
 from fna.progress import first_rank, say
-from fna.reporting.rows import epochs_text, is_chosen, minutes_text, optimistic, seed_first
+from fna.reporting.rows import NUMBERS, epochs_text, is_chosen, minutes_text, optimistic, seed_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     """
     metric, rows = metrics["metric"], seed_first(metrics["rows"])
     factors = {"head_width": "head width", "scale": "input scale"}
-    strided = len({row.get("output_stride") for row in rows.values()}) > 1
+    numbers = [key for key in NUMBERS if len({row.get(key) for row in rows.values()}) > 1]
     chosen = any(map(is_chosen, rows.values()))
     varied = {key: head for key, head in factors.items() if any(row[key] != 1 for row in rows.values())}
     return table(
@@ -34,7 +34,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
             {
                 "network": row["title"],
                 **{head: f"{row[key]:g} x" for key, head in varied.items()},
-                **({"output stride": row.get("output_stride")} if strided else {}),
+                **{NUMBERS[key]: row.get(key) for key in numbers},
                 "params": f"{row['params'] / 1e6:.3f} M",
                 "MAdds": f"{row['madds'] / 1e9:.3f} G",
                 f"{metrics['split']} {metrics['titles'][metric]}": f"{100 * row[metric]:.2f} %",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal, Self
 
-from fna.config.sections import AboveZero, OutputStride, Positive, Section, Several, Two, note
+from fna.config.sections import AboveZero, OutputStride, Positive, Section, Several, TowerDepth, Two, note
 
 MULTIPLE = 4  # what channels of a scaled head are rounded to
 HW = tuple[int, int]
@@ -31,6 +31,11 @@ class TaskConfig(Section):
         """Input pixels per pixel of the backbone's last feature map."""
         return 32
 
+    @property
+    def depth(self) -> int | None:
+        """Convolutions in each tower of the head; None: it has no towers."""
+        return None
+
     def scaled(self, head_width: float) -> Self:
         """Return the settings of a head with `head_width` times the channels; 1: the same."""
         raise NotImplementedError(f"{self.model} has no width")
@@ -38,6 +43,10 @@ class TaskConfig(Section):
     def strided(self, output_stride: int) -> Self:
         """Return the settings of a network of another output stride."""
         raise NotImplementedError(f"{self.model} reads maps of fixed strides")
+
+    def deepened(self, tower_depth: int) -> Self:
+        """Return the settings of a head with towers of another depth."""
+        raise NotImplementedError(f"the head of {self.model} has no towers")
 
 
 class _OneWidth(TaskConfig):
@@ -111,6 +120,7 @@ class RetinaNet(Detector, _OneWidth):
     """A feature pyramid with towers for classes and boxes (arXiv:1708.02002)."""
 
     model: Literal["retinanet"] = "retinanet"
+    tower_depth: TowerDepth = note(4, "convolutions between the pyramid and the predictors, of scores and of boxes")
     anchor_scale: AboveZero = note(4.0, "side of the smallest anchor / stride of its level")
     strides: ClassVar[tuple[int, ...]] = (8, 16, 32, 64, 128)  # of the pyramid's levels P3 to P7
     octave: ClassVar[tuple[float, ...]] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sides of anchors / a level's smallest
@@ -118,6 +128,15 @@ class RetinaNet(Detector, _OneWidth):
     article_size_hw: ClassVar[HW] = (800, 1088)
     augment: ClassVar[Literal["resize", "ssd"]] = "resize"
     stretches: ClassVar[bool] = False
+
+    @property
+    def depth(self) -> int:
+        """Convolutions in each tower of the head."""
+        return self.tower_depth
+
+    def deepened(self, tower_depth: int) -> Self:
+        """Return the settings of a head with towers of another depth."""
+        return self.model_copy(update={"tower_depth": tower_depth})
 
     def anchor_sides(self, size_hw: HW) -> tuple[float, float]:
         """Return the sides of the smallest and the largest square anchor in pixels."""

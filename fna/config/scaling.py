@@ -1,9 +1,10 @@
-"""Settings as a network of another input scale, head width and output stride sees them. No torch here."""
+"""Settings as a network of another form sees them. No torch here."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fna.arch.target import Form
 from fna.config.configs import Config
 from fna.config.data import SegmentationDataConfig, SegmentationEvaluateConfig
 
@@ -11,20 +12,20 @@ COARSEST = 32  # the crops of pose have sides in multiples of the coarsest strid
 FOLLOWING = ("anchor_scale", "sigma")  # settings of models that are in pixels of the input
 
 
-def at_scale(config: Config, head_width: float, scale: float, output_stride: int | None = None) -> Config:
-    """Return the settings of a network whose head is narrower, whose input is larger and whose last map is finer.
+def at_form(config: Config, form: Form) -> Config:
+    """Return the settings of a network of another form: its head is narrower, its input larger, its last map finer.
 
     Things are seen at the sizes they are scored at: crops, sizes, the random resize of segmentation (which is relative
     to the images' own pixels), anchors and the Gaussians of heatmaps all follow the input.
 
     Args:
-        config: settings at scale 1.
-        head_width: channels of the head, x those of the settings.
-        scale: side of the input, x that of the settings.
-        output_stride: of the last feature map; None: that of the settings.
+        config: settings of ``Form()``.
+        form: the other.
     """
-    task, data, evaluate = config.task.scaled(head_width), config.data, config.evaluate
-    task = task.strided(output_stride) if output_stride else task
+    scale, data, evaluate = form.scale, config.data, config.evaluate
+    task = config.task.scaled(form.head_width)
+    task = task.strided(form.output_stride) if form.output_stride else task
+    task = task.deepened(form.tower_depth) if form.tower_depth else task
     multiple = COARSEST if task.name == "pose" else 1
     task = task.model_copy(update={k: getattr(task, k) * scale for k in FOLLOWING if hasattr(task, k)})
     sizes: dict[str, Any] = {"crop": times(data.crop, scale, multiple)}

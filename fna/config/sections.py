@@ -24,6 +24,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 OutputStride = Literal[8, 16, 32]  # input pixels per pixel of the last feature map
+TowerDepth = Annotated[int, Field(ge=1, le=4)]  # convolutions in each tower of a detector's head
 Size = Two[Positive]  # height, width in pixels
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -103,10 +104,14 @@ class SpaceConfig(Section):
     output_strides: Several[OutputStride] = note(
         (), "measured, segmentation: output strides that a target may have; none, or alphas: `task.output_stride` alone"
     )
+    tower_depths: Several[TowerDepth] = note(
+        (),
+        "measured, retinanet: depths of the towers that a target may have; none, or alphas: `task.tower_depth` alone",
+    )
 
     def blocks(self) -> dict[str, Any]:
         """Return the settings of the candidates, which are those of `spaces.task_space`; the others are of forms."""
-        return self.model_dump(exclude={"input_scales", "head_channels", "output_strides"})
+        return self.model_dump(exclude={"input_scales", "head_channels", "output_strides", "tower_depths"})
 
 
 class RemapConfig(Section):
@@ -221,6 +226,7 @@ class AdaptConfig(Section):
     head_width: AboveZero | None = note(None, "channels of the head, x those of `task`; null: the target's")
     scale: AboveZero | None = note(None, "input height and width, x those of `data`; null: the target's")
     output_stride: OutputStride | None = note(None, "segmentation: see `task`; null: the target's")
+    tower_depth: TowerDepth | None = note(None, "retinanet: see `task`; null: the target's")
     init: Literal["super", "seed", "target", "random"] = note(
         "super", "where the weights come from; target: those it was derived with"
     )

@@ -26,6 +26,7 @@ class Network(Generic[A]):
         head_width: channels of the head, x those of the settings.
         scale: side of what the network sees, x that of the settings.
         output_stride: pixels of that per pixel of the last feature map; None: that of the settings.
+        tower_depth: convolutions in each tower of the head; None: those of the settings.
     """
 
     arch: A
@@ -33,11 +34,12 @@ class Network(Generic[A]):
     head_width: float = 1.0
     scale: float = 1.0
     output_stride: int | None = None
+    tower_depth: int | None = None
 
     @property
     def form(self) -> Form:
-        """Its head width, scale and output stride."""
-        return Form(self.head_width, self.scale, self.output_stride)
+        """All but its architecture and weights."""
+        return Form(self.head_width, self.scale, self.output_stride, self.tower_depth)
 
 
 def load_weights(model: nn.Module, state: State, what: str) -> None:

@@ -14,7 +14,7 @@ from fna.config import Config, make_config
 from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, signed, unusable
-from fna.reporting.rows import charged_minutes, epochs_text, minutes_text, optimistic, seed_first
+from fna.reporting.rows import NUMBERS, charged_minutes, epochs_text, minutes_text, optimistic, seed_first
 from fna.reporting.targets import Derived, counted_at, read_targets
 
 Column = tuple[str, list[str]]  # head, cells
@@ -189,9 +189,10 @@ def _about(rows: Mapping[str, Any], seed_madds: int | None) -> list[Column]:
         factors = [row.get(key, 1) for row in listed]
         if any(factor != 1 for factor in factors):
             columns.append((f"{head} {TIMES}", [f"{factor:g}" for factor in factors]))
-    strides = [str(row.get("output_stride")) for row in listed]
-    if len(set(strides)) > 1:
-        columns.append(("output stride", strides))
+    for key, head in NUMBERS.items():
+        values = [str(row.get(key)) for row in listed]
+        if len(set(values)) > 1:
+            columns.append((head, values))
     columns.append(("params (M)", [f"{row['params'] / 1e6:.3f}" for row in listed]))
     if any(row.get("frozen_params") for row in listed):
         columns.append(("frozen (M)", [f"{row.get('frozen_params', 0) / 1e6:.3f}" for row in listed]))

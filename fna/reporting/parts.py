@@ -93,6 +93,12 @@ def read_config(folder: Path) -> Config | None:
     return load_config(path)
 
 
+def task_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of the run's section task, none if they are not there."""
+    config = read_config(folder)
+    return config.task.model_dump() if config else {}
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run, if it is as the run left it."""
     return decode_json(path, read_vouched(path))

@@ -20,7 +20,7 @@ CONTROLS = {  # the rows of the table of controls, by the name of the adaptation
     RANDOM: "(e) random architecture of the same cost, super network's weights",
     CUT: "(f) seed cut by hand to the same cost and input scale",
 }
-
+NUMBERS = {"output_stride": "output stride", "tower_depth": "tower depth"}  # of a form, where a task has them
 
 T = TypeVar("T")
 

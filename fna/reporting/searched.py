@@ -13,7 +13,8 @@ from fna.arch.target import Form
 from fna.config import make_config
 from fna.cost.units import shown_in
 from fna.reporting import figures
-from fna.reporting.parts import DASH, Part, Table, read_config, read_json, read_optional
+from fna.reporting.parts import DASH, Part, Table, read_config, read_json, read_optional, task_settings
+from fna.reporting.rows import NUMBERS
 from fna.reporting.targets import Derived, read_targets
 from fna.runs.manifest import read_vouched
 from fna.runs.opening import flatten
@@ -73,8 +74,7 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
     unit, candidates = shown_in(found["unit"]), sorted(found["candidates"], key=lambda row: float(row["loss"]))
     names = {_identity(vars(target)): name for name, target in targets.items()}
     called = [names.get(_identity(row), "") for row in candidates]
-    config = read_config(folder)
-    own, strided = config.task.stride if config else DASH, any(row.get("output_stride") for row in candidates)
+    own, varied = task_settings(folder), [key for key in NUMBERS if any(r.get(key) for r in candidates)]
     costs, losses = (np.array([row[key] for row in candidates], float) for key in ("cost", "loss"))
     caption = (
         "Loss of every candidate on training images that the weights have not seen, against its cost; the line is the "
@@ -90,14 +90,14 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
             f"{row['cost'] / unit.per:.{unit.digits}f}",
             f"{row['head_width']:g}",
             f"{row['scale']:g}",
-            *[str(row.get("output_stride") or own)] * strided,
+            *[str(row.get(key) or own.get(key, DASH)) for key in varied],
         )
         for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
         if rank <= BEST or name
     ]
     head = (
         *("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})"),
-        *("head width", "input scale", *["output stride"] * strided),
+        *("head width", "input scale", *(NUMBERS[key] for key in varied)),
     )
     caption = (
         f"The best of {len(candidates)} candidates by loss, and the targets. The first of them, and the best of "

@@ -14,8 +14,8 @@ from fna.arch import Arch, with_output_stride
 from fna.cost.shares import Parts
 from fna.cost.units import with_unit
 from fna.reporting import figures
-from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, unusable
-from fna.reporting.rows import measured_text
+from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, task_settings, unusable
+from fna.reporting.rows import NUMBERS, measured_text
 from fna.reporting.shares import draw_shares, shares_table
 
 DRAWN = 4  # targets under the seed; the table has all
@@ -23,7 +23,7 @@ TOGETHER = 12  # architectures of several runs in one drawing
 FIRST = "derived"  # the target that a run derives by itself
 LATER: dict[str, Any] = {  # keys that files of earlier versions have not
     **{"madds_parts": {}, "seed_madds_parts": {}},
-    **dict.fromkeys(("latency", "output_stride")),
+    **dict.fromkeys(("latency", "output_stride", "tower_depth")),
 }
 CHANGES = ("blocks kept", "changed", "added", "dropped")
 
@@ -37,6 +37,7 @@ class Derived:
         head_width: channels of its head / those of the seed's.
         scale: side of its input / that of the seed's.
         output_stride: of its last feature map; None: that of the seed's.
+        tower_depth: of its head; None: that of the seed's.
         path: the candidate of every layer.
         cost: of the whole network, in `unit`.
         unit: of all costs here.
@@ -58,6 +59,7 @@ class Derived:
     head_width: float
     scale: float
     output_stride: int | None
+    tower_depth: int | None
     path: Sequence[int]
     cost: float
     unit: str
@@ -116,7 +118,7 @@ def architecture(folder: Path) -> Part:
     more = f" Of {len(targets)} targets the first {DRAWN} are drawn." if len(targets) > DRAWN else ""
     draw_networks(part, titles, more)
     if targets:
-        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"]), stride))
+        part.tables.append(_table(targets, Arch.from_json(seed_json["arch"]), task_settings(folder)))
         _add_shares(part, shown)
         part.notes += [f"'{n}' {measured_text(t.latency)}." for n, t in targets.items() if t.latency]
     for name, target in shown.items():
@@ -185,14 +187,14 @@ def _title(name: str, target: Derived, arch: Arch) -> str:
 
 
 def _factors(target: Derived) -> list[str]:
-    """Name a target's head width, input scale and output stride, where they are not the seed's."""
-    head, size, stride = target.head_width, target.scale, target.output_stride
+    """Name what of a target's form is not the seed's."""
+    head, size = target.head_width, target.scale
     factors = [f"head {head:g}{TIMES}"] * (head != 1) + [f"input {size:g}{TIMES}"] * (size != 1)
-    return factors + [f"output stride {stride}"] * (stride is not None)
+    return factors + [f"{word} {value}" for key, word in NUMBERS.items() if (value := getattr(target, key))]
 
 
-def _table(targets: Mapping[str, Derived], seed: Arch, own_stride: int) -> Table:
-    rows, strided = [], any(target.output_stride for target in targets.values())
+def _table(targets: Mapping[str, Derived], seed: Arch, own: Mapping[str, Any]) -> Table:
+    rows, varied = [], [key for key in NUMBERS if any(getattr(target, key) for target in targets.values())]
     for name, target in targets.items():
         changes = Counter(_change(*labels) for labels in _layer_pairs(seed, target.arch))
         rows.append(
@@ -205,12 +207,12 @@ def _table(targets: Mapping[str, Derived], seed: Arch, own_stride: int) -> Table
                 f"{target.params / 1e6:.3f}",
                 f"{target.head_width:g}",
                 f"{target.scale:g}",
-                *[str(target.output_stride or own_stride)] * strided,
+                *[str(getattr(target, key) or own.get(key, DASH)) for key in varied],
             )
         )
     head = (
         *("target", "against the seed", "budget", "cost", f"cost {TIMES} seed"),
-        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}", *["output stride"] * strided),
+        *("params (M)", f"head width {TIMES}", f"input scale {TIMES}", *(NUMBERS[key] for key in varied)),
     )
     caption = (
         "What was derived from the one search. Costs are those of the whole network. Look at how much of its budget a "

@@ -111,7 +111,7 @@ def _row(name: str, record: Mapping[str, Any], scores: Mapping[str, Any], rng_se
         "epoch": record.get("epoch", config["epochs"]),
         "madds_parts": record.get("madds_parts", {}),
         **{key: record[key] for key in ("params", "madds", "minutes", "head_width", "scale")},
-        "output_stride": record["settings"]["task"].get("output_stride"),
+        **{key: record["settings"]["task"].get(key) for key in ("output_stride", "tower_depth")},
         # older folders lack these
         **{key: record.get(key, 0) for key in ("compute_minutes", "peak_memory", "frozen_params")},
         **scores,

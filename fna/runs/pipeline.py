@@ -220,10 +220,8 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
             f"adapt.arch is '{name}'{nearest(name, known)}; expected 'seed', an architecture file or a target of this "
             f"run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {run.path} --derive.name {name}"
         )
-    form = {key: getattr(config, key) or getattr(target, key) for key in Form._fields}
-    if form["output_stride"] == run.problem.config.task.stride:
-        form["output_stride"] = None
-    return replace(target, **form)
+    form = Form(*(getattr(config, key) or getattr(target, key) for key in Form._fields))
+    return replace(target, **run.problem.own(form)._asdict())
 
 
 def start_network(run: Run, target: Target, init: str, name: str = "") -> Network[Arch]:

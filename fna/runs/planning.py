@@ -217,7 +217,7 @@ def _budget(config: Config) -> Budget | None:
 
 
 def forms_wanted(config: Config) -> tuple[Form, ...]:
-    """Return the head widths, input scales and output strides that the search chooses from."""
+    """Return the forms that the search chooses from."""
     return forms_of(config) if config.search.chooser in MEASURED else (Form(),)
 
 

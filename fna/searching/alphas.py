@@ -330,7 +330,7 @@ def search(
     loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
     held = None if limit is None else {"text": str(budget), "cost": limit}
     finest = max(loop.forms.choices, key=lambda form: form.scale / (form.output_stride or problem.config.task.stride))
-    largest = problem.at(finest._replace(head_width=1.0))
+    largest = problem.at(finest._replace(head_width=1.0, tower_depth=None))
     with in_memory("search", config, largest, network.arch.seed, compute):
         evidence, warnings, spent = _evidence(loop, checkpoints, logs)
     for warning in warnings:

@@ -21,20 +21,21 @@ from fna.progress import say
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
-SEEDS = Form()  # the recipe's own head, input and output stride
+SEEDS = Form()  # the recipe's own
 
 
 def forms_of(config: Config) -> tuple[Form, ...]:
-    """Return every input scale with every output stride and every head width of the settings, each once."""
-    space, own = config.space, config.task.stride
-    strides = [None if stride == own else stride for stride in space.output_strides or (own,)]
-    forms = product(space.input_scales, strides, space.head_channels)
-    return tuple(dict.fromkeys(Form(width, scale, stride) for scale, stride, width in forms))
+    """Return every input scale with every output stride, head width and tower depth of the settings, each once."""
+    space, task = config.space, config.task
+    strides = [None if stride == task.stride else stride for stride in space.output_strides or (task.stride,)]
+    depths = [None if depth == task.depth else depth for depth in space.tower_depths or (task.depth,)]
+    forms = product(space.input_scales, strides, space.head_channels, depths)
+    return tuple(dict.fromkeys(Form(width, scale, stride, depth) for scale, stride, width, depth in forms))
 
 
 @dataclass(frozen=True)
 class Forms:
-    """Head widths, input scales and output strides to choose from.
+    """Forms to choose from.
 
     Args:
         choices: those at which some network is within the budget.
@@ -49,7 +50,7 @@ class Forms:
         """Count the networks of a space in every form of the settings.
 
         Args:
-            problem: what they are for, with ``space.input_scales``, ``head_channels`` and ``output_strides``.
+            problem: what they are for, with the forms of ``space``.
             costs: those of the seed's form.
             cost: name in `cost.costs.COSTS` of what is counted.
             space: undilated.
@@ -92,7 +93,7 @@ def _least(costs: Costs) -> int:
 
 
 def slim_heads(model: Model, problem: Problem, seed: Arch, forms: Forms, compute: Compute) -> dict[Form, SlimHead]:
-    """Return a super network's heads of other widths and rates, made of slices of its own, by form at scale 1."""
+    """Return a super network's heads of other widths, depths and rates, slices of its own, by form at scale 1."""
     wanted = dict.fromkeys(form._replace(scale=1.0) for form in forms.choices)
     heads = {form: problem.at(form).meta_head(seed) for form in wanted if form != SEEDS}
     return {form: SlimHead(model.head, compute.like_placed(head)) for form, head in heads.items()}

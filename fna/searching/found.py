@@ -42,6 +42,7 @@ class Candidate:
         head_width: channels of its head, x those of the settings.
         scale: side of its input, x that of the settings.
         output_stride: of its last feature map; None: that of the settings.
+        tower_depth: of its head; None: that of the settings.
     """
 
     path: LayerPath
@@ -51,11 +52,12 @@ class Candidate:
     head_width: float = 1.0
     scale: float = 1.0
     output_stride: int | None = None
+    tower_depth: int | None = None
 
     @property
     def form(self) -> Form:
-        """Its head width, scale and output stride."""
-        return Form(self.head_width, self.scale, self.output_stride)
+        """All but its path."""
+        return Form(self.head_width, self.scale, self.output_stride, self.tower_depth)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def choose(candidates: Sequence[Candidate], limit: int | None) -> Candidate | No
 
 def by_loss(candidate: Candidate) -> tuple[Any, ...]:
     """Return what candidates are ordered by, the best first: the loss, then the cost."""
-    stride = candidate.output_stride or 0
-    return candidate.loss, candidate.cost, candidate.path, candidate.scale, candidate.head_width, stride
+    width, scale, *rest = candidate.form.order
+    return candidate.loss, candidate.cost, candidate.path, scale, width, *rest
 
 
 Evidence = Alphas | Pool

@@ -171,7 +171,8 @@ class Scorer:
 
 def _key(path: LayerPath, form: Form) -> str:
     stride = f"/{form.output_stride} " if form.output_stride else ""
-    return f"{form.scale:g} {form.head_width:g} {stride}" + " ".join(map(str, path))
+    depth = f"^{form.tower_depth} " if form.tower_depth else ""
+    return f"{form.scale:g} {form.head_width:g} {stride}{depth}" + " ".join(map(str, path))
 
 
 def seed_of(loop: SearchLoop) -> Candidacy:

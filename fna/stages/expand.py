@@ -97,7 +97,8 @@ def remap_network(network: Network[A], target: Target | Arch, problem: Problem) 
     Args:
         network: where the weights come from. A super network gives each layer's operation (FNA++), the seed what the
             rules find (FNA).
-        target: what to fill. A narrower head than the network's gets its first channels, a wider one starts fresh.
+        target: what to fill. A narrower head than the network's gets its first channels, a shallower one its first
+            convolutions; a wider or deeper one starts fresh.
         problem: the rules of ``config.remap``, and the seed of new weights.
 
     Raises:
@@ -112,15 +113,16 @@ def remap_network(network: Network[A], target: Target | Arch, problem: Problem) 
 
 
 def _head(network: Network[A], target: Target, problem: Problem) -> dict[str, Tensor]:
-    """Return a network's head as wide as a target's: its first channels where that is narrower, else nothing."""
-    head = take(network.state, "head")
-    if not head or target.head_width == network.head_width:
+    """Return a target's head as a slice of a network's; nothing where the network's is smaller."""
+    head, own, wanted = take(network.state, "head"), problem.at(network), problem.at(target)
+    depths = [other.config.task.depth or 0 for other in (own, wanted)]
+    if not head or (target.head_width == network.head_width and depths[0] == depths[1]):
         return head
-    if target.head_width > network.head_width:
-        say(f"the head is {target.head_width / network.head_width:g} x as wide as the trained one: it starts fresh")
+    if target.head_width > network.head_width or depths[1] > depths[0]:
+        say("the head is wider or deeper than the trained one: it starts fresh")
         return {}
-    wide, narrow = (problem.at(other).meta_head(target.arch) for other in (network, target))
-    return {name: tensor.clone() for name, tensor in slices(head, wide, narrow).items()}
+    large, small = (other.meta_head(target.arch) for other in (own, wanted))
+    return {name: tensor.clone() for name, tensor in slices(head, large, small).items()}
 
 
 def build(network: Network[Arch], problem: Problem) -> nn.Module:

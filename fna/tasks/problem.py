@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fna.arch import Arch, SuperArch, padded
+from fna.arch.target import Form
 from fna.config import Config, make_config
-from fna.config.scaling import at_scale, times
+from fna.config.scaling import at_form, times
 from fna.cost.costs import Costs, find_measure
 from fna.cost.latency import TABLE, LatencyTable, layers_ns, read_latencies
 from fna.cost.madds import Cost, model_cost, model_rows, path_cost
@@ -69,16 +70,24 @@ class Problem:
         return cls(config, task, Labels.of(data), size_hw, seed.mean, seed.std)
 
     def at(self, network: Any) -> Problem:
-        """Return the problem as a network of another head width, input scale and output stride sees it.
+        """Return the problem as a network of another form sees it.
 
         Args:
-            network: has a `head_width`, a `scale` and an `output_stride`, as `Network`, `Target` and `Form` have.
+            network: has a `form`, or is one.
         """
-        head_width, scale, stride = network.head_width, network.scale, network.output_stride
-        if head_width == scale == 1 and stride in (None, self.config.task.stride):
+        form: Form = self.own(network if isinstance(network, Form) else network.form)
+        if form == Form():
             return self
-        config = at_scale(self.config, head_width, scale, stride)
-        return replace(self, config=config, size_hw=self.task.scored_size(config) or times(self.size_hw, scale))
+        config = at_form(self.config, form)
+        return replace(self, config=config, size_hw=self.task.scored_size(config) or times(self.size_hw, form.scale))
+
+    def own(self, form: Form) -> Form:
+        """Return a form that says None where it says what the settings do."""
+        task = self.config.task
+        stride = None if form.output_stride == task.stride else form.output_stride
+        return form._replace(
+            output_stride=stride, tower_depth=None if form.tower_depth == task.depth else form.tower_depth
+        )
 
     def tune(self, head: nn.Module) -> None:
         """Let a head's anchors follow the input scale of this problem."""

@@ -37,7 +37,7 @@ def prepare(arch: A) -> A:
 
 def build_head(arch: Arch, classes: int, config: RetinaNet) -> nn.Module:
     """Build the head."""
-    return RetinaNetHead(feature_info(arch), classes, config.channels, config.anchor_scale)
+    return RetinaNetHead(feature_info(arch), classes, config.channels, config.anchor_scale, config.tower_depth)
 
 
 def head_start(seed_state: Mapping[str, Tensor], config: RetinaNet) -> dict[str, Tensor]:
@@ -53,13 +53,19 @@ class RetinaNetHead(nn.Module):
         classes: number of classes.
         channels: width of the pyramid and the towers.
         anchor_scale: side of the smallest anchor / stride of its level.
+        tower_depth: convolutions before the predictors, at most torchvision's 4.
 
     Raises:
         FnaError: a stride is missing, or anchors are smaller than a pixel.
     """
 
     def __init__(
-        self, feature_info: Sequence[FeatureInfo], classes: int, channels: int = 256, anchor_scale: float = 4.0
+        self,
+        feature_info: Sequence[FeatureInfo],
+        classes: int,
+        channels: int = 256,
+        anchor_scale: float = 4.0,
+        tower_depth: int = 4,
     ) -> None:
         super().__init__()
         strides = [0 if info.tap else info.stride for info in feature_info]
@@ -79,6 +85,8 @@ class RetinaNetHead(nn.Module):
         number = len(OCTAVE) * len(RATIOS)
         self.classification = RetinaNetClassificationHead(channels, number, classes, prior_probability=0.01)
         self.regression = RetinaNetRegressionHead(channels, number)
+        for head in (self.classification, self.regression):
+            head.conv = head.conv[:tower_depth]
         self._initialise()
 
     def forward(self, features: Sequence[Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
