@@ -11,13 +11,17 @@ TORCH ?= torch torchvision
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format soak audit clean
+.PHONY: demo test test-cuda lint format soak audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fna demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n logical --dist loadfile
+
+# On a machine with an NVIDIA GPU, minutes; elsewhere every one of these is skipped.
+test-cuda: $(VENV)/.installed
+	$(BIN)/python -m pytest -m cuda -rsx tests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
 from fna.config import Config, DetectionEvaluateConfig, RetinaNet
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, Model
 from fna.tasks import retinanet, ssdlite
-from fna.tasks.boxes import match, remembered
+from fna.tasks.boxes import Assign, encode, match, remembered
 from fna.training.compute import Compute
 from fna.training.cpu import WideConv2d
 from fna.training.distributed import World
@@ -40,7 +40,8 @@ class Detector:
     head: Callable[[], nn.Module]
     loss: Callable[[Any, Any, RetinaNet], tuple[Tensor, Tensor]]
     decode: Callable[[Any, tuple[int, int], Config], list[dict[str, Tensor]]]
-    matcher: Matcher
+    assign: Assign
+    matcher: Matcher  # torchvision's
     coder: BoxCoder
     columns: int  # classes of the logits
 
@@ -50,7 +51,8 @@ DETECTORS = {
         lambda: retinanet.RetinaNetHead(INFO, CLASSES, channels=16, anchor_scale=2.0),
         retinanet.loss,
         retinanet.decode,
-        retinanet.MATCHER,
+        retinanet.assign,
+        Matcher(0.5, 0.4, allow_low_quality_matches=True),
         retinanet.CODER,
         CLASSES,
     ),
@@ -58,7 +60,8 @@ DETECTORS = {
         lambda: ssdlite.SSDLiteHead(INFO, CLASSES, head_channels=48),
         ssdlite.loss,
         ssdlite.decode,
-        ssdlite.MATCHER,
+        ssdlite.assign,
+        SSDMatcher(0.5),
         ssdlite.CODER,
         CLASSES + 1,
     ),
@@ -149,28 +152,42 @@ def test_a_sliver_gives_a_finite_loss(detector: Detector) -> None:
 
 def test_every_box_is_learned_by_some_anchor(detector: Detector) -> None:
     anchors = loud(detector, 1)["anchors"]
-    found = match(detector.matcher, anchors, batch_of(BOXES, BOXES[:1]))
+    found = match(detector.assign, anchors, batch_of(BOXES, BOXES[:1]))
     assert found.positive.shape == (2, len(anchors))
     assert not (found.positive & found.ignored).any()
-    assert {tuple(b) for b in found.boxes.tolist()} == {tuple(map(float, b)) for b in BOXES}
-    iou = box_iou(found.anchors, found.boxes).diagonal()
-    assert (iou > 0).all()
-    assert ((iou >= 0.5).sum() > len(BOXES)).item()
+    assert {tuple(b) for b in found.boxes[found.positive].tolist()} == {tuple(map(float, b)) for b in BOXES}
+    iou = box_iou(anchors.repeat(2, 1), found.boxes.flatten(0, 1)).diagonal().view_as(found.positive)
+    assert (iou[found.positive] > 0).all()
+    assert (iou[found.positive] >= 0.5).sum() > len(BOXES)
+    assert torch.equal(found.boxes[~found.positive], anchors.expand(2, -1, -1)[~found.positive])
+
+
+def test_anchors_are_matched_as_torchvision_matches_them(detector: Detector) -> None:
+    anchors, draws = loud(detector, 1)["anchors"], torch.Generator().manual_seed(3)
+    for number in (1, 5, 40):  # many of them share their best anchor
+        corner, side = (torch.rand(number, 2, generator=draws) * torch.tensor(by) for by in ([140, 90], [52, 38]))
+        boxes = torch.cat([corner, corner + side + 1], 1)
+        expected = detector.matcher(box_iou(boxes, anchors))
+        found = match(detector.assign, anchors, {"boxes": [boxes], "labels": [torch.arange(number)]})
+        assert torch.equal(found.positive[0], expected >= 0)
+        assert torch.equal(found.ignored[0], expected == Matcher.BETWEEN_THRESHOLDS)
+        assert torch.equal(found.labels[found.positive], expected[expected >= 0])
 
 
 def test_decoding_undoes_the_targets(detector: Detector) -> None:
     """An output that meets its targets costs next to nothing, and its detections are the truth."""
     batch = batch_of(BOXES, [], BOXES[:1])
     output = loud(detector, 3)
-    found = match(detector.matcher, output["anchors"], batch)
-    output["deltas"] = torch.zeros_like(output["deltas"])
-    output["deltas"][found.positive] = detector.coder.encode_single(found.boxes, found.anchors)
+    found = match(detector.assign, output["anchors"], batch)
+    output["deltas"] = encode(detector.coder, found, output["anchors"])
+    pairs = found.boxes[0], output["anchors"]
+    torch.testing.assert_close(output["deltas"][0], detector.coder.encode_single(*pairs))
     first = detector.columns - CLASSES  # a background class comes first
     output["logits"] = torch.full_like(output["logits"], -20.0)
     output["logits"][..., 0] = 20.0 if first else -20.0
     rows = output["logits"][found.positive]
     rows[:, 0] = -20
-    rows[torch.arange(len(rows)), found.labels + first] = 20
+    rows[torch.arange(len(rows)), found.labels[found.positive] + first] = 20
     output["logits"][found.positive] = rows
     total, _ = detector.loss(output, batch, RetinaNet())
     assert total.item() == pytest.approx(0, abs=1e-3)

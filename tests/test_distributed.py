@@ -148,6 +148,7 @@ def test_timm_converts_in_place() -> None:
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_gpus_equal_one(tmp_path: Path) -> None:
     out = train_both_ways(tmp_path, ["segmentation"], ["engine.device=cuda"])

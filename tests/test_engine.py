@@ -27,6 +27,7 @@ from fna.training.distributed import World
 from fna.training.engine import WeightStep, fit, global_mean, learning_rate, make_optimizer
 from fna.training.freezing import freeze_norms
 from fna.training.norms import norms, recalibrate
+from fna.training.readings import Readings
 from fna.training.sinks import read_log
 
 CPU = Compute(torch.device("cpu"), None, False, World())
@@ -166,7 +167,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(parts: int) -> None:
         model = Chain()
         freeze_norms(model)
         step = replace(weight_step(model, config, weighted), parts=number)
-        ends.append((step(0, batch, images)["loss"], nn.utils.parameters_to_vector(model.parameters())))
+        ends.append((float(step(0, batch, images)["loss"]), nn.utils.parameters_to_vector(model.parameters())))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-6)
     assert torch.allclose(ends[0][1], ends[1][1], atol=1e-6)
     assert not torch.allclose(ends[0][1], nn.utils.parameters_to_vector(Chain().parameters()), atol=1e-3)
@@ -213,9 +214,9 @@ def test_global_mean_is_the_sum_over_the_weight() -> None:
     total = torch.tensor(6.0, requires_grad=True)
     loss, value = global_mean(total, torch.tensor(4), CPU)
     loss.backward()
-    assert (float(loss.detach()), value, float(total.grad)) == (1.5, 1.5, 0.25)
+    assert (float(loss.detach()), float(value), float(total.grad)) == (1.5, 1.5, 0.25)
     loss, value = global_mean(torch.tensor(0.0, requires_grad=True), torch.tensor(0), CPU)
-    assert (float(loss.detach()), value) == (0.0, 0.0)  # a batch without a labelled pixel
+    assert (float(loss.detach()), float(value)) == (0.0, 0.0)  # a batch without a labelled pixel
 
 
 # --- bad numbers ------------------------------------------------------------------------------------------------------
@@ -319,6 +320,7 @@ class Counting:
         self.seen: list[int] = []
         self.epochs: list[int] = []
         self.started: list[int] = []
+        self.readings = Readings(1)
 
     def step(self, step: int) -> Mapping[str, float | None]:
         self.seen.append(step)
@@ -434,6 +436,19 @@ def test_threads_are_as_many_as_before_afterwards() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_as_it_is_set_and_then_as_before(wanted: bool) -> None:
+    def allowed() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = allowed()
+    with computing(EngineConfig(device="cpu", tf32=wanted)):
+        assert allowed() == (wanted, wanted)
+    with suppress(ValueError), computing(EngineConfig(device="cpu", tf32=not wanted)):
+        raise ValueError
+    assert allowed() == before
 
 
 @pytest.mark.parametrize(

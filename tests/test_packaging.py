@@ -26,8 +26,7 @@ FILES = sorted(Path(fna.__file__).parent.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PRIVATE = {  # of torchvision, with the parameters that we give
     "torchvision.models.detection._utils.BoxCoder": ("weights",),
-    "torchvision.models.detection._utils.Matcher": ("high_threshold", "low_threshold", "allow_low_quality_matches"),
-    "torchvision.models.detection._utils.SSDMatcher": ("threshold",),
+    "torchvision.models.detection._utils.encode_boxes": ("reference_boxes", "proposals", "weights"),
     "torchvision.models.detection.anchor_utils.AnchorGenerator": ("sizes", "aspect_ratios"),
     "torchvision.models.detection.anchor_utils.DefaultBoxGenerator": ("aspect_ratios",),
     "torchvision.models.detection.image_list.ImageList": ("tensors", "image_sizes"),

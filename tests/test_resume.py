@@ -332,19 +332,6 @@ def test_a_dropped_item_of_the_state_is_seen(
     assert same == (drop is nothing and shift == 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@both
-def test_two_deterministic_runs_on_a_gpu_are_equal(images: Path, tmp_path: Path, phase: Phase) -> None:
-    """Bit for bit, but for operations without a deterministic kernel, which are named."""
-    try:
-        with opened(tiny_config(images, "engine.device=cuda", "engine.deterministic=true")) as job:
-            one, two = (outcome(phase, job, tmp_path / name) for name in ("one", "two"))
-    except FnaError as error:
-        assert "does not have a deterministic implementation" in str(error)  # noqa: PT017
-        pytest.xfail(str(error).partition(" does not have")[0])
-    assert one == two
-
-
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
     before = torch.are_deterministic_algorithms_enabled()
     with pytest.raises(FnaError, match=r"but put_ .*--engine.deterministic false"), deterministic(True):

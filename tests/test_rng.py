@@ -36,7 +36,7 @@ def test_a_seeded_block_does_not_seed_other_devices(monkeypatch: pytest.MonkeyPa
     assert seeds == [3]  # or the test would be blind
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_seeded_block_leaves_cuda_alone() -> None:
     torch.cuda.manual_seed_all(5)
     expected = torch.randn(4, device="cuda")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
@@ -18,7 +19,7 @@ from fna.arch.net_config import from_net_config
 from fna.config import Config, DetectionEvaluateConfig, SSDLite
 from fna.cost.madds import model_cost
 from fna.nets.network import Backbone, Classifier, FeatureInfo, Model, feature_info
-from fna.tasks.ssdlite import MATCHER, RATIOS, SCALES, Norm, SSDLiteHead, anchors, decode, head_start, loss
+from fna.tasks.ssdlite import RATIOS, SCALES, Norm, SSDLiteHead, anchors, decode, head_start, loss
 
 SIZE_HW, CLASSES = (256, 320), 4
 INFO = (FeatureInfo(8, 8, 0), FeatureInfo(48, 16, 2, tap=True), FeatureInfo(12, 16, 1), FeatureInfo(16, 32, 2))
@@ -76,7 +77,8 @@ def test_loss_is_torchvisions_before_it_is_normalised(spread: float) -> None:
     output = output_of(3, spread)
     truths = [{"boxes": b, "labels": c + 1} for b, c in zip(BATCH["boxes"], BATCH["labels"], strict=True)]
     background = torch.full((len(output["anchors"]),), -1)
-    matches = [MATCHER(box_iou(b, output["anchors"])) if len(b) else background for b in BATCH["boxes"]]
+    matcher = SSDMatcher(0.5)
+    matches = [matcher(box_iou(b, output["anchors"])) if len(b) else background for b in BATCH["boxes"]]
     raw = {"bbox_regression": output["deltas"], "cls_logits": output["logits"]}
     expected = torchvision_twin().compute_loss(truths, raw, [output["anchors"]] * 3, matches)
     total, count = loss(output, BATCH, SSDLite())

@@ -273,6 +273,9 @@ class EngineConfig(Section):
 
     device: str = note("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = note("auto", "auto: bf16 where the device is fast at it")
+    tf32: bool = note(
+        True, "NVIDIA GPUs: float32 convolutions and matrix products by tensor cores, factors rounded to 10 bits"
+    )
     channels_last: bool = True
     threads: Processors = note(0, "CPU threads; 0: torch's choice")
     workers: Processors = note(2, "processes that load data")

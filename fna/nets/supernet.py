@@ -66,7 +66,7 @@ def _weighted(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Return the weighted sum of the outputs of a layer's candidates."""
     total: Tensor | None = None
     for y, weight in zip(maps, weights, strict=True):
-        term = y * weight.to(y.device, y.dtype)  # alphas live on the CPU
+        term = y * weight.to(y.dtype)
         total = term if total is None else total + term
     assert total is not None, "a mixture has at least one candidate"
     return total

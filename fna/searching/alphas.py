@@ -27,7 +27,7 @@ from fna.rng import generator
 from fna.searching.choosing import CHOOSERS
 from fna.searching.collapsing import collapse
 from fna.searching.distilling import Lesson, teach
-from fna.searching.estimators import ESTIMATORS
+from fna.searching.estimators import ESTIMATORS, tangent
 from fna.searching.forms import SEEDS, Forms, slim_heads, strided_backbones
 from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
@@ -39,9 +39,10 @@ from fna.training.batches import make_sampler, train_batches
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
-from fna.training.engine import WeightStep, check_finite, fit, global_mean, make_optimizer
+from fna.training.engine import WeightStep, fit, make_optimizer
 from fna.training.freezing import freeze_norms
 from fna.training.memory import in_memory
+from fna.training.readings import Readings, Row, check_finite
 
 MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 TINY = 1e-12  # loss below which its relative change means nothing
@@ -191,7 +192,12 @@ class SearchLoop:
     def _alpha_steps_before(self, step: int) -> int:
         return -(-max(step - self.alpha_start, 0) // self.config.cycle)
 
-    def step(self, step: int) -> dict[str, float | None]:
+    @property
+    def readings(self) -> Readings:
+        """Where the numbers of iterations are read."""
+        return self.weight_step.readings
+
+    def step(self, step: int) -> Row:
         """Take a weight step and, once the alphas move, every ``cycle``-th time an alpha step."""
         active = step >= self.alpha_start
         draw = generator(self.compute.rng_seed, "path", step)
@@ -209,7 +215,7 @@ class SearchLoop:
             expected = float(expected_cost(self.alphas, self.table)) + self.costs.other
         distance = lesson.distance if lesson else None
         return {
-            "task_loss": weights["loss"] - self.config.distill * (distance or 0.0),
+            "task_loss": weights["loss"] if distance is None else weights["loss"] - self.config.distill * distance,
             **({"distillation": distance} if self.config.distill else {}),
             "alpha_loss": alpha_loss,
             "expected_cost": expected if self.costs.additive else None,
@@ -237,26 +243,24 @@ class SearchLoop:
 
     def alpha_step(self, step: int) -> float:
         """Move the alphas on held-out images, weights and running statistics untouched; return the task's loss."""
-        config, compute = self.config, self.compute
+        config, compute, scaler = self.config, self.compute, self.weight_step.scaler
         batch, images = next(self.alpha_batches)
         choice = ESTIMATORS[config.estimator](self.alphas, generator(compute.rng_seed, "mixture", step))
         with frozen_weights(self.model):
-            with compute.autocast():
-                output = self.model(images, choice)
-                loss_sum, weight = self.problem.loss(output, batch)
-            task_loss, value = global_mean(loss_sum, weight, compute)
-            check_finite(value, "loss of the alphas", step, config.alpha.lr, batch)
-            task_loss = task_loss.to("cpu")
-            cost = expected_cost(self.alphas, self.table)
-            if self.holder:
-                total = task_loss / max(value, TINY) + self.holder.penalty(cost)
-            else:
-                total = objective(task_loss, (cost - self.fixed) / shown_in(self.costs.unit).per, config.lambda_)
-            self.alpha_optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            value, task_loss = tangent(self.model, self.problem, choice, images, batch, compute, scaler)
+        check_finite(value, "loss of the alphas", step, config.alpha.lr, batch)
+        cost = expected_cost(self.alphas, self.table)
+        if self.holder:
+            total = task_loss / max(value, TINY) + self.holder.penalty(cost)
+        else:
+            total = objective(task_loss, (cost - self.fixed) / shown_in(self.costs.unit).per, config.lambda_)
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        total.backward()
         gradients = [a.grad for a in self.alphas if a.grad is not None]
         distributed.average_(gradients)
         norm = float(torch.nn.utils.clip_grad_norm_(self.alphas, config.alpha.clip or math.inf))
+        if scaler.is_enabled() and not math.isfinite(norm):  # fp16 skips a step that overflows
+            return value
         check_finite(norm, "gradient norm of the alphas", step, config.alpha.lr, batch)
         self.alpha_optimizer.step()
         if self.holder:

@@ -46,6 +46,6 @@ class Lesson:
         return loss_sum + self.weight * distance, number
 
     @property
-    def distance(self) -> float:
-        """The mean distillation of the step."""
-        return float(self.sums[0] / self.sums[1].clamp_min(1))
+    def distance(self) -> Tensor:
+        """The mean distillation of the step, a scalar on the device."""
+        return self.sums[0] / self.sums[1].clamp_min(1)

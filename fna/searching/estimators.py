@@ -1,13 +1,17 @@
-"""How the alphas' gradient is estimated: which candidates an alpha step mixes; `ESTIMATORS` at the foot names them."""
+"""How the alphas' gradient is estimated: which candidates an alpha step mixes; `ESTIMATORS` names them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fna.nets.supernet import Choice, Mixture
+from fna.tasks.problem import Problem
+from fna.training.compute import Compute
+from fna.training.engine import Batch, global_mean
 
 Vectors = list[Tensor]  # a vector of logits per layer
 
@@ -51,3 +55,37 @@ ESTIMATORS: dict[str, Callable[[Vectors, torch.Generator], Choice]] = {
     "two_path": mix_two_paths,
     "gumbel": mix_gumbel,
 }
+
+
+def tangent(
+    model: nn.Module,
+    problem: Problem,
+    choice: Choice,
+    images_N3HW: Tensor,
+    batch: Batch,
+    compute: Compute,
+    scaler: torch.amp.GradScaler,
+) -> tuple[float, Tensor]:
+    """Return the mean loss of a mixture, and a scalar on the CPU whose gradient in the alphas is that of the loss.
+
+    Alphas live on the CPU, where paths are drawn, and the next path may depend on them: so the device is read, once.
+
+    Args:
+        model: the super network, its weights frozen.
+        problem: whose loss it is.
+        choice: of `ESTIMATORS`, its weights on the CPU.
+        images_N3HW: normalised, on the device.
+        batch: the truth.
+        compute: hardware and processes.
+        scaler: of the weight steps; what overflows with fp16 gives infinity or NaN.
+    """
+    mixtures = [part for part in choice if isinstance(part, Mixture)]
+    flat = torch.cat([part.weights for part in mixtures])
+    weights = flat.detach().to(compute.device, non_blocking=True).requires_grad_()
+    placed = iter(weights.split([len(part.weights) for part in mixtures]))
+    there: list[Any] = [Mixture(p.indices, next(placed)) if isinstance(p, Mixture) else p for p in choice]
+    with compute.autocast():
+        loss, value = global_mean(*problem.loss(model(images_N3HW, there), batch), compute)
+    (slope,) = torch.autograd.grad(scaler.scale(loss), weights)
+    read = torch.cat([torch.stack([value, scaler.scale(torch.ones_like(value))]), slope]).cpu()
+    return float(read[0]), (flat * (read[2:] / read[1])).sum()

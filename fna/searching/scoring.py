@@ -122,12 +122,12 @@ class Scorer:
 
     def held_losses(self, network: nn.Module, problem: Problem, scale: float) -> list[float]:
         """Return the loss of any network, in eval mode, on each of the held-out batches of an input scale."""
-        losses = []
+        sums = []
         for batch, images in self._batches(scale)[1]:
             with torch.no_grad(), self.loop.compute.autocast():
                 loss_sum, weight = problem.loss(network(images), batch)
-            losses.append(float(loss_sum) / max(float(weight), 1.0))
-        return losses
+            sums.append(torch.stack([loss_sum.double(), weight.double()]))
+        return [loss_sum / max(weight, 1.0) for loss_sum, weight in torch.stack(sums).tolist()]
 
     def _network(self, path: LayerPath, form: Form) -> tuple[Model, Problem]:
         """Return a network with shared weights and statistics of its own, in eval mode, and its problem."""

@@ -26,6 +26,7 @@ from fna.training.engine import WeightStep, fit, make_optimizer
 from fna.training.freezing import freeze, freeze_norms
 from fna.training.memory import in_memory
 from fna.training.norms import recalibrate
+from fna.training.readings import Readings, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,8 @@ class AdaptLoop:
         self.problem, self.data, self.compute, self.config = problem, data, compute, config
         self.model = problem.build(network.arch)
         load_weights(self.model, {**self.model.state_dict(), **network.state}, f"the start of '{config.folder}'")
-        self.class_weights = class_weights(config.class_weights, data.train, problem.labels)
+        weights_C = class_weights(config.class_weights, data.train, problem.labels)
+        self.class_weights = None if weights_C is None else weights_C.to(compute.device)
         self._freeze()
         self.network = compute.parallel(self.model, partial=False)
         self.records = len(data.train)
@@ -98,7 +100,6 @@ class AdaptLoop:
 
     def _loss(self, output: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(self.compute.device)
             batch = {**batch, "class_weights": self.class_weights}
         return self.problem.loss(output, batch)
 
@@ -107,7 +108,12 @@ class AdaptLoop:
         """The number of parameters that do not learn."""
         return sum(p.numel() for p in self.model.parameters() if not p.requires_grad)
 
-    def step(self, step: int) -> Mapping[str, float | None]:
+    @property
+    def readings(self) -> Readings:
+        """Where the numbers of iterations are read."""
+        return self.weight_step.readings
+
+    def step(self, step: int) -> Row:
         """Take one iteration."""
         batch, images = next(self.batches)
         row = self.weight_step(step, batch, images)

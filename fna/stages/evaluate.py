@@ -50,7 +50,7 @@ def evaluate(
     with bar(len(mine), label) as progress:
         for batch in scored_batches(problem, data, mine, problem.config.evaluate.batch_size, compute):
             with compute.autocast():
-                predictions = problem.predict(model, batch.images, batch.frames)
+                predictions = problem.predict(model, batch.images, batch.frames)[: len(batch.indices)]
             scores.update(batch.indices, predictions, batch.truths)
             if kept is not None:
                 kept.update({i: p for i, p in zip(batch.indices, predictions, strict=True) if i in keep})

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from fna.config import DetectionConfig
@@ -17,60 +18,56 @@ from fna.config import DetectionConfig
 
 @dataclass(frozen=True)
 class Matches:
-    """What the anchors of a batch learn.
+    """What the anchors of a batch learn; how many learn a box is known on the device only.
 
     Args:
         positive: (N, A), whether an anchor learns a box; the others learn the background.
         ignored: (N, A), whether an anchor learns nothing: it overlaps a box too much for the background, too little for
             the box.
-        anchors: (P, 4), the positive anchors of all images, in the order of ``positive.nonzero()``; x0, y0, x1, y1 in
-            px.
-        boxes: (P, 4), the box each of them learns.
-        labels: (P,), its class.
+        boxes: (N, A, 4), the box a positive anchor learns, x0, y0, x1, y1 in px; of others the anchor itself.
+        labels: (N, A), its class; of others 0.
     """
 
     positive: Tensor
     ignored: Tensor
-    anchors: Tensor
     boxes: Tensor
     labels: Tensor
 
 
-@torch.no_grad()
-def match(matcher: Matcher, anchors_A4: Tensor, batch: Mapping[str, Any]) -> Matches:
-    """Match the boxes of every image of a batch with the anchors.
+Assign = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
-    A box that overlaps no anchor (without area, outside the image, not a number) is left out: matchers give each box
+
+@torch.no_grad()
+def match(assign: Assign, anchors_A4: Tensor, batch: Mapping[str, Any]) -> Matches:
+    """Match the boxes of every image of a batch with the anchors; nothing is read of the device.
+
+    A box that overlaps no anchor (without area, outside the image, not a number) is left out: a rule may give each box
     its best anchor, which for such a box would be an arbitrary one, or all of them.
 
     Args:
-        matcher: torchvision's matcher; its answer per anchor is a box, or negative.
+        assign: a model's rule: (intersection over union, (n, A), -1 in the rows of boxes that are left out; which are
+            not, (n, 1)) -> the `positive` and the `ignored` anchors, and each one's box, a row; (A,) each.
         anchors_A4: the anchors, x0, y0, x1, y1 in px.
         batch: ``boxes`` and ``labels``, a tensor per image: (n, 4) in px and (n,).
     """
-    found, boxes, labels = [], [], []
-    before = 0
+    found = []
     for boxes_n4, labels_n in zip(batch["boxes"], batch["labels"], strict=True):
-        iou_nA = box_iou(boxes_n4.to(anchors_A4), anchors_A4)
-        reached = iou_nA.amax(1) > 0  # False for NaN
-        boxes.append(boxes_n4.to(anchors_A4)[reached])
-        labels.append(labels_n.to(anchors_A4.device)[reached])
-        if len(boxes[-1]):
-            box_A = matcher(iou_nA[reached])
-            found.append(torch.where(box_A >= 0, box_A + before, box_A))
-            before += len(boxes[-1])
-        else:
-            found.append(labels[-1].new_full((len(anchors_A4),), Matcher.BELOW_LOW_THRESHOLD))
-    found_NA = torch.stack(found)
-    positive_NA = found_NA >= 0
-    chosen = found_NA[positive_NA]
-    return Matches(
-        positive_NA,
-        found_NA == Matcher.BETWEEN_THRESHOLDS,
-        anchors_A4.expand(len(found), -1, -1)[positive_NA],
-        torch.cat(boxes)[chosen],
-        torch.cat(labels)[chosen],
-    )
+        boxes_n4 = F.pad(boxes_n4.to(anchors_A4, non_blocking=True), (0, 0, 0, 1), value=torch.nan)  # never without one
+        labels_n = F.pad(labels_n.to(anchors_A4.device, non_blocking=True), (0, 1))
+        iou_nA = box_iou(boxes_n4, anchors_A4)
+        reached_n1 = iou_nA.amax(1, keepdim=True) > 0  # False for NaN
+        positive_A, ignored_A, box_A = assign(torch.where(reached_n1, iou_nA, -1), reached_n1)
+        learned_A4 = torch.where(positive_A[:, None], boxes_n4[box_A], anchors_A4)
+        found.append((positive_A, ignored_A, learned_A4, torch.where(positive_A, labels_n[box_A], 0)))
+    return Matches(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def encode(coder: BoxCoder, found: Matches, anchors_A4: Tensor) -> Tensor:
+    """Return what the regression of every anchor should say, (N, A, 4); 0 where it learns no box."""
+    boxes_M4 = found.boxes.flatten(0, 1)
+    weights = _weights(coder.weights, boxes_M4.dtype, boxes_M4.device)  # the coder's own are copied again every time
+    deltas_M4: Tensor = encode_boxes(boxes_M4, anchors_A4.repeat(len(found.boxes), 1), weights)
+    return deltas_M4.view_as(found.boxes)
 
 
 def best(
@@ -118,3 +115,13 @@ def remembered(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def wide(x: Tensor) -> Tensor:
     """Return `x` in float32, or as it is where that is more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@remembered
+def _weights(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def positives(values_NA4: Tensor, found: Matches) -> Tensor:
+    """Return the sum of the values of positive anchors."""
+    return torch.where(found.positive[..., None], values_NA4, 0).sum()

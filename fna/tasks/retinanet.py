@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
@@ -19,14 +19,14 @@ from fna.arch import A, Arch
 from fna.config import DetectionConfig, RetinaNet
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, feature_info, initialise
-from fna.tasks.boxes import Matches, best, match, remembered, wide
+from fna.tasks.boxes import Matches, best, encode, match, positives, remembered, wide
 
 STRIDES, OCTAVE = RetinaNet.strides, RetinaNet.octave
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 CANDIDATES = 1000  # boxes per level that non-maximum suppression sees
 
 LETTERBOX, AUGMENT = True, "resize"  # how images are brought to the canvas; to train, where `data.augment` is null
-MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+FOREGROUND, BACKGROUND = 0.5, 0.4  # intersection over union from which an anchor learns a box; below which, none
 CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
@@ -145,6 +145,17 @@ def _generator(scale: float) -> AnchorGenerator:
     return AnchorGenerator(sizes, (RATIOS,) * len(STRIDES))
 
 
+def assign(iou_nA: Tensor, reached_n1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give an anchor the box it overlaps most, if that is enough, or if no anchor overlaps some box more; see `match`.
+
+    The rule of torchvision's `Matcher`, which reads the device.
+    """
+    overlap_A, box_A = iou_nA.max(0)
+    best_A = ((iou_nA == iou_nA.amax(1, keepdim=True)) & reached_n1).any(0)
+    positive_A = best_A | (overlap_A >= FOREGROUND)
+    return positive_A, (overlap_A >= BACKGROUND) & ~positive_A, box_A
+
+
 def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: RetinaNet) -> tuple[Tensor, Tensor]:
     """Return the focal loss of all anchors plus the L1 loss of the positive ones, and the number of the positive.
 
@@ -156,16 +167,15 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: RetinaN
         config: nothing is read from it.
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
-    found = match(MATCHER, output["anchors"], batch)
-    distances = F.l1_loss(deltas_NA4[found.positive], CODER.encode_single(found.boxes, found.anchors), reduction="sum")
+    found = match(assign, output["anchors"], batch)
+    distances_NA4 = F.l1_loss(deltas_NA4, encode(CODER, found, output["anchors"]), reduction="none")
     focal = _focal(logits_NAC, found, batch.get("class_weights"))
-    return focal + distances, found.positive.sum()
+    return focal + positives(distances_NA4, found), found.positive.sum()
 
 
 def _focal(logits_NAC: Tensor, found: Matches, weights_C: Tensor | None) -> Tensor:
     """Sum up the focal loss, an image at a time: on a CPU a batch at once takes four times as long (80 classes)."""
-    classes_NA = torch.full_like(found.positive, -1, dtype=torch.int64)  # -1: background, no class
-    classes_NA[found.positive] = found.labels
+    classes_NA = torch.where(found.positive, found.labels, -1)  # -1: background, no class
     every_class = torch.arange(logits_NAC.shape[2], device=logits_NAC.device)
     total = logits_NAC.new_zeros(())
     for logits_AC, classes_A, ignored_A in zip(logits_NAC, classes_NA, found.ignored, strict=True):
@@ -190,10 +200,10 @@ def distillation(
         batch: see `loss`; the truth says which anchors learn what.
         config: nothing is read from it.
     """
-    found = match(MATCHER, output["anchors"], batch)
+    found = match(assign, output["anchors"], batch)
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
     taught_NAC, boxes_NA4 = wide(teacher["logits"]).detach(), wide(teacher["deltas"]).detach()
-    total = F.l1_loss(deltas_NA4[found.positive], boxes_NA4[found.positive], reduction="sum")
+    total = positives(F.l1_loss(deltas_NA4, boxes_NA4, reduction="none"), found)
     for logits_AC, taught_AC, ignored_A in zip(logits_NAC, taught_NAC, found.ignored, strict=True):
         scores_AC = taught_AC.sigmoid()
         entropy_AC = F.binary_cross_entropy_with_logits(logits_AC, scores_AC, reduction="none")

@@ -62,7 +62,9 @@ def loss(logits_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> tupl
     # summed by torch.sum: cross_entropy's own sum has no deterministic kernel on CUDA
     losses_NHW = F.cross_entropy(logits_NCHW.float(), mask, weights, ignore_index=IGNORE, reduction="none")
     labelled = mask != IGNORE
-    return losses_NHW.sum(), labelled.sum() if weights is None else weights[mask[labelled]].sum()
+    if weights is None:
+        return losses_NHW.sum(), labelled.sum()
+    return losses_NHW.sum(), torch.where(labelled, weights[torch.where(labelled, mask, 0)], 0).sum()
 
 
 def distillation(logits_NCHW: Tensor, teacher_NCHW: Tensor, batch: Mapping[str, Any], config: DeepLab) -> Tensor:
@@ -70,7 +72,7 @@ def distillation(logits_NCHW: Tensor, teacher_NCHW: Tensor, batch: Mapping[str, 
     learned, taught = (logits.float().log_softmax(1) for logits in (logits_NCHW, teacher_NCHW.detach()))
     divergence_NHW = F.kl_div(learned, taught, reduction="none", log_target=True).sum(1)
     labelled = batch["mask"].to(divergence_NHW.device, non_blocking=True) != IGNORE
-    return divergence_NHW[labelled].sum()
+    return torch.where(labelled, divergence_NHW, 0).sum()
 
 
 def scored_size(config: SegmentationConfig) -> tuple[int, int] | None:

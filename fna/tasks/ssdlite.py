@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSDScoringHead
@@ -21,7 +21,7 @@ from fna.config import DetectionConfig, SSDLite, scaled_channels
 from fna.errors import FnaError
 from fna.nets.blocks import ConvNormAct
 from fna.nets.network import FeatureInfo, feature_info, initialise
-from fna.tasks.boxes import Matches, best, match, remembered, wide
+from fna.tasks.boxes import Matches, best, encode, match, positives, remembered, wide
 
 HEAD_CHANNELS = 1280  # of the 1x1 convolution where the seed has none
 EXTRAS = (512, 256, 256, 128)  # channels of the levels after the backbone's two
@@ -31,7 +31,7 @@ NEGATIVES = 3  # background anchors that learn, per positive one
 CANDIDATES = 400  # boxes per class that non-maximum suppression sees
 
 LETTERBOX, AUGMENT = False, "ssd"  # how images are brought to the canvas; to train, where `data.augment` is null
-MATCHER = SSDMatcher(0.5)
+FOREGROUND = 0.5  # intersection over union from which an anchor learns a box
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
 
@@ -198,6 +198,19 @@ def _anchors(
     return boxes
 
 
+def assign(iou_nA: Tensor, reached_n1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give an anchor the box it overlaps most, if that is enough, and each box its best anchor; see `match`.
+
+    The rule of torchvision's `SSDMatcher`: of boxes that share their best anchor, the last has it.
+    """
+    overlap_A, box_A = iou_nA.max(0)
+    box_n, anchor_A = (torch.arange(n, device=iou_nA.device) for n in iou_nA.shape)
+    claimed_nA = (anchor_A == iou_nA.argmax(1, keepdim=True)) & reached_n1
+    claim_A = torch.where(claimed_nA, box_n[:, None], -1).amax(0)
+    positive_A = (claim_A >= 0) | (overlap_A >= FOREGROUND)
+    return positive_A, torch.zeros_like(positive_A), torch.where(claim_A >= 0, claim_A, box_A)
+
+
 def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite) -> tuple[Tensor, Tensor]:
     """Return cross entropy of positives and hardest negatives plus smooth L1 of the boxes, and the positives' number.
 
@@ -210,19 +223,16 @@ def loss(output: Mapping[str, Tensor], batch: Mapping[str, Any], config: SSDLite
         config: nothing is read from it.
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
-    found = match(MATCHER, output["anchors"], batch)
+    found = match(assign, output["anchors"], batch)
     entropy_NA, learned_NA = _entropy(logits_NAC, found, batch.get("class_weights"))
-    distances = F.smooth_l1_loss(
-        deltas_NA4[found.positive], CODER.encode_single(found.boxes, found.anchors), reduction="sum"
-    )
-    return entropy_NA[learned_NA].sum() + distances, found.positive.sum()
+    distances_NA4 = F.smooth_l1_loss(deltas_NA4, encode(CODER, found, output["anchors"]), reduction="none")
+    return torch.where(learned_NA, entropy_NA, 0).sum() + positives(distances_NA4, found), found.positive.sum()
 
 
 def _entropy(logits_NAC: Tensor, found: Matches, weights_C: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the cross entropy of every anchor, and which of them learn: the positives and the hardest negatives."""
     positive_NA = found.positive
-    targets_NA = torch.zeros_like(positive_NA, dtype=torch.int64)
-    targets_NA[positive_NA] = found.labels + 1
+    targets_NA = torch.where(positive_NA, found.labels + 1, 0)
     entropy_NA = F.cross_entropy(logits_NAC.flatten(0, 1), targets_NA.flatten(), reduction="none").view_as(targets_NA)
     if weights_C is not None:
         entropy_NA = entropy_NA * torch.cat([weights_C.new_ones(1), weights_C])[targets_NA]
@@ -244,12 +254,13 @@ def distillation(
     """
     logits_NAC, deltas_NA4 = wide(output["logits"]), wide(output["deltas"])
     taught_NAC, boxes_NA4 = wide(teacher["logits"]).detach(), wide(teacher["deltas"]).detach()
-    found = match(MATCHER, output["anchors"], batch)
+    found = match(assign, output["anchors"], batch)
     with torch.no_grad():
         _, learned_NA = _entropy(logits_NAC, found, None)
-    learned, taught = (logits[learned_NA].log_softmax(1) for logits in (logits_NAC, taught_NAC))
-    divergence = F.kl_div(learned, taught, reduction="sum", log_target=True)
-    return divergence + F.smooth_l1_loss(deltas_NA4[found.positive], boxes_NA4[found.positive], reduction="sum")
+    learned, taught = (logits.log_softmax(2) for logits in (logits_NAC, taught_NAC))
+    divergence_NA = F.kl_div(learned, taught, reduction="none", log_target=True).sum(2)
+    distances_NA4 = F.smooth_l1_loss(deltas_NA4, boxes_NA4, reduction="none")
+    return torch.where(learned_NA, divergence_NA, 0).sum() + positives(distances_NA4, found)
 
 
 @torch.no_grad()

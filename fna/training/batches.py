@@ -46,7 +46,7 @@ def train_batches(
     steps: tuple[int, int],
     scales: Callable[[int], float] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield (batch, normalised images on the device) for the iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
+    """Yield (batch, normalised images) on the device, for iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
 
     A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
 
@@ -68,7 +68,7 @@ def train_batches(
         views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
     for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate):
         names = [data.name(int(i)) for i in batch["index"]]
-        yield {**batch, "names": names}, compute.images(batch["image"], problem.mean, problem.std)
+        yield {**compute.truths(batch), "names": names}, compute.images(batch["image"], problem.mean, problem.std)
 
 
 class _WithScales(Sampler[list[tuple[int, int, float]]]):
@@ -107,7 +107,10 @@ class _ScaledViews(Dataset[Any]):
 
 @dataclass(frozen=True)
 class Scored:
-    """Records to score whose views have one size: positions in the data, views (N, 3, H, W), frames and truths."""
+    """Records to score whose views have one size: positions in the data, views (N, 3, H, W), frames and truths.
+
+    There may be more views, each with its frame, than records: the last one again.
+    """
 
     indices: list[int]
     images: Tensor
@@ -118,17 +121,28 @@ class Scored:
 def scored_batches(
     problem: Problem, data: Any, indices: Sequence[int], batch_size: int, compute: Compute
 ) -> Iterator[Scored]:
-    """Yield records in order, made by the workers ahead of time; neighbours whose views have one size come together."""
+    """Yield records in order, made by the workers ahead of time; neighbours whose views have one size come together.
+
+    Where new shapes take long, a short batch after a whole one of the same views is filled up.
+    """
     preload(data)
     held: list[tuple[int, Tensor, Any, Any]] = []
+    whole = set[torch.Size]()  # shapes of views of which a batch was full
     views = _Views(problem, data, indices)
+
+    def packed() -> Scored:
+        shape = held[0][1].shape
+        if len(held) == batch_size:
+            whole.add(shape)
+        return _pack(held, batch_size if compute.one_shape and shape in whole else len(held), problem, compute)
+
     for item in Loader(views, compute.workers if len(indices) > FEW else 0):
         if held and (held[0][1].shape != item[1].shape or len(held) == batch_size):
-            yield _pack(held, problem, compute)
+            yield packed()
             held = []
         held.append(item)
     if held:
-        yield _pack(held, problem, compute)
+        yield packed()
 
 
 class _Views(Dataset[tuple[int, Tensor, Any, Any]]):
@@ -146,10 +160,11 @@ class _Views(Dataset[tuple[int, Tensor, Any, Any]]):
         return self.indices[position], view_3HW, frame, truth
 
 
-def _pack(held: list[tuple[int, Tensor, Any, Any]], problem: Problem, compute: Compute) -> Scored:
-    indices, views, frames, truths = zip(*held, strict=True)
-    images_N3HW = compute.images(torch.stack(views), problem.mean, problem.std)
-    return Scored(list(indices), images_N3HW, list(frames), list(truths))
+def _pack(held: list[tuple[int, Tensor, Any, Any]], size: int, problem: Problem, compute: Compute) -> Scored:
+    indices, views, frames, truths = (list(parts) for parts in zip(*held, strict=True))
+    missing = size - len(held)
+    images_N3HW = compute.images(torch.stack(views + missing * views[-1:]), problem.mean, problem.std)
+    return Scored(indices, images_N3HW, frames + missing * frames[-1:], truths)
 
 
 def preload(data: Any) -> None:

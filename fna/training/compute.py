@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, distributed
-from fna.training.determinism import deterministic
+from fna.training.determinism import deterministic, tf32
 from fna.training.tracking import need_trackers
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,6 +33,7 @@ class Compute:
     rng_seed: int = 0
     workers: int = 0  # processes that load data
     sync_bn: bool = True  # share batch statistics between processes
+    one_shape: bool = False  # the first batch of a new size takes long, since operations are planned for it
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the precision context of a forward pass."""
@@ -83,10 +85,25 @@ class Compute:
             std: per channel, of values in [0, 1].
         """
         x = images_N3HW.to(self.device, non_blocking=True).float()
-        scale = torch.tensor(std, device=self.device).view(1, 3, 1, 1) * 255
-        shift = torch.tensor(mean, device=self.device).view(1, 3, 1, 1) * 255
-        x = (x - shift) / scale
+        x = (x - _channels(mean, self.device)) / _channels(std, self.device)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def truths(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Move what a loss reads of a batch to the device, but for the images; nothing waits for pinned memory."""
+
+        def there(value: Any) -> Any:
+            if isinstance(value, list):
+                return [there(part) for part in value]
+            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        return {key: value if key == "image" else there(value) for key, value in batch.items()}
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers of [0, 1], one a channel, as those of 8 bits, (1, 3, 1, 1); copied to a device once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
 @contextmanager
@@ -106,8 +123,9 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
                 device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
         own = ("channels_last", "rng_seed", "workers", "sync_bn")
-        with deterministic(config.deterministic):
-            yield Compute(device, precision, world=world, **{key: getattr(config, key) for key in own})
+        with deterministic(config.deterministic), tf32(config.tf32):
+            settings = {key: getattr(config, key) for key in own}
+            yield Compute(device, precision, world=world, one_shape=device.type == "cuda", **settings)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The same bits twice on a GPU, too: torch's deterministic algorithms, and what they need of CUDA."""
+"""Which kernels a GPU takes: deterministic ones, for the same bits twice; TF32, which is faster and coarser."""
 
 from __future__ import annotations
 
@@ -48,3 +48,18 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Let NVIDIA GPUs round the factors of float32 convolutions and matrix products to 10 bits; leaving restores it.
+
+    Args:
+        wanted: False: float32 throughout.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -22,11 +22,11 @@ from fna.training import distributed
 from fna.training.checkpoints import Checkpoints, first_not_finite
 from fna.training.clock import NOTHING, Spent, Stopwatch
 from fna.training.compute import Compute
+from fna.training.readings import REMEDY, NotFiniteError, Readings, Row
 from fna.training.sinks import check_log
 from fna.training.tracking import Logs
 
 Batch = dict[str, Any]
-REMEDY = "lower the learning rate or set a gradient clip, and start a new run folder"
 MISFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # of a state of other structure
 FEW = 3  # scores that a line shows
 PLAN = {  # what of a phase must not change between its checkpoints
@@ -84,7 +84,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int, steps_pe
 
 @dataclass
 class WeightStep:
-    """An iteration of the weights: forward, global loss, backward, clipping, update; stops at the first bad number.
+    """An iteration of the weights: forward, global loss, backward, clipping, update; bad numbers are met in `readings`.
 
     A batch may go through the network in several `parts`, one after another, which takes less memory. The gradients are
     those of the whole batch, but for batch norms, which see a part at a time.
@@ -99,32 +99,34 @@ class WeightStep:
     steps_per_epoch: int
     parts: int = 1
     scaler: torch.amp.GradScaler = field(init=False)
+    readings: Readings = field(init=False)
 
     def __post_init__(self) -> None:
+        self.readings = Readings.of(self.compute.device)
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.dtype is torch.float16)
 
-    def __call__(self, step: int, batch: Batch, images_N3HW: Tensor, *choice: Any) -> dict[str, float]:
-        """Take one step and return ``loss`` and ``lr``.
+    def __call__(self, step: int, batch: Batch, images_N3HW: Tensor, *choice: Any) -> dict[str, float | Tensor]:
+        """Take one step and return ``loss``, which is still on the device, and ``lr``. With fp16 the scaler reads.
 
         Raises:
-            FnaError: the loss or a gradient is not finite; weights keep their last good values.
+            NotFiniteError: on a CPU: the loss or a gradient is not finite; weights keep their last good values.
         """
         rate = learning_rate(self.config, step, self.total_steps, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         value = self._backward(batch, images_N3HW, *choice)
-        check_finite(value, "loss", step, rate, batch)
+        self.readings.check(value, "loss", step, rate, batch)
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf)
         if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:  # fp16 skips a step that overflows
-            check_finite(norm, "gradient norm", step, rate, batch)
+            self.readings.check(norm, "gradient norm", step, rate, batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {"loss": value, "lr": rate}
 
-    def _backward(self, batch: Batch, images_N3HW: Tensor, *choice: Any) -> float:
+    def _backward(self, batch: Batch, images_N3HW: Tensor, *choice: Any) -> Tensor:
         """Compute the gradients of the mean loss over all parts and processes; return that mean.
 
         How many terms there are in all is known after the last part only. Until then all parts are divided by the
@@ -144,7 +146,7 @@ class WeightStep:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= unit / count
-        return float(total[0] / count)
+        return total[0] / count
 
     def _shared(self, now: bool) -> AbstractContextManager[Any]:
         """Return a context in which gradients are averaged over processes `now`, or kept until a later time."""
@@ -164,7 +166,7 @@ def global_sums(loss_sum: Tensor, weight: Tensor) -> Tensor:
     return distributed.total(torch.stack([loss_sum.detach().float(), weight.float()]))
 
 
-def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Tensor, float]:
+def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Tensor, Tensor]:
     """Return this process's share of the mean loss over all processes, and that mean.
 
     The shares are scaled so that their gradients, averaged over processes, are the gradient of the global mean: the
@@ -177,31 +179,7 @@ def global_mean(loss_sum: Tensor, weight: Tensor, compute: Compute) -> tuple[Ten
     """
     sums = global_sums(loss_sum, weight)
     count = sums[1].clamp_min(1)
-    return loss_sum * (compute.world.size / count), float(sums[0] / count)
-
-
-class NotFiniteError(FnaError):
-    """A number went bad in an iteration, whose batch is kept to be looked at."""
-
-    def __init__(self, message: str, step: int, batch: Mapping[str, Any]) -> None:
-        super().__init__(message)
-        self.step, self.batch = step, dict(batch)
-
-
-def check_finite(value: float, what: str, step: int, rate: float, batch: Batch) -> None:
-    """Stop a run whose numbers went bad, naming step, learning rate and the batch's files.
-
-    Raises:
-        NotFiniteError: `value` is infinite or not a number.
-    """
-    if not math.isfinite(value):
-        files = ", ".join(distributed.gather(list(batch.get("names", [])))) or "unknown"
-        raise NotFiniteError(
-            f"the {what} became {value} at iteration {step} (learning rate {rate:.3g}); files of the batch: {files}. "
-            f"The last checkpoint is kept: {REMEDY}",
-            step,
-            batch,
-        )
+    return loss_sum * (compute.world.size / count), sums[0] / count
 
 
 # --- one loop -------------------------------------------------------------------------------------
@@ -215,7 +193,11 @@ class Loop(Protocol):
     total_steps: int
     steps_per_epoch: int
 
-    def step(self, step: int) -> Mapping[str, float | None]:
+    @property
+    def readings(self) -> Readings:
+        """Where the numbers of its iterations are read."""
+
+    def step(self, step: int) -> Row:
         """Take one iteration; return the row to log."""
 
     def end_epoch(self, epoch: int) -> Mapping[str, Any]:
@@ -273,12 +255,15 @@ def fit(
     loop.start(start)
     with log, bar(loop.total_steps, label, start) as progress, _dumped(loop, checkpoints if writes else None):
         for step in range(start, loop.total_steps):
-            row = loop.step(step)
-            loss = row.get("loss", row.get("task_loss"))
-            losses += [] if loss is None else [loss]
-            log.step(step, row)
-            done = step + 1
-            if done % loop.steps_per_epoch == 0:
+            row, done = loop.step(step), step + 1
+            ends, last = done % loop.steps_per_epoch == 0, done == loop.total_steps
+            asked = (bool(every) and done % every == 0) or (keeps_end and last)
+            for at, numbers in loop.readings.take(step, row, now=ends or asked or last):
+                loss = numbers.get("loss", numbers.get("task_loss"))
+                losses += [] if loss is None else [loss]
+                log.step(at, numbers)
+                progress.advance(1, **{k: v for k, v in numbers.items() if v is not None})
+            if ends:
                 epoch = done // loop.steps_per_epoch
                 scores = loop.end_epoch(epoch)
                 minutes = watch.read().minutes
@@ -287,13 +272,12 @@ def fit(
                 losses.clear()
                 if scores:
                     log.epoch(epoch, {"minutes": round(minutes, 4), **scores})
-            asked = (bool(every) and done % every == 0) or (keeps_end and done == loop.total_steps)
-            if checkpoints and writes and (asked or _is_due(done, loop, saved, config)):
+            due = ends and time.monotonic() - saved >= config.checkpoint_seconds
+            if checkpoints and writes and (asked or due):
                 about = {"spent": watch.read().to_json(), "processes": compute.world.size, "plan": plan}
                 _check_state(loop, done)
                 checkpoints.save(done, {"loop": loop.state(), **about, "logs": log.fingerprints()})
                 saved = time.monotonic()
-            progress.advance(1, **{k: v for k, v in row.items() if v is not None})
         _check_state(loop, loop.total_steps)
     return watch.read()
 
@@ -372,11 +356,6 @@ def _tell_epoch(what: str, losses: Sequence[float], scores: Mapping[str, Any], m
         numbers |= {name: value for name, value in scores.items() if isinstance(value, int | float)}
     shown = "".join(f", {name} {value:.4g}" for name, value in numbers.items())
     tell(f"{what}{shown}, {shortly(minutes)}, ETA {shortly(left)}")
-
-
-def _is_due(done: int, loop: Loop, saved: float, config: EngineConfig) -> bool:
-    """Tell whether iteration `done` ends an epoch, long enough after the last checkpoint."""
-    return done % loop.steps_per_epoch == 0 and time.monotonic() - saved >= config.checkpoint_seconds
 
 
 def _same_plan(label: str, began: Mapping[str, int], now: Mapping[str, int]) -> None:

@@ -28,8 +28,9 @@ def recalibrate(model: nn.Module, images: Iterator[Tensor], batches: int, comput
     try:
         for norm, _ in momenta:
             norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        for _ in range(batches):
+        for number in range(batches):
+            for norm, _ in momenta:
+                norm.momentum = 1 / (number + 1)  # a cumulative average; with None torch reads its count off the device
             with compute.autocast():
                 model(next(images))
     finally:
