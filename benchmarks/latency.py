@@ -22,9 +22,10 @@ from fna.config import Config
 from fna.config.budgets import NS_PER_MS
 from fna.cost.latency import LatencyTable, read_latencies
 from fna.runs import pipeline
-from fna.runs.planning import find_basis, forms_wanted, space_of
+from fna.runs.planning import find_basis, space_of
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE
+from fna.searching.forms import forms_of
 from fna.seeds import load_seed
 from fna.stages.latency import bench, check, measure_space, remeasure
 
@@ -37,7 +38,7 @@ def predict_and_measure(config: Config, file: Path, number: int) -> dict[str, An
     space = space_of(problem, seed.arch)
     with bench(threads=1, backend="onnxruntime") as here:
         before = read_latencies(file) if file.exists() else LatencyTable(here.machine, {}, str(file))
-        table = measure_space(problem, space, forms_wanted(config), before, here, ROUNDS)
+        table = measure_space(problem, space, forms_of(config), before, here, ROUNDS)
         return check(problem, space, table, here, number, ROUNDS)
 
 

@@ -99,7 +99,8 @@ def _measure_space(config: Config, file: Path, here: Bench, number: int | None, 
     from dataclasses import replace
 
     from fna.cost.latency import LatencyTable, read_latencies, said
-    from fna.runs.planning import find_basis, forms_wanted, space_of
+    from fna.runs.planning import find_basis, space_of
+    from fna.searching.forms import forms_of
     from fna.seeds import load_seed
     from fna.stages.latency import check, measure_space
 
@@ -108,7 +109,7 @@ def _measure_space(config: Config, file: Path, here: Bench, number: int | None, 
     problem = replace(basis.problem, config=settings)
     space = space_of(problem, seed.arch)
     before = read_latencies(file) if file.exists() else LatencyTable(here.machine, {}, str(file))
-    after = measure_space(problem, space, forms_wanted(settings), before, here, rounds)
+    after = measure_space(problem, space, forms_of(settings), before, here, rounds)
     costs = problem.costs(space, "latency")
     done: dict[str, Any] = {
         "table": str(file),

@@ -104,18 +104,19 @@ class Costs:
         table, room = self.added(limit)
         return path_cost(table, path) - room + limit
 
-    def limit(self, budget: Budget, name: str) -> int:
+    def limit(self, budget: Budget, name: str, reach: tuple[int, int] | None = None) -> int:
         """Return what a budget allows the whole network.
 
         Args:
             budget: x the seed's cost, or an amount of this unit.
             name: the setting it comes from, for messages.
+            reach: the least and the most that a network may come to; None: `range`.
 
         Raises:
             FnaError: no network of the space is within the budget, or all of them are far below it.
         """
         wanted = budget.amount * self.seed if budget.relative else budget.amount
-        low, high = self.range
+        low, high = reach or self.range
         if not low <= wanted <= high:
             raise FnaError(
                 f"{name} {budget} means {with_unit(wanted, self.unit)}, but this space reaches from "

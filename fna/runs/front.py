@@ -28,6 +28,7 @@ from fna.runs.pruning import Pruning, prune_seed
 from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE
 from fna.searching.choosing import NoControlError
+from fna.searching.forms import allowed
 from fna.searching.rescoring import score_again
 from fna.stages.prune import IMPORTANCES, load_library
 from fna.tasks.problem import Problem
@@ -107,7 +108,7 @@ def plan_front(
     problem = Problem.from_json(run.read_json("expand", "problem.json"), config)
     space = SuperArch.from_json(run.read_json("expand", "super.json"))
     costs = problem.costs(space, kinds.pop())
-    limits = {str(budget): costs.limit(budget, "--budgets") for budget in wanted}
+    limits = {str(budget): allowed(budget, problem, space, costs, "--budgets") for budget in wanted}
     if pruned and UNITS[costs.unit] not in PRUNED_TO:
         raise FnaError(
             f"a seed is pruned to {' or '.join(PRUNED_TO)}, not to {budgets[0]}: leave {', '.join(pruned)} out of "

@@ -25,6 +25,7 @@ from fna.runs.evaluating import run_evaluate
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
 from fna.searching.alphas import check_settings, search
+from fna.searching.forms import allowed
 from fna.seeds import backbone_weights
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
@@ -42,7 +43,7 @@ def run_expand(run: Run) -> dict[str, Any]:
     budget = None if config.search.budget is None else parse_budget(config.search.budget)
     costs = problem.costs(expanded.arch, budget.cost if budget else "madds")
     if budget:
-        costs.limit(budget, "search.budget")
+        allowed(budget, problem, expanded.arch, costs, "search.budget")
     latencies = problem.latencies().digest if budget and budget.cost == "latency" else None
     info: dict[str, Any] = {
         "latencies": latencies,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fna.arch import Arch, SuperArch
 from fna.arch.spaces import task_space
-from fna.arch.target import Form
 from fna.config import Config, SearchConfig, make_config, parse_budget
 from fna.config.budgets import Budget
 from fna.cost.costs import Costs
@@ -19,8 +18,8 @@ from fna.data.index import find_package, open_splits
 from fna.data.splits import open_data
 from fna.errors import FnaError, pick
 from fna.progress import bar
-from fna.searching.alphas import MEASURED, check_settings
-from fna.searching.forms import forms_of
+from fna.searching.alphas import check_settings
+from fna.searching.forms import MEASURED, allowed, forms_of
 from fna.searching.measured import FINALISTS
 from fna.searching.scoring import HELD
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, collect, load_seed
@@ -176,11 +175,11 @@ def _plan_one(
     problem = basis.problem
     config, cost = problem.config, problem.cost(arch)
     space, budget = space_of(problem, arch), _budget(config)
-    ranges = [problem.at(form).costs(space).range for form in forms_wanted(config)]
+    ranges = [problem.at(form).costs(space).range for form in forms_of(config)]
     costs = problem.costs(space, budget.cost if budget else "madds")
     limit, why_not = None, ""
     try:
-        limit = costs.limit(budget, "search.budget") if budget else None
+        limit = allowed(budget, problem, space, costs, "search.budget") if budget else None
     except FnaError as error:
         why_not = str(error)
     row = SeedPlan(
@@ -217,11 +216,6 @@ def space_of(problem: Problem, arch: Arch) -> SuperArch:
 
 def _budget(config: Config) -> Budget | None:
     return None if config.search.budget is None else parse_budget(config.search.budget)
-
-
-def forms_wanted(config: Config) -> tuple[Form, ...]:
-    """Return the forms that the search chooses from."""
-    return forms_of(config) if config.search.chooser in MEASURED else (Form(),)
 
 
 def _shrink(basis: Basis, row: SeedPlan, arch: Arch, limit: int | None) -> tuple[str, ...]:
@@ -280,11 +274,11 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     held = (basis.train or 0) * (config.held_out if measured else config.alpha_split)
     steps = ((basis.train or 0) - held) // config.batch_size
     seconds = config.batch_size / problem.config.adapt.batch_size  # of a batch here per second of one there
-    costs = [problem.at(form).costs(space) for form in forms_wanted(problem.config)]
+    costs = [problem.at(form).costs(space) for form in forms_of(problem.config)]
     ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
     weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
     if config.distill:  # the teacher's forward pass
-        areas = [form.scale**2 for form in forms_wanted(problem.config)]
+        areas = [form.scale**2 for form in forms_of(problem.config)]
         weight_step += (1 - config.anchor) * pace.forward * seconds * sum(areas) / len(areas)
     if not measured:
         alphas = steps * max(0, config.epochs - config.alpha_start) / config.cycle

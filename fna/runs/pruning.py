@@ -18,6 +18,7 @@ from fna.runs.pipeline import keep_target, kept_target, start_network
 from fna.runs.run import Run
 from fna.runs.saved import TWIN, WEIGHTS
 from fna.searching.choosing import Choice
+from fna.searching.forms import allowed
 from fna.stages.derive import Derived
 from fna.stages.prune import prune
 from fna.training.batches import train_batches
@@ -80,7 +81,7 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
 def _pruned(run: Run, seed: Network[Arch], importance: str, budget: Budget) -> Derived:
     """Prune the fine-tuned seed to a budget."""
     costs, (train,) = run.problem.costs(run.space, budget.cost), run.data("train")
-    limit = costs.limit(budget, "the budget")
+    limit = allowed(budget, run.problem, run.space, costs, "the budget")
     network = prune(seed, run.problem, train, run.compute, limit, budget.cost, importance)
     problem, target = run.problem.at(network), Target(network.arch, *network.form)
     choice = Choice((), target, problem.whole(network.arch, budget.cost), (), 0)

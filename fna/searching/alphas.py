@@ -28,7 +28,7 @@ from fna.searching.choosing import CHOOSERS
 from fna.searching.collapsing import collapse
 from fna.searching.distilling import Lesson, teach
 from fna.searching.estimators import ESTIMATORS, tangent
-from fna.searching.forms import SEEDS, Forms, slim_heads, strided_backbones
+from fna.searching.forms import MEASURED, SEEDS, Forms, allowed, slim_heads, strided_backbones
 from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
@@ -44,7 +44,6 @@ from fna.training.freezing import freeze_norms
 from fna.training.memory import in_memory
 from fna.training.readings import Readings, Row, check_finite
 
-MEASURED = ("measured", "halving")  # choosers that score candidates in place of learning alphas
 TINY = 1e-12  # loss below which its relative change means nothing
 
 
@@ -117,7 +116,7 @@ class SearchLoop:
         self.learns_alphas = self.config.chooser not in MEASURED
         self.limit = limit
         self.limits = (limit, *smaller)  # that targets will be derived at
-        self.forms = Forms.of(problem, costs, UNITS[costs.unit], network.arch, limit, self.learns_alphas)
+        self.forms = Forms.of(problem, costs, UNITS[costs.unit], network.arch, limit)
         self.table = [torch.tensor(row, dtype=torch.float32) for row in costs.table]
         self.fixed = sum(row[0] for row in costs.table if len(row) == 1)  # cost of the layers without a choice
         self.model = problem.build(network.arch)
@@ -326,8 +325,10 @@ def search(
     check_settings(config)
     budget = None if config.budget is None else parse_budget(config.budget)
     costs = problem.costs(network.arch, budget.cost if budget else "madds")
-    limit = costs.limit(budget, "search.budget") if budget else None
-    loop = SearchLoop(network, problem, data, compute, costs, limit, smaller_limits(problem, costs, limit))
+    limit = allowed(budget, problem, network.arch, costs, "search.budget") if budget else None
+    loop = SearchLoop(
+        network, problem, data, compute, costs, limit, smaller_limits(problem, network.arch, costs, limit)
+    )
     held = None if limit is None else {"text": str(budget), "cost": limit}
     finest = max(loop.forms.choices, key=lambda form: form.scale / (form.output_stride or problem.config.task.stride))
     largest = problem.at(finest._replace(head_width=1.0, tower_depth=None))
@@ -357,7 +358,7 @@ def _evidence(
     return Alphas([a.detach().tolist() for a in loop.alphas]), warnings, spent
 
 
-def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[int]:
+def smaller_limits(problem: Problem, space: SuperArch, costs: Costs, limit: int | None) -> list[int]:
     """Return what ``search.smaller_budgets`` allow, in the unit of the budget itself.
 
     Raises:
@@ -370,7 +371,7 @@ def smaller_limits(problem: Problem, costs: Costs, limit: int | None) -> list[in
             raise FnaError("search.smaller_budgets need a search.budget and the chooser measured")
         if find_measure(budget.cost).unit != costs.unit:
             raise FnaError(f"search.smaller_budgets: {budget} counts another thing than search.budget ({costs.unit})")
-        limits.append(costs.limit(budget, "search.smaller_budgets"))
+        limits.append(allowed(budget, problem, space, costs, "search.smaller_budgets"))
         if limits[-1] >= limit:
             raise FnaError(f"search.smaller_budgets: {budget} is not below search.budget; swap them")
     return limits

@@ -11,6 +11,7 @@ import torch
 from fna.arch import Arch, SuperArch
 from fna.arch.target import Form
 from fna.config import Config
+from fna.config.budgets import UNITS, Budget
 from fna.cost.costs import Costs
 from fna.cost.units import with_unit
 from fna.errors import FnaError
@@ -22,15 +23,39 @@ from fna.tasks.problem import Problem
 from fna.training.compute import Compute
 
 SEEDS = Form()  # the recipe's own
+MEASURED = ("measured", "halving")  # choosers that score candidates, in any form, in place of learning alphas
 
 
 def forms_of(config: Config) -> tuple[Form, ...]:
-    """Return every input scale with every output stride, head width and tower depth of the settings, each once."""
+    """Return the forms that the search chooses from, each once.
+
+    Every input scale with every output stride, head width and tower depth of the settings; alphas tell blocks apart.
+    """
     space, task = config.space, config.task
+    if config.search.chooser not in MEASURED:
+        return (SEEDS,)
     strides = [None if stride == task.stride else stride for stride in space.output_strides or (task.stride,)]
     depths = [None if depth == task.depth else depth for depth in space.tower_depths or (task.depth,)]
     forms = product(space.input_scales, strides, space.head_channels, depths)
     return tuple(dict.fromkeys(Form(width, scale, stride, depth) for scale, stride, width, depth in forms))
+
+
+def allowed(budget: Budget, problem: Problem, space: SuperArch, costs: Costs, name: str) -> int:
+    """Return what a budget allows the whole network, in whatever form of the settings.
+
+    Args:
+        budget: what it may cost.
+        problem: what the networks are for, with the forms of ``space``.
+        space: undilated.
+        costs: of the seed's form, in the unit of the budget.
+        name: the setting it comes from, for messages.
+
+    Raises:
+        FnaError: no network of any form is within the budget, or all of them are far below it.
+    """
+    forms = forms_of(problem.config)
+    lows, highs = zip(*(problem.at(form).costs(space, UNITS[costs.unit]).range for form in forms), strict=True)
+    return costs.limit(budget, name, (min(lows), max(highs)))
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class Forms:
     costs: Mapping[Form, Costs]
 
     @classmethod
-    def of(cls, problem: Problem, costs: Costs, cost: str, space: SuperArch, limit: int | None, one: bool) -> Forms:
+    def of(cls, problem: Problem, costs: Costs, cost: str, space: SuperArch, limit: int | None) -> Forms:
         """Count the networks of a space in every form of the settings.
 
         Args:
@@ -55,12 +80,11 @@ class Forms:
             cost: name in `cost.costs.COSTS` of what is counted.
             space: undilated.
             limit: the most a network may cost; None: anything.
-            one: whether the seed's form is the only one.
 
         Raises:
             FnaError: no network is within the limit in any form.
         """
-        wanted = (SEEDS,) if one else forms_of(problem.config)
+        wanted = forms_of(problem.config)
         table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
         choices = tuple(form for form in wanted if limit is None or table[form].range[0] <= limit)
         for scale in dict.fromkeys(form.scale for form in wanted):

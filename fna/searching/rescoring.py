@@ -10,6 +10,7 @@ from fna.config.budgets import Budget
 from fna.cost.costs import Costs
 from fna.nets.weights import load_weights
 from fna.searching.alphas import SearchLoop
+from fna.searching.forms import allowed
 from fna.searching.found import Found
 from fna.searching.measured import measure
 from fna.tasks.problem import Problem
@@ -33,7 +34,7 @@ def score_again(
         The same super network with these candidates as evidence, the seed among them; the time is that of both.
     """
     costs = problem.costs(found.network.arch, budget.cost)
-    limit = costs.limit(budget, "the budget")
+    limit = allowed(budget, problem, found.network.arch, costs, "the budget")
     loop = trained_loop(found, problem, data, compute, costs, limit)
     pool, warnings, spent = measure(loop, file)
     held = {"text": str(budget), "cost": limit}

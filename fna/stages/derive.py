@@ -12,6 +12,7 @@ from fna.cost.madds import Cost
 from fna.errors import pick
 from fna.nets.weights import Network
 from fna.searching.choosing import CHOOSERS, Choice
+from fna.searching.forms import allowed
 from fna.searching.found import Found, Pool
 from fna.stages.expand import remap_network
 from fna.tasks.problem import Problem
@@ -63,10 +64,13 @@ def derive(
         budget = config.derive.budget if config.derive.budget is not None else config.search.budget
     budget = parse_budget(budget) if isinstance(budget, str | int | float) else budget
     unit = budget.cost if budget else "madds"
-    costs = problem.costs(found.network.arch, unit)
+    space, limit = found.network.arch, None
+    costs = problem.costs(space, unit)
     if like:
-        costs = replace(problem.at(like).costs(found.network.arch, unit), seed=costs.seed)
-    limit = costs.limit(budget, "the budget") if budget else None
+        costs = replace(problem.at(like).costs(space, unit), seed=costs.seed)
+        limit = costs.limit(budget, "the budget") if budget else None
+    elif budget:
+        limit = allowed(budget, problem, space, costs, "the budget")
     if found.unit != costs.unit or unit == "latency":
         found = _recounted(found, problem, unit)
     choose = pick(CHOOSERS, chooser or config.derive.chooser or found.chooser, "chooser")
