@@ -15,6 +15,7 @@ from fna import cli
 from fna.arch import Arch, SuperArch
 from fna.arch.net_config import to_net_config
 from fna.arch.spaces import DETECTION_LAYERS, task_space
+from fna.arch.target import Target
 from fna.cli.counting import count_network, make_plan
 from fna.cli.transfer import find_network, find_weights, fit_to_source
 from fna.cost.madds import total_cost
@@ -62,6 +63,18 @@ def test_count_reads_a_file(shared: Path, capsys: pytest.CaptureFixture[str]) ->
     counted = answer("count fna.txt", capsys)
     assert counted["params"] == 2466419
     assert round(counted["madds"] / 1000) == 24174895
+
+
+def test_count_takes_a_target_as_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    target = Target(load_seed("mobilenet_v2_035", weights=None).arch, 0.5, 1.25, 8)
+    Path("target.json").write_text(json.dumps(target.to_json()))
+    by_hand = "count mobilenet_v2_035 --model deeplabv3 --size 240x320 --task.channels 128 --output-stride 8"
+    told = answer("count target.json --model deeplabv3 --size 192x256", capsys)
+    assert told == answer(by_hand, capsys)
+    told = answer("count target.json --model deeplabv3 --size 192x256 --output-stride 16", capsys)
+    assert told == answer(by_hand[:-1] + "16", capsys)
+    told = answer("count target.json --model none --size 192x256", capsys)
+    assert told == answer("count mobilenet_v2_035 --model none --size 240x320", capsys)
 
 
 def test_count_detail_adds_up(capsys: pytest.CaptureFixture[str]) -> None:

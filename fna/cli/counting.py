@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fna.arch import A, Arch, SuperArch, spaces, with_output_stride
+from fna.arch.target import Form
 from fna.cost.madds import (
     CostRow,
     CostTable,
@@ -61,6 +62,18 @@ class Plan:
 
         prepared: A = load_task(self.config.task.name).prepare(arch, self.config.task)
         return prepared
+
+    def at(self, form: Form) -> Plan:
+        """Return how to count a target of a form, but for an output stride that was asked for."""
+        from fna.config.scaling import COARSEST, at_form, times
+
+        task = self.config.task
+        if self.output_stride is not None or task.name != "segmentation":
+            form = form._replace(output_stride=None)
+        if task.depth is None:
+            form = form._replace(tower_depth=None)
+        multiple = COARSEST if task.name == "pose" and self.model != BARE else 1
+        return replace(self, size_hw=times(self.size_hw, form.scale, multiple), config=at_form(self.config, form))
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,13 @@ def count(
 ) -> None:
     """Count the parameters and multiply-adds (MAdds) of a network, or measure a search space.
 
+    A target's file is counted as it is used: at its input scale x the size, with its head and output stride.
+
     Settings of the sections task and space can be given, too, e.g. --space.kernels "[3, 5]".
     """
     from fna.arch import SuperArch
     from fna.cli.counting import make_plan, named_space
-    from fna.cli.transfer import find_network
+    from fna.cli.transfer import find_form, find_network
 
     settings = _allowed("count", ctx.obj or ())
     plan = make_plan(
@@ -97,6 +99,8 @@ def count(
     if space:
         seed = found.seed if isinstance(found, SuperArch) else found
         found = named_space(seed, space, plan)
+    else:
+        plan = plan.at(find_form(network))
     if isinstance(found, SuperArch):
         _show_space(network, found, plan, detail, as_json)
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fna.arch import Arch, SuperArch
+from fna.arch.target import Form, Target
 from fna.errors import FnaError
 from fna.files import read_state, write_json, write_state, write_text
 from fna.runs.manifest import read_vouched
@@ -42,6 +43,14 @@ def find_network(network: str) -> Arch | SuperArch:
     if not os.path.isfile(path) and path.suffix in (".json", ".txt"):
         raise FnaError(f"there is no file {network}; give an architecture's file or a name of: fna list seeds")
     return _read_space(path) or load_seed(network, weights=None).arch
+
+
+def find_form(network: str) -> Form:
+    """Return the form of the target that a file holds; of all else that of the settings."""
+    try:
+        return Target.from_json(json.loads(Path(network).expanduser().read_text(encoding="utf-8"))).form
+    except (OSError, ValueError, RecursionError, FnaError):
+        return Form()
 
 
 def find_weights(network: str, weights: str | None, rng_seed: int) -> tuple[Arch | SuperArch, dict[str, Tensor]]:
