@@ -221,7 +221,7 @@ def noted_batches() -> Iterator[list[int]]:
 
 def test_input_scales_that_are_all_beyond_the_budget_are_refused(tmp_path: Path) -> None:
     config = tiny_config(write_images(tmp_path / "images"), *MEASURED, "space.input_scales=[9]")
-    with opened(config) as job, pytest.raises(FnaError, match=r"space\.input_scales: no network is within the budget"):
+    with opened(config) as job, pytest.raises(FnaError, match=r"search\.budget 1x .* but this space reaches from"):
         search_tiny(job, tmp_path / "run")
 
 

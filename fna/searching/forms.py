@@ -14,7 +14,6 @@ from fna.config import Config
 from fna.config.budgets import UNITS, Budget
 from fna.cost.costs import Costs
 from fna.cost.units import with_unit
-from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.nets.slim import SlimHead
 from fna.nets.supernet import SuperBackbone, restrided
@@ -79,10 +78,7 @@ class Forms:
             costs: those of the seed's form.
             cost: name in `cost.costs.COSTS` of what is counted.
             space: undilated.
-            limit: the most a network may cost; None: anything.
-
-        Raises:
-            FnaError: no network is within the limit in any form.
+            limit: the most a network may cost, which some network meets; None: anything.
         """
         wanted = forms_of(problem.config)
         table = {SEEDS: costs} | {form: problem.at(form).costs(space, cost) for form in wanted if form != SEEDS}
@@ -94,8 +90,6 @@ class Forms:
                     f"search: no network is within the budget at input scale {scale:g} "
                     f"(the cheapest takes {with_unit(cheapest, costs.unit)})"
                 )
-        if not choices:
-            raise FnaError("space.input_scales: no network is within the budget at any of them; add 1 or a smaller one")
         return cls(choices, table)
 
     def within(self, limit: int | None) -> tuple[Form, ...]:
