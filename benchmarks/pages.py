@@ -181,6 +181,21 @@ def speed(result: Mapping[str, Any]) -> str:
     return "\n".join([table(head, lines), "", said])
 
 
+def budgets(result: Mapping[str, Any]) -> str:
+    """Compare networks of several budgets with what needs no search: a row each, the dearest first."""
+    rows = sorted(result["rows"], key=lambda row: -row["madds"])
+    whole = next(row["madds"] for row in rows if row["row"] == "seed")
+    head = ("network", f"val {rows[0]['metric']}", "MAdds", "x the seed's", "params", "input scale", "minutes")
+    lines = []
+    for row in rows:
+        params, madds, minutes = _costs([row])
+        lines.append(
+            (row["row"], _score([row]), madds, f"{row['madds'] / whole:.2f}", params, f"{row['scale']:g}", minutes)
+        )
+    said = [f"Not there: {', '.join([*result['missing'], *result['left_out']])}."]
+    return "\n\n".join([table(head, lines), *(said if result["missing"] or result["left_out"] else [])])
+
+
 def study(result: Mapping[str, Any]) -> str:
     """Compare the rows of a table of the article on data sets side by side, over RNG seeds."""
     data = {row["data"]: row["metric"] for row in result["rows"]}
@@ -233,6 +248,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "resume": ratios,
     "latency": speed,
     "depthwise": precisions,
+    "gain_camvid_budgets": budgets,
 }
 MANY = {"gain_": gain, "study_": study}  # how the names of results begin of which there are any number
 
@@ -252,7 +268,7 @@ def render(text: str, results: Path, root: str = "") -> str:
         if not path.exists():
             return begin + end
         result = json.loads(path.read_text(encoding="utf-8"))
-        lay_out = next((how for begins, how in MANY.items() if name.startswith(begins)), None) or TABLES[name]
+        lay_out = TABLES.get(name) or next(how for begins, how in MANY.items() if name.startswith(begins))
         source = f"[`{name}.json`]({root}{RESULTS}/{name}.json)"
         versions = f"torch {result['versions']['torch']}"
         return f"{begin}\n{lay_out(result)}\n\n{source}, {result['date']}, {result['machine']}, {versions}.\n\n{end}"

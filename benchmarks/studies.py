@@ -12,13 +12,15 @@ seed's input and head), in which its tables were made.
 
 Rows that two studies have in common are trained once: see SAME.
 
-Ratios are differences of the headline score's means, as shares, to the row that REFERENCES names.
+Ratios are differences of the headline score, as shares, to the row that REFERENCES names, means over the RNG seeds that
+both have.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,13 +97,12 @@ def write(name: str, runs: Path) -> Path:
         done = read_json(path)
         missing += [f"{dataset}/{row}" for row in done["missing"]]
         rng_seeds[dataset] = done["rng_seeds"]
-        means = {row["name"]: row["score"]["mean"] for row in done["rows"] if row["entries"]}
+        scores = {row["name"]: {e["rng_seed"]: e["score"] for e in row["entries"]} for row in done["rows"]}
         reference = REFERENCES[name]
-        ratios |= {
-            f"{dataset}_{row}_minus_{reference}": mean - means[reference]
-            for row, mean in means.items()
-            if row != reference and reference in means
-        }
+        for row, own in scores.items():
+            differences = [own[k] - score for k, score in scores[reference].items() if k in own and row != reference]
+            if differences:
+                ratios[f"{dataset}_{row}_minus_{reference}"] = statistics.mean(differences)
         rows += [
             {
                 "row": row["title"],
