@@ -8,7 +8,7 @@ import pytest
 import tiny_deeper
 import torch
 from test_scaling import ARCH, make_problem
-from tiny import Job, search_tiny
+from tiny import Job, counted_pool, search_tiny
 from tiny_detection import detection_config, write_squares
 
 import fna
@@ -74,13 +74,7 @@ def test_depths_are_forms_and_the_settings_own_is_none_of_them() -> None:
 
 
 def test_candidates_of_every_depth_are_counted_and_trained(job: Job, found: Found) -> None:
-    assert isinstance(found.evidence, Pool)
-    pool = found.evidence.candidates
-    assert {c.tower_depth for c in pool} == {None, 1}
-    for candidate in pool:
-        assert candidate.cost == job.problem.at(candidate).cost(found.network.arch.path_arch(candidate.path)).madds
-    again = Found.from_json(found.to_json(), found.network)
-    assert again.evidence == Pool(tuple(sorted(pool, key=lambda c: (c.loss, c.cost))))
+    assert {c.tower_depth for c in counted_pool(job, found)} == {None, 1}
 
 
 def test_a_shallow_target_has_the_super_networks_weights(job: Job, found: Found) -> None:
@@ -106,9 +100,9 @@ def test_a_deeper_head_than_the_trained_one_starts_fresh(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model != "retinanet"])
 def test_heads_without_towers_refuse_a_depth(model: str) -> None:
-    for section, value in (("space", {"tower_depths": [2]}), ("adapt", {"tower_depth": 2})):
-        with pytest.raises(FnaError, match=f"are for retinanet: the head of {model} has no towers; leave them out"):
-            make_config({"task": {"model": model}, section: value})
+    for section, key, value in (("space", "tower_depths", [2]), ("adapt", "tower_depth", 2)):
+        with pytest.raises(FnaError, match=rf"{section}\.{key} is for retinanet: the head of {model} has no towers"):
+            make_config({"task": {"model": model}, section: {key: value}})
 
 
 def test_deeper_towers_than_the_super_networks_are_refused() -> None:

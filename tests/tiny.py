@@ -17,7 +17,7 @@ from fna.config import Config, make_config, merge
 from fna.data.splits import Splits, open_data
 from fna.nets.weights import Network
 from fna.searching.alphas import search
-from fna.searching.found import Found
+from fna.searching.found import Candidate, Found, Pool
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, Seed
 from fna.stages.adapt import Tuned, adapt
 from fna.stages.expand import expand
@@ -136,6 +136,17 @@ def search_tiny(job: Job, folder: Path) -> Found:
         checkpoints=Checkpoints(folder / "search"),
         logs=(folder / "search.csv", folder / "entropy.csv"),
     )
+
+
+def counted_pool(job: Job, found: Found) -> tuple[Candidate, ...]:
+    """Check that a search's candidates cost what counting them says and survive JSON; return them."""
+    assert isinstance(found.evidence, Pool)
+    pool = found.evidence.candidates
+    for candidate in pool:
+        assert candidate.cost == job.problem.at(candidate).cost(found.network.arch.path_arch(candidate.path)).madds
+    again = Found.from_json(found.to_json(), found.network)
+    assert again.evidence == Pool(tuple(sorted(pool, key=lambda c: (c.loss, c.cost))))
+    return pool
 
 
 def adapt_tiny(job: Job, folder: Path) -> Tuned:

@@ -115,13 +115,11 @@ class Config(Section):
                 raise ValueError(
                     f"{key} is for segmentation: {self.task.model} reads maps of fixed strides; leave it out"
                 )
-        own, wanted = self.task.depth, (*self.space.tower_depths, *filter(None, (self.adapt.tower_depth,)))
-        if wanted and own is None:
-            raise ValueError(
-                f"space.tower_depths and adapt.tower_depth are for retinanet: the head of {self.task.model} has no "
-                "towers; leave them out"
-            )
-        if deeper := [depth for depth in self.space.tower_depths if depth > (own or 0)]:
+        own, depths = self.task.depth, self.space.tower_depths
+        for key, given in {"space.tower_depths": depths, "adapt.tower_depth": self.adapt.tower_depth}.items():
+            if given and own is None:
+                raise ValueError(f"{key} is for retinanet: the head of {self.task.model} has no towers; leave it out")
+        if deeper := [depth for depth in depths if depth > (own or 0)]:
             raise ValueError(
                 f"space.tower_depths has {deeper[0]}, but task.tower_depth is {own}: shallower towers are slices of "
                 "those; give depths up to it"
