@@ -116,8 +116,8 @@ class Config(Section):
                     f"{key} is for segmentation: {self.task.model} reads maps of fixed strides; leave it out"
                 )
         own, depths = self.task.depth, self.space.tower_depths
-        for key, given in {"space.tower_depths": depths, "adapt.tower_depth": self.adapt.tower_depth}.items():
-            if given and own is None:
+        for key, asked in {"space.tower_depths": depths, "adapt.tower_depth": self.adapt.tower_depth}.items():
+            if asked and own is None:
                 raise ValueError(f"{key} is for retinanet: the head of {self.task.model} has no towers; leave it out")
         if deeper := [depth for depth in depths if depth > (own or 0)]:
             raise ValueError(
