@@ -5,7 +5,8 @@
 DATA holds camvid/ bccd/ lspet/, those of the recipes; seeds have fresh weights. Parts, and their ratios:
 
 - identical: `runs_identical`, the share of pairs of runs with engine.deterministic that end with the same bits.
-- first: `first_hundred`, the first 100 sampled steps of a super network / the next 100.
+- first: `first_hundred`, the first 100 sampled steps of a super network / the next 100; `first_hundred_library`, the
+  same with the library's 1x1 convolutions, and `pointwise_vs_library`, the next 100 with ours / with those.
 - overhead: `super_step_overhead`, steps on sampled paths / those of the same networks built plain.
 - candidate: `candidate_seconds`, the slowest of the first ten candidates: 8 batches of 32, then 73 images.
 - adapt: `adapt_vs_bare_*`, images a second of an adaptation / of the same steps on one batch that is there.
@@ -33,6 +34,7 @@ from typing import Any
 import record
 import torch
 from steps import Rival, plain_step, take_turns
+from torch import nn
 
 from fna.config import load_config
 from fna.config.budgets import parse_budget
@@ -49,6 +51,7 @@ from fna.stages.adapt import AdaptLoop
 from fna.stages.expand import expand, seed_network
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute, computing, find_device
+from fna.training.cuda import PointwiseConv2d
 from fna.training.engine import WeightStep
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -188,13 +191,21 @@ def _end(loop: SearchLoop | AdaptLoop, steps: int) -> str:
 
 
 def first(bench: Bench) -> None:
-    with bench.job("camvid") as job:
-        step, number = stepper(job.search()), bench.often(100)
-        step(0)  # what CUDA itself needs once
-        times = [bench.seconds(step, number, start) for start in (1, 1 + number)]
-    for name, value in zip(("first", "next"), times, strict=True):
-        bench.note(f"a sampled step of the {name} {number}", value)
-    bench.ratios["first_hundred"] = times[0] / times[1]
+    number, steady = bench.often(100), {}
+    for kind in ("", "_library"):
+        with bench.job("camvid") as job:
+            loop = job.search()
+            for part in loop.model.modules() if kind else ():
+                if type(part) is PointwiseConv2d:
+                    part.__class__ = nn.Conv2d
+            step = stepper(loop)
+            step(0)  # what CUDA itself needs once
+            fresh, steady[kind] = (bench.seconds(step, number, start) for start in (1, 1 + number))
+        by = ", 1x1 convolutions by the library" if kind else ""
+        bench.note(f"a sampled step of the first {number}{by}", fresh)
+        bench.note(f"a sampled step of the next {number}{by}", steady[kind])
+        bench.ratios[f"first_hundred{kind}"] = fresh / steady[kind]
+    bench.ratios["pointwise_vs_library"] = steady[""] / steady["_library"]
 
 
 def overhead(bench: Bench) -> None:

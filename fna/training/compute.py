@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
-from fna.training import cpu, distributed
+from fna.training import cpu, cuda, distributed
 from fna.training.determinism import deterministic, tf32
 from fna.training.tracking import need_trackers
 
@@ -51,8 +51,7 @@ class Compute:
 
     def mended(self, module: M) -> M:
         """Give the convolutions of a module what the device needs."""
-        if self.device.type == "cpu":
-            cpu.mend(module)
+        (cpu if self.device.type == "cpu" else cuda).mend(module)
         return module
 
     def parallel(self, model: Model, *, partial: bool) -> nn.Module:
