@@ -5,17 +5,19 @@
 DATA holds camvid/ bccd/ lspet/, those of the recipes; seeds have fresh weights. Parts, and their ratios:
 
 - identical: `runs_identical`, the share of pairs of runs with engine.deterministic that end with the same bits.
-- first: `first_hundred`, the first 100 sampled steps of a super network / the next 100; `first_hundred_library`, the
-  same with the library's 1x1 convolutions, and `pointwise_vs_library`, the next 100 with ours / with those.
+- first: `first_hundred`, the first 100 sampled steps of a super network / the next 100.
+- library: `first_hundred_library`, the same with the library's 1x1 convolutions; `pointwise_vs_library`, the next 100
+  with ours / with those.
 - overhead: `super_step_overhead`, steps on sampled paths / those of the same networks built plain.
-- candidate: `candidate_seconds`, the slowest of the first ten candidates: 8 batches of 32, then 73 images.
+- candidate: `candidate_seconds`, the slowest of the first ten candidates: 8 batches of 32, then 2 held-out ones.
 - adapt: `adapt_vs_bare_*`, images a second of an adaptation / of the same steps on one batch that is there.
 - smp: `vs_smp`, a step of segmentation_models_pytorch's network / of ours.
 - deterministic: `deterministic_cost`, the step with engine.deterministic / without, of the task where it is largest.
 - precision: `fp16_vs_bf16`, `tf32_vs_bf16`, `fp32_vs_bf16`, the step of the seed.
 
-``results/gpu.json`` is written after every part, and keeps what is in it of the same card. No part begins after
---minutes. --tiny, on any device, only shows that it works: it writes ``results/gpu_tiny.json``.
+Each part is a process of its own, which has met no shape before. ``results/gpu.json`` is written after every part, and
+keeps what is in it of the same card. After --minutes the part that runs is stopped, and no other begins. --tiny, on any
+device, only shows that it works: it writes ``results/gpu_tiny.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +62,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 TASKS = {"camvid": "camvid_deeplabv3", "bccd": "bccd_ssdlite", "lspet": "lspet_simplebaseline"}
 TINY = ("data.crop=[64, 64]", "search.batch_size=4", "adapt.batch_size=4", "space.kernels=[3]", "engine.workers=0")
 WARM = 3  # steps before any is timed
+LIBRARY = ", 1x1 convolutions by the library"
 
 
 @dataclass
@@ -191,21 +196,29 @@ def _end(loop: SearchLoop | AdaptLoop, steps: int) -> str:
 
 
 def first(bench: Bench) -> None:
-    number, steady = bench.often(100), {}
-    for kind in ("", "_library"):
-        with bench.job("camvid") as job:
-            loop = job.search()
-            for part in loop.model.modules() if kind else ():
-                if type(part) is PointwiseConv2d:
-                    part.__class__ = nn.Conv2d
-            step = stepper(loop)
-            step(0)  # what CUDA itself needs once
-            fresh, steady[kind] = (bench.seconds(step, number, start) for start in (1, 1 + number))
-        by = ", 1x1 convolutions by the library" if kind else ""
-        bench.note(f"a sampled step of the first {number}{by}", fresh)
-        bench.note(f"a sampled step of the next {number}{by}", steady[kind])
-        bench.ratios[f"first_hundred{kind}"] = fresh / steady[kind]
-    bench.ratios["pointwise_vs_library"] = steady[""] / steady["_library"]
+    bench.ratios["first_hundred"], _ = _first(bench, "")
+
+
+def library(bench: Bench) -> None:
+    bench.ratios["first_hundred_library"], steady = _first(bench, LIBRARY)
+    ours = [row["score"] for row in bench.rows if row["row"] == f"a sampled step of the next {bench.often(100)}"]
+    if ours:
+        bench.ratios["pointwise_vs_library"] = ours[0] / steady
+
+
+def _first(bench: Bench, kind: str) -> tuple[float, float]:
+    """Return the seconds of a super network's first steps by those of the next, and these."""
+    with bench.job("camvid") as job:
+        loop = job.search()
+        for part in loop.model.modules() if kind else ():
+            if type(part) is PointwiseConv2d:
+                part.__class__ = nn.Conv2d
+        step, number = stepper(loop), bench.often(100)
+        step(0)  # what CUDA itself needs once
+        fresh, steady = (bench.seconds(step, number, start) for start in (1, 1 + number))
+    bench.note(f"a sampled step of the first {number}{kind}", fresh)
+    bench.note(f"a sampled step of the next {number}{kind}", steady)
+    return fresh / steady, steady
 
 
 def overhead(bench: Bench) -> None:
@@ -215,7 +228,8 @@ def overhead(bench: Bench) -> None:
         batch, images = next(loop.weight_batches)
         for i in range(bench.often(20)):
             path = draw_path(loop.arch, None, generator(1, "path", i))
-            plain = plain_step(loop, loop.problem.build(loop.arch.path_arch(path)), batch, images)
+            network = loop.compute.place(loop.problem.build(loop.arch.path_arch(path)))
+            plain = plain_step(loop, network, batch, images)
             steps = {
                 "super": bench.waited(lambda path=path: loop.weight_step(50, batch, images, path)),
                 "plain": bench.waited(plain),
@@ -246,10 +260,11 @@ def adapt(bench: Bench) -> None:
             loop, number = job.adapt(), bench.often(100)
             size = job.problem.config.adapt.batch_size
             bench.seconds(stepper(loop), WARM)
+            if job.compute.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             ours = size / bench.seconds(stepper(loop), number, WARM)
             if job.compute.device.type == "cuda":
                 bench.note(f"{task}: adaptation, memory", torch.cuda.max_memory_allocated(), "bytes")
-                torch.cuda.reset_peak_memory_stats()
             step = one_batch(loop.weight_step, *next(loop.batches))
             bench.seconds(step, WARM)
             bare = size / bench.seconds(step, number)
@@ -262,7 +277,10 @@ def smp(bench: Bench) -> None:
     with bench.job("camvid") as job:
         loop = job.search()
         batch, images = next(loop.weight_batches)
-        nets = {"ours": loop.problem.build(loop.arch.seed), "smp": Rival(len(loop.problem.labels.classes))}
+        nets = {
+            "ours": loop.compute.place(loop.problem.build(loop.arch.seed)),
+            "smp": loop.compute.move(Rival(len(loop.problem.labels.classes))),
+        }
         steps = {name: bench.waited(plain_step(loop, net, batch, images)) for name, net in nets.items()}
         times = take_turns(steps, bench.often(50))
     for name, value in times.items():
@@ -303,7 +321,10 @@ def _seed_step(bench: Bench, task: str, *overrides: str) -> float:
         return bench.seconds(step, bench.often(50))
 
 
-PARTS = {part.__name__: part for part in (identical, first, overhead, candidate, adapt, smp, deterministic, precision)}
+PARTS = {
+    part.__name__: part
+    for part in (identical, first, library, overhead, candidate, adapt, smp, deterministic, precision)
+}
 
 
 def main() -> None:
@@ -315,24 +336,34 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
+    if len(given.only) > 1:
+        apart(given)
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a process first multiplies
-    began, name = time.monotonic(), "gpu_tiny" if given.tiny else "gpu"
-    device = find_device(given.device)
+    device, name = find_device(given.device), "gpu_tiny" if given.tiny else "gpu"
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     bench, file = Bench(given.data, given.device, given.tiny), record.RESULTS / f"{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     if before.get("device") == card:
         bench.rows, bench.ratios = before["rows"], before["ratios"]
-    for part in given.only:
-        if time.monotonic() - began > 60 * given.minutes:
-            print(f"{part}: left out, --minutes {given.minutes:g} are over")
-            continue
-        try:
-            PARTS[part](bench)
-        except FnaError as error:
-            print(f"{part}: {error}")
-        record.write(name, bench.rows, bench.ratios, device=card)
+    try:
+        PARTS[given.only[0]](bench)
+    except FnaError as error:
+        parser.exit(2, f"{given.only[0]}: {error}\n")
+    record.write(name, bench.rows, bench.ratios, device=card)
     print(json.dumps(bench.ratios, indent=1))
+
+
+def apart(given: argparse.Namespace) -> None:
+    """Measure parts, each in a process of its own, as long as there is time."""
+    began = time.monotonic()
+    for part in given.only:
+        left = 60 * given.minutes - (time.monotonic() - began)
+        command = [sys.executable, __file__, str(given.data), "--only", part, "--device", given.device]
+        try:
+            subprocess.run([*command, *(["--tiny"] if given.tiny else [])], timeout=max(left, 0), check=False)
+        except subprocess.TimeoutExpired:
+            print(f"{part}: left out or unfinished, --minutes {given.minutes:g} are over", flush=True)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
 
 
 def plain_step(loop: SearchLoop, model: nn.Module, batch: Any, images: Tensor) -> Step:
-    """Return a training step of a plain network, by the search's optimizer."""
-    loop.compute.place(model).train()
+    """Return a training step of a plain network that is on the device, by the search's optimizer."""
+    model.train()
     config = loop.config.optimizer
     groups = [{"params": list(model.parameters()), "scale": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
@@ -110,7 +110,7 @@ def overhead(loop: SearchLoop, batch: Any, images: Tensor) -> dict[str, float]:
         model = loop.problem.build(loop.arch.path_arch(path))
         steps: dict[str, Step] = {
             "super": lambda path=path: loop.weight_step(50, batch, images, path),
-            "plain": plain_step(loop, model, batch, images),
+            "plain": plain_step(loop, loop.compute.place(model), batch, images),
         }
         for name, value in take_turns(steps, 3).items():
             total[name] += value
@@ -295,8 +295,8 @@ def main(data: str) -> None:
         draw = iter(range(10**6))
         nets = take_turns(
             {
-                "seed": plain_step(loop, loop.problem.build(loop.arch.seed), batch, images),
-                "smp": plain_step(loop, Rival(len(loop.problem.labels.classes)), batch, images),
+                "seed": plain_step(loop, loop.compute.place(loop.problem.build(loop.arch.seed)), batch, images),
+                "smp": plain_step(loop, loop.compute.move(Rival(len(loop.problem.labels.classes))), batch, images),
                 "path": lambda: loop.weight_step(
                     50, batch, images, draw_path(loop.arch, None, generator(6, "path", next(draw)))
                 ),

@@ -20,8 +20,11 @@ class FnaError(Exception):
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is one of memory: Python's, CUDA's, or the RuntimeError of torch's CPU allocator."""
-    return isinstance(error, MemoryError) or (
-        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in said)
     )
 
 

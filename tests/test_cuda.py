@@ -90,7 +90,8 @@ def test_a_step_is_that_of_the_cpu(roots: Any, device: str, model: str, make: An
     (row, state), (expected, theirs) = (
         after_a_step(configured(roots, model, place), make) for place in (device, "cpu")
     )
-    assert row == pytest.approx(expected, rel=1e-9)
+    single = model == "deeplabv3"  # logits are resized and compared in float32
+    assert row == pytest.approx(expected, rel=1e-5 if single else 1e-9)
     for name, tensor in state.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-8, msg=lambda text, name=name: name + text)
 
@@ -169,9 +170,9 @@ def test_a_step_does_not_wait_for_the_device(roots: Any, device: str, model: str
         loop.start(0)
         for step in (0, 1):
             loop.step(step)
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
         try:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("error")
             row = loop.step(2)
         finally:
             if device == "cuda":
@@ -187,8 +188,8 @@ def test_an_alpha_step_waits_once(roots: Any, model: str) -> None:
         loop.start(0)
         for step in (0, 1):
             loop.alpha_step(step)
-        torch.cuda.set_sync_debug_mode("warn")
         try:
+            torch.cuda.set_sync_debug_mode("warn")
             with pytest.warns(UserWarning, match="synchroniz") as waits:
                 loop.alpha_step(2)
         finally:

@@ -438,6 +438,20 @@ def test_threads_are_as_many_as_before_afterwards() -> None:
         torch.set_num_threads(before)
 
 
+def test_flags_that_torchs_older_names_cannot_read_are_left_alone() -> None:
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has no newer names")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with computing(EngineConfig(device="cpu", tf32=False)):
+            assert matmul.fp32_precision == "tf32"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_tf32_is_as_it_is_set_and_then_as_before(wanted: bool) -> None:
     def allowed() -> tuple[bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_what_would_fit_is_said(tmp_path: Path, train: object, overrides: list[s
         train(job.with_loss(greedy), tmp_path)  # type: ignore[operator]
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("batch_size", "remedy"), [(4, "--evaluate.batch_size 2"), (1, "--engine.device cpu")])
+def test_scoring_that_does_not_fit_says_so_also_while_training(tmp_path: Path, batch_size: int, remedy: str) -> None:
+    config = tiny_config(write_images(tmp_path / "data"), f"evaluate.batch_size={batch_size}")
+    with opened(config) as job:
+        too_much = replace(job.problem.task, predict=lambda *given: torch.empty(1 << 50))
+        greedy_there = replace(job, problem=replace(job.problem, task=too_much))
+        with pytest.raises(FnaError, match=r"cpu .* ran out of memory") as error:
+            adapt_tiny(greedy_there, tmp_path)
+    height, width = job.problem.size_hw
+    assert f"scoring took {batch_size} images of {height}x{width} at once; type {remedy}" in str(error.value)
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

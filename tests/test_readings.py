@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_what_went_bad_is_named_late_and_not_saved(images: Path, tmp_path: Path,
     assert [int(row["step"]) for row in read_log(tmp_path / "run" / "steps.csv")] == [0, 1, 2, 3]
     kept = torch.load(tmp_path / "run" / "adapt" / "failed-000004.pt", weights_only=True)
     assert kept["batch"]["image"].shape == (4, 3, 64, 64)
+
+
+def test_what_is_held_can_be_looked_at_before_its_row_is_taken() -> None:
+    readings, batch = Readings(10), {"names": ["a.png"]}
+    for step, value in enumerate((1.0, math.nan, math.nan)):
+        list(readings.take(step, {"loss": torch.tensor(value)}, now=False))
+        readings.check(torch.tensor(value), "loss", step, 0.1, batch)
+    with pytest.raises(FnaError, match=r"the loss became nan at iteration 1 .*a\.png"):
+        readings.settle()
+    readings.settle()  # what was told once is not held any more
+    assert [step for step, _ in readings.take(3, {"loss": torch.tensor(1.0)}, now=True)] == [0, 1, 2, 3]
 
 
 def test_rows_are_yielded_in_their_order_when_there_are_enough() -> None:

@@ -95,7 +95,8 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     # Other processes than the first would never find a checkpoint due: it must not ask them.
     seconds = f"engine.checkpoint_seconds={1e6 if int(os.environ.get('RANK', '0')) else 0.0}"
     with tiny.opened(configure(seconds), double=True) as job:
-        results: dict[str, Any] = {"norms": norms(job)}
+        on_cpu = job.compute.device.type == "cpu"
+        results: dict[str, Any] = {"norms": norms(job)} if on_cpu else {}
         with noted_paths() as paths:
             searched = search_tiny(job, folder)
         results |= {"paths": paths, "searched": searched.network.state, "alphas": searched.evidence.values}
@@ -105,7 +106,9 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
         results["fresh scores"] = evaluate(
             job.compute.parallel(fresh, partial=False), job.problem, job.data.val, job.compute
         )
-        assert any(isinstance(m, SyncBatchNormCPU) for m in fresh.modules()) == (job.compute.world.size > 1)
+        assert any(isinstance(m, SyncBatchNormCPU | nn.SyncBatchNorm) for m in fresh.modules()) == (
+            job.compute.world.size > 1
+        )
     frozen = ("search.bn=frozen", "adapt.bn=frozen", "search.epochs=3", "adapt.epochs=1")
     with tiny.opened(configure(seconds, *frozen), double=True) as job:
         results["frozen searched"] = search_tiny(job, folder / "frozen").network.state

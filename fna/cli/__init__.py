@@ -170,9 +170,11 @@ def _run(
         if array:
             return _show(_repeat_part(folder, jobs, array, controls), as_json)
         first = next(iter(jobs.values()))
-        data = check_data(*first, ("train", "val"))
         from fna.runs import pipeline
         from fna.runs.controls import repeat, run_controls
+        from fna.runs.foreseeing import foresee_settings
+
+        data = check_data(*first, ("train", "val"), foresee_settings)
 
         if rng_seeds:
             result = repeat(folder, jobs, controls=controls, data=data)
@@ -249,9 +251,12 @@ def _stage(
     if resume == "never":
         refuse_started(folder, name, config)
     with quiet(as_json or no_words):
-        data = check_data(folder, config, ["test"] if more.get("split") == "test" else NEEDS.get(name, ()))
         from fna.runs import pipeline
+        from fna.runs.foreseeing import foresee_settings
         from fna.runs.run import Run
+
+        needs = ["test"] if more.get("split") == "test" else NEEDS.get(name, ())
+        data = check_data(folder, config, needs, foresee_settings)
 
         with Run.open(folder, config, data=data) as job:
             _show(pipeline.stage(job, name, **more), as_json)

@@ -64,6 +64,20 @@ class LatencyTable:
         write_json(Path(self.path), {"format": FORMAT, "machine": dict(self.machine), **about, "ms": ms})
 
 
+def named_latencies(file: str | None) -> LatencyTable:
+    """Return the table that ``search.latency_table`` names.
+
+    Raises:
+        FnaError: none is given, or it cannot be read.
+    """
+    if file is None:
+        raise FnaError(
+            "a cost in ms needs measured latencies; measure them on the device that counts: fna latency RECIPE, "
+            f"then give --search.latency_table {TABLE}"
+        )
+    return read_latencies(file)
+
+
 def read_latencies(path: str | Path) -> LatencyTable:
     """Read a table.
 

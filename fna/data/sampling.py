@@ -103,6 +103,7 @@ class Loader:
         workers: processes, at most one a CPU this process may use; 0 makes the samples in this one. They are the same.
         batches: says which samples make which batch; None: every sample by itself, in order.
         collate: makes a batch of some samples.
+        pinned: put the batches where a GPU can copy them from while it works.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Loader:
         workers: int,
         batches: Sampler[Any] | None = None,
         collate: Callable[[Any], Any] | None = None,
+        pinned: bool = False,
     ) -> None:
         workers = min(workers, _cpus())
         self._shares = workers > 0 and sys.platform == "linux"
@@ -121,7 +123,7 @@ class Loader:
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=collate or _as_it_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             # fork shares the cache of decoded images; elsewhere each worker gets a copy
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             worker_init_fn=_leave_interrupts,
@@ -198,13 +200,14 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def split_indices(n: int, share: float, rng_seed: int) -> tuple[list[int], list[int]]:
-    """Split records between weights and alphas.
+def split_indices(n: int, share: float, rng_seed: int, name: str = "search.alpha_split") -> tuple[list[int], list[int]]:
+    """Split records between weights and alphas, or what is held out in their place.
 
     Args:
         n: number of records.
         share: part of them that the alphas see, in (0, 1).
         rng_seed: the run's seed.
+        name: of the setting that says `share`.
 
     Returns:
         Sorted indices for the weights, and for the alphas; every record is in one of them.
@@ -215,8 +218,8 @@ def split_indices(n: int, share: float, rng_seed: int) -> tuple[list[int], list[
     alphas = round(n * share)
     if not 0 < alphas < n:
         raise FnaError(
-            f"search.alpha_split {share:g} of {n} images leaves {n - alphas} for the weights and {alphas} for the "
-            "alphas; both need at least 1: use more images or another share"
+            f"{name} {share:g} of {n} images leaves {n - alphas} for the weights and {alphas} beside them; "
+            "both need at least 1: use more images or another share"
         )
     order = torch.randperm(n, generator=generator(rng_seed, "alpha_split")).tolist()
     return sorted(order[alphas:]), sorted(order[:alphas])

@@ -136,7 +136,7 @@ def title(name: str, arch: str, init: str) -> str:
 
 
 def finished_network(run: Run, name: str) -> Finished:
-    """Load an adapted network of the run, placed on its device, with the run's settings of scoring.
+    """Load an adapted network of the run, moved to its device, with the run's settings of scoring.
 
     Raises:
         FnaError: it is not adapted yet.
@@ -144,5 +144,5 @@ def finished_network(run: Run, name: str) -> Finished:
     record = run.read_json(f"{name}/{TWIN}", f"adapt:{name}")
     state = run.read_state(f"{name}/{WEIGHTS}", f"adapt:{name}")
     model = make_finished(record, state, run.problem.at(Target.from_json(record)), f"{name}/{WEIGHTS}")
-    run.compute.place(model)
+    run.compute.move(model)
     return model

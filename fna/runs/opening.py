@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +161,16 @@ def refuse_started(path: Path, stage: str, config: Config) -> None:
         raise FnaError(f"{there[0]} is there already, and --resume is never: give {other}, or --resume auto to go on")
 
 
-def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, Any]:
+def check_data(
+    path: Path, config: Config, splits: Sequence[str], before: Callable[[Config], object] = lambda config: None
+) -> dict[str, Any]:
     """Check the data of a run and keep their indices in its folder, in the first process of a job.
 
     Args:
         path: the run folder, made if it is missing.
         config: its settings.
         splits: of ``train``, ``val`` and ``test``.
+        before: called of a run that is not expanded yet, before its data are opened.
 
     Returns:
         The data by the name of the split, for `run.Run.open`; nothing in other processes, which read the indices.
@@ -178,6 +181,8 @@ def check_data(path: Path, config: Config, splits: Sequence[str]) -> dict[str, A
     if os.environ.get("RANK", "0") != "0":
         return {}
     with Folder.open(path) as folder:
+        if not folder.finished("expand"):
+            before(config)
         keep_config(folder, config)
         return open_indexed(folder, config, [getattr(config.data, split) for split in splits])
 

@@ -14,7 +14,7 @@ from fna.arch.target import Form, Target
 from fna.config import AdaptConfig, Config
 from fna.config.budgets import UNITS, parse_budget
 from fna.cost.madds import space_cost
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError
 from fna.files import decode_json
 from fna.nets.weights import Network, backbone_only, put, take
 from fna.progress import say, tell
@@ -22,10 +22,10 @@ from fna.remapping import summarise
 from fna.reporting.page import write_report
 from fna.reporting.rows import measured_text
 from fna.runs.evaluating import run_evaluate
+from fna.runs.foreseeing import foresee, no_target
 from fna.runs.run import Run, seed_json
 from fna.runs.saved import ADAPTED, BASELINE, KEY, TWIN, WEIGHTS, describe
 from fna.searching.alphas import check_settings, search
-from fna.searching.forms import allowed
 from fna.seeds import backbone_weights
 from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
@@ -38,12 +38,11 @@ PLAIN_SEED = {"arch": "seed", "init": "seed", **dict.fromkeys(Form._fields)}  # 
 def run_expand(run: Run) -> dict[str, Any]:
     """Expand the seed of a run."""
     problem, config = run.problem, run.config
-    check_settings(config.search)  # of what comes later, before any work is done
+    check_settings(config.search)
     expanded = expand(run.seed, problem)
+    foresee(run, expanded.arch)
     budget = None if config.search.budget is None else parse_budget(config.search.budget)
     costs = problem.costs(expanded.arch, budget.cost if budget else "madds")
-    if budget:
-        allowed(budget, problem, expanded.arch, costs, "search.budget")
     latencies = problem.latencies().digest if budget and budget.cost == "latency" else None
     info: dict[str, Any] = {
         "latencies": latencies,
@@ -220,11 +219,7 @@ def target_named(run: Run, config: AdaptConfig) -> Target:
         own = load_arch(Path(name).expanduser())
         target = Target(replace(run.seed.arch, stem=own.stem, stages=own.stages))
     else:
-        known = ["seed", *targets]
-        raise FnaError(
-            f"adapt.arch is '{name}'{nearest(name, known)}; expected 'seed', an architecture file or a target of this "
-            f"run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {run.path} --derive.name {name}"
-        )
+        raise no_target(run, name)
     form = Form(*(getattr(config, key) or getattr(target, key) for key in Form._fields))
     return replace(target, **run.problem.own(form)._asdict())
 

@@ -121,7 +121,7 @@ def predict_images(
         raise FnaError(f"--boxes are of persons, for pose; this network is of {model.task}: leave it out")
     found = read_boxes(Path(boxes), paths) if boxes else None
     with computing(make_config(merge({}, engine)).engine) as compute:
-        compute.place(model)
+        compute.move(model)
         data = find_network(Path(network).expanduser()).parent.parent / "data"  # of a run; elsewhere there is none
         return write_predictions(model, compute, paths, Path(out), found, image_ids(data), formats)
 

@@ -17,7 +17,6 @@ from fna.config import SearchConfig
 from fna.config.budgets import UNITS, parse_budget
 from fna.cost.costs import Costs, find_measure
 from fna.cost.units import shown_in
-from fna.data.sampling import split_indices
 from fna.errors import FnaError, pick
 from fna.nets.supernet import SuperBackbone, entropy, expected_cost, frozen_weights
 from fna.nets.tying import tie
@@ -32,6 +31,7 @@ from fna.searching.forms import MEASURED, SEEDS, Forms, allowed, slim_heads, str
 from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
+from fna.searching.parting import part_records
 from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
 from fna.training import distributed
@@ -133,12 +133,10 @@ class SearchLoop:
         held = None if limit is None or not self.learns_alphas else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
         self.records = len(data)
-        share = self.config.alpha_split if self.learns_alphas else self.config.held_out
-        self.parts = split_indices(self.records, share, compute.rng_seed)
+        self.parts = part_records(self.records, self.config, compute.rng_seed, compute.world.size)
         size = self.config.batch_size
         sampler = make_sampler(data, self.parts[0], size, "weights", compute)
         self.steps_per_epoch, self.left_out = sampler.steps_per_epoch, sampler.left_out
-        make_sampler(data, self.parts[1], size, "alphas", compute)  # refuses a part smaller than a batch
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.alpha_start = self.steps_per_epoch * self.config.alpha_start if self.learns_alphas else self.total_steps
         self.weight_step = WeightStep(
@@ -247,6 +245,8 @@ class SearchLoop:
         choice = ESTIMATORS[config.estimator](self.alphas, generator(compute.rng_seed, "mixture", step))
         with frozen_weights(self.model):
             value, task_loss = tangent(self.model, self.problem, choice, images, batch, compute, scaler)
+        if not math.isfinite(value):
+            self.readings.settle()  # it may be the weights, and an earlier batch
         check_finite(value, "loss of the alphas", step, config.alpha.lr, batch)
         cost = expected_cost(self.alphas, self.table)
         if self.holder:

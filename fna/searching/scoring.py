@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fna.arch import LayerPath
 from fna.arch.target import Form
@@ -22,8 +22,9 @@ from fna.searching.kept import Kept
 from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.training import distributed
-from fna.training.batches import train_batches
+from fna.training.batches import host_batches, on_device
 from fna.training.clock import Spent
+from fna.training.engine import Batch
 from fna.training.norms import recalibrate
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Scorer:
     loop: SearchLoop
     file: Path | None = None
     told: Callable[..., None] = lambda **number: None
-    batches: dict[float, tuple[list[Tensor], list[tuple[Any, Tensor]]]] = field(default_factory=dict)
+    batches: dict[float, tuple[list[Batch], list[Batch]]] = field(default_factory=dict)
     heads: dict[Form, nn.Module] = field(default_factory=dict)
     saved: float = 0.0
 
@@ -123,7 +124,8 @@ class Scorer:
     def held_losses(self, network: nn.Module, problem: Problem, scale: float) -> list[float]:
         """Return the loss of any network, in eval mode, on each of the held-out batches of an input scale."""
         sums = []
-        for batch, images in self._batches(scale)[1]:
+        for held in self._batches(scale)[1]:
+            batch, images = on_device(held, problem, self.loop.compute)
             with torch.no_grad(), self.loop.compute.autocast():
                 loss_sum, weight = problem.loss(network(images), batch)
             sums.append(torch.stack([loss_sum.double(), weight.double()]))
@@ -131,10 +133,10 @@ class Scorer:
 
     def _network(self, path: LayerPath, form: Form) -> tuple[Model, Problem]:
         """Return a network with shared weights and statistics of its own, in eval mode, and its problem."""
-        problem, (warm, _) = self.loop.problem.at(form), self._batches(form.scale)
+        problem, compute, (warm, _) = self.loop.problem.at(form), self.loop.compute, self._batches(form.scale)
         network = path_network(Model(self.loop.backbones[form.output_stride], self.head(form)), path)
         problem.tune(network.head)
-        recalibrate(network, iter(warm), len(warm), self.loop.compute)
+        recalibrate(network, (on_device(batch, problem, compute)[1] for batch in warm), len(warm), compute)
         return network.eval(), problem
 
     def head(self, form: Form) -> nn.Module:
@@ -147,25 +149,24 @@ class Scorer:
             self.heads[form] = loop.compute.place(Model(nn.Identity(), narrow)).head  # type: ignore[assignment]
         return self.heads[form]
 
-    def _batches(self, scale: float) -> tuple[list[Tensor], list[tuple[Any, Tensor]]]:
+    def _batches(self, scale: float) -> tuple[list[Batch], list[Batch]]:
         """Return batches to recalibrate on and to score at one scale; the same samples at every scale.
 
-        They are made once, and the same in every process, whatever their number.
+        They are made once, and the same in every process, whatever their number. They stay on the host, in 8 bits.
         """
         if scale not in self.batches:
             loop, config = self.loop, self.loop.config
             alone = replace(loop.compute, world=distributed.World())
             size = min(config.batch_size * loop.compute.world.size, *map(len, loop.parts))
 
-            def made(part: int, purpose: str, number: int) -> list[tuple[Any, Tensor]]:
-                one = train_batches(
+            def made(part: int, purpose: str, number: int) -> list[Batch]:
+                one = host_batches(
                     *(loop.problem, loop.data, loop.parts[part], size, purpose, alone, (0, number)), lambda step: scale
                 )
                 return list(one)
 
             held = max(1, min(len(loop.parts[1]), HELD) // size)
-            warm = made(0, "recalibrate", config.recalibrate)
-            self.batches[scale] = [images for _, images in warm], made(1, "held out", held)
+            self.batches[scale] = made(0, "recalibrate", config.recalibrate), made(1, "held out", held)
         return self.batches[scale]
 
 

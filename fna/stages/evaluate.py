@@ -13,6 +13,7 @@ from fna.tasks.problem import Problem
 from fna.training import distributed
 from fna.training.batches import scored_batches
 from fna.training.compute import Compute
+from fna.training.memory import scored_in_memory
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def evaluate(
     """Score `model`, also a path of a super network, on records of any data.
 
     Args:
-        model: a task's network, placed; left in the mode it came in.
+        model: a task's network, on the device; left in the mode it came in.
         problem: says what it sees and how its output is read.
         data: one split.
         compute: the hardware, and the processes, each of which scores every n-th record.
@@ -41,6 +42,9 @@ def evaluate(
 
     Returns:
         The metric's scores over all processes.
+
+    Raises:
+        FnaError: the images of a batch do not fit into the device's memory.
     """
     training = model.training
     distributed.share_buffers(model)  # all processes score one network
@@ -49,7 +53,7 @@ def evaluate(
     mine = list(range(len(data)) if indices is None else indices)[compute.world.rank :: compute.world.size]
     with bar(len(mine), label) as progress:
         for batch in scored_batches(problem, data, mine, problem.config.evaluate.batch_size, compute):
-            with compute.autocast():
+            with compute.autocast(), scored_in_memory(batch.images, compute):
                 predictions = problem.predict(model, batch.images, batch.frames)[: len(batch.indices)]
             scores.update(batch.indices, predictions, batch.truths)
             if kept is not None:

@@ -242,7 +242,7 @@ def _kendall_tau(first_N: Tensor, second_N: Tensor) -> float:
 
 def run_torch(module: nn.Module, x_1CHW: Tensor, compute: Compute) -> Call:
     """Run as fna does: channels last, autocast where the precision asks for it."""
-    compute.place(module)
+    compute.move(module)
     x = x_1CHW.to(compute.device, memory_format=torch.channels_last)
 
     def call(number: int) -> None:
@@ -250,7 +250,7 @@ def run_torch(module: nn.Module, x_1CHW: Tensor, compute: Compute) -> Call:
             for _ in range(number):
                 module(x)
         if compute.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(compute.device)
 
     return call
 

@@ -18,7 +18,7 @@ def latency(model: Finished, compute: Compute) -> dict[str, Any]:
     """Measure a network by itself: one image of the size that it sees, without reading, resizing and scores.
 
     Args:
-        model: placed.
+        model: on it.
         compute: the hardware it is on.
 
     Returns:

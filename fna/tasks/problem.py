@@ -14,7 +14,7 @@ from fna.arch.target import Form
 from fna.config import Config, make_config
 from fna.config.scaling import at_form, times
 from fna.cost.costs import Costs, find_measure
-from fna.cost.latency import TABLE, LatencyTable, layers_ns, read_latencies
+from fna.cost.latency import LatencyTable, layers_ns, named_latencies
 from fna.cost.madds import Cost, CostTable, model_cost, model_rows, path_cost
 from fna.cost.shares import part_madds
 from fna.errors import FnaError
@@ -177,13 +177,7 @@ class Problem:
         Raises:
             FnaError: none is given, or it cannot be read.
         """
-        file = self.config.search.latency_table
-        if file is None:
-            raise FnaError(
-                "a cost in ms needs measured latencies; measure them on the device that counts: fna latency RECIPE, "
-                f"then give --search.latency_table {TABLE}"
-            )
-        return read_latencies(file)
+        return named_latencies(self.config.search.latency_table)
 
     def rest_name(self, arch: Arch) -> str:
         """Name all of a network but its layers, stem and head, by what its latency depends on."""

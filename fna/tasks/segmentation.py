@@ -124,6 +124,7 @@ def _scores(
         scores: Tensor = model(images_N3HW).float()
     else:
         scores = slide(model, images_N3HW, config.evaluate.window or config.data.crop, config.evaluate.overlap)
+    sizes = [(height, width) for height, width in sizes]  # lists, where torch before 2.12 has pinned them
     if len(set(sizes)) > 1:
         return [_resized(part[None], size)[0] for part, size in zip(scores, sizes, strict=True)]
     return list(_resized(scores, sizes[0]))

@@ -220,6 +220,7 @@ def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
     kernel = kernel / kernel.sum()
     n, k, height, width = heatmaps.shape
     maps = heatmaps.reshape(n * k, 1, height, width)
-    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    maps = F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    with torch.autocast(maps.device.type, enabled=False):  # half precision would move the top by a tenth of a pixel
+        maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, radius))
+        maps = F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(radius, 0))
     return maps.view(n, k, height, width)

@@ -60,15 +60,35 @@ def train_batches(
         steps: first iteration, and the one to stop before.
         scales: iteration -> input scale of its samples; None: 1.
     """
+    for batch in host_batches(problem, data, indices, batch_size, purpose, compute, steps, scales):
+        yield on_device(batch, problem, compute)
+
+
+def host_batches(
+    problem: Problem,
+    data: Any,
+    indices: Sequence[int],
+    batch_size: int,
+    purpose: str,
+    compute: Compute,
+    steps: tuple[int, int],
+    scales: Callable[[int], float] | None = None,
+) -> Iterator[Batch]:
+    """Yield what `train_batches` takes to the device: images of 8 bits, and truths."""
     sampler = make_sampler(data, indices, batch_size, purpose, compute, steps)
     views: Dataset[Any] = _ScaledViews(problem, data, indices)
     batches = _WithScales(sampler, scales or (lambda step: 1.0))
     preload(data)
     if problem.config.data.transform and indices:
         views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
-    for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate):
-        names = [data.name(int(i)) for i in batch["index"]]
-        yield {**compute.truths(batch), "names": names}, compute.images(batch["image"], problem.mean, problem.std)
+    pinned = compute.device.type == "cuda"
+    for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate, pinned=pinned):
+        yield {**batch, "names": [data.name(int(i)) for i in batch["index"]]}
+
+
+def on_device(batch: Batch, problem: Problem, compute: Compute) -> tuple[Batch, Tensor]:
+    """Return a batch with its truth on the device, and its normalised images."""
+    return compute.truths(batch), compute.images(batch["image"], problem.mean, problem.std)
 
 
 class _WithScales(Sampler[list[tuple[int, int, float]]]):
@@ -163,7 +183,9 @@ class _Views(Dataset[tuple[int, Tensor, Any, Any]]):
 def _pack(held: list[tuple[int, Tensor, Any, Any]], size: int, problem: Problem, compute: Compute) -> Scored:
     indices, views, frames, truths = (list(parts) for parts in zip(*held, strict=True))
     missing = size - len(held)
-    images_N3HW = compute.images(torch.stack(views + missing * views[-1:]), problem.mean, problem.std)
+    stacked = torch.stack(views + missing * views[-1:])
+    stacked = stacked.pin_memory() if compute.device.type == "cuda" else stacked
+    images_N3HW = compute.images(stacked, problem.mean, problem.std)
     return Scored(indices, images_N3HW, frames + missing * frames[-1:], truths)
 
 

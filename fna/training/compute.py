@@ -16,10 +16,11 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, cuda, distributed
-from fna.training.determinism import deterministic, tf32
+from fna.training.determinism import deterministic, products
 from fna.training.tracking import need_trackers
 
 M = TypeVar("M", bound=nn.Module)
+AMPERE = (8, 0)  # the first GPUs that compute in bf16; torch emulates it on older ones
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class Compute:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and memory format, and give it what the device needs to train well."""
+        return self.mended(self.move(model))
+
+    def move(self, model: M) -> M:
+        """Move a model to the device and memory format; its modules stay as those of a network that is loaded."""
         model.to(self.device)
-        self.mended(model)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         return model
@@ -122,7 +126,7 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
                 device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
         own = ("channels_last", "rng_seed", "workers", "sync_bn")
-        with deterministic(config.deterministic), tf32(config.tf32):
+        with deterministic(config.deterministic), products(config.tf32):
             settings = {key: getattr(config, key) for key in own}
             yield Compute(device, precision, world=world, one_shape=device.type == "cuda", **settings)
 
@@ -171,7 +175,7 @@ def find_precision(name: str, device: torch.device) -> torch.dtype | None:
         raise FnaError("engine.precision fp16 needs CUDA; use bf16 or fp32 here")
     if name == "auto":
         if device.type == "cuda":
-            name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            name = "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
         else:
             name = "bf16" if _has_fast_bf16() else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -1,10 +1,12 @@
-"""Which kernels a GPU takes: deterministic ones, for the same bits twice; TF32, which is faster and coarser."""
+"""Which kernels a GPU takes, and how they round: deterministic ones, for the same bits twice; TF32; sums in float32."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -32,9 +34,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         return
     os.environ.setdefault(WORKSPACE, ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    settings: Any = torch.utils.deterministic
+    benchmark, fill = torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    settings.fill_uninitialized_memory = False  # nothing here reads what nobody wrote
     try:
         yield
     except RuntimeError as error:
@@ -48,18 +52,37 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+        settings.fill_uninitialized_memory = fill
 
 
 @contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """Let NVIDIA GPUs round the factors of float32 convolutions and matrix products to 10 bits; leaving restores it.
+def products(tf32: bool) -> Iterator[None]:
+    """Settle how NVIDIA GPUs round in convolutions and matrix products; leaving restores what was.
+
+    Sums of half precision are kept in float32. Flags that a caller has set by torch's newer names, which cannot be read
+    by the older ones, are left alone.
 
     Args:
-        wanted: False: float32 throughout.
+        tf32: round the factors of float32 products to 10 bits; False: float32 throughout.
     """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    wanted = (
+        (matmul, "allow_tf32", tf32),
+        (cudnn, "allow_tf32", tf32),
+        (matmul, "allow_bf16_reduced_precision_reduction", False),
+        (matmul, "allow_fp16_reduced_precision_reduction", False),
+    )
+    before = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # some versions of torch warn of the older names
+        for place, name, value in wanted:
+            try:
+                before.append((place, name, getattr(place, name)))
+                setattr(place, name, value)
+            except RuntimeError:
+                continue
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for place, name, value in before:
+            setattr(place, name, value)

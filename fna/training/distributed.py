@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -203,13 +204,19 @@ def share_statistics(model: nn.Module, cuda: bool) -> nn.Module:
     return model
 
 
+@lru_cache(maxsize=1)
+def _alone(world: object) -> Any:
+    """Return a group of this process only, made once, by all of `world` at the same time."""
+    return [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
+
+
 @contextmanager
 def apart(model: nn.Module) -> Iterator[None]:
     """Inside, batch norms share nothing, so that each process may run something else."""
     if not dist.is_initialized():
         yield
         return
-    own = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
+    own = _alone(dist.group.WORLD)
     shared: list[Any] = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm | SyncBatchNormCPU)]
     before = [(module, "process_group" if isinstance(module, nn.SyncBatchNorm) else "alone") for module in shared]
     values = [getattr(module, name) for module, name in before]

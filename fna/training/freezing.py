@@ -16,6 +16,12 @@ def freeze_norms(model: Model) -> None:
         norm.requires_grad_(False)
 
 
+def check_freeze(what: str | int, stages: int) -> None:
+    """Raise an `FnaError` if more stages are to be frozen than there are."""
+    if isinstance(what, int) and what > stages:
+        raise FnaError(f"adapt.freeze is {what}, but this backbone has {stages} stages; for all: backbone")
+
+
 def freeze(model: Model, what: str | int) -> None:
     """Let parts of the backbone learn no more, batch norms included; call again after every ``train()``.
 
@@ -31,8 +37,7 @@ def freeze(model: Model, what: str | int) -> None:
     backbone: Any = model.backbone
     stages = list(backbone.stages)
     number = what if isinstance(what, int) else 0 if what == "stem" else len(stages)
-    if number > len(stages):
-        raise FnaError(f"adapt.freeze is {number}, but this backbone has {len(stages)} stages; for all: backbone")
+    check_freeze(what, len(stages))
     for part in (backbone.stem, *stages[:number]):
         part.eval()
         part.requires_grad_(False)

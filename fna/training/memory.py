@@ -42,14 +42,36 @@ def in_memory(
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        (height, width), whole = problem.config.data.crop, device_memory(compute.device)
+        whole = device_memory(compute.device)
         images = config.at_once if isinstance(config, AdaptConfig) else config.batch_size
-        have = f" ({whole / 2**30:.1f} GiB)" if whole else ""
-        tried = f"{compute.device}{have} ran out of memory: {section} took {images} images of {height}x{width} at once"
+        tried = _tried(section, images, problem.config.data.crop, compute)
         images //= 2
         while images and whole and training_memory(problem, arch, images, config.optimizer, compute) > USABLE * whole:
             images //= 2
         raise FnaError(f"{tried}; {_smaller(section, config, images)}") from error
+
+
+@contextmanager
+def scored_in_memory(images_N3HW: Tensor, compute: Compute) -> Iterator[None]:
+    """Turn running out of memory while images are scored into an error that says how many to take at once.
+
+    Raises:
+        FnaError: there was not enough memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        number, _, height, width = images_N3HW.shape
+        fewer = f"--evaluate.batch_size {number // 2}" if number > 1 else "--engine.device cpu"
+        raise FnaError(f"{_tried('scoring', number, (height, width), compute)}; type {fewer}") from error
+
+
+def _tried(what: str, images: int, size_hw: tuple[int, int], compute: Compute) -> str:
+    whole = device_memory(compute.device)
+    have = f" ({whole / 2**30:.1f} GiB)" if whole else ""
+    return f"{compute.device}{have} ran out of memory: {what} took {images} images of {size_hw[0]}x{size_hw[1]} at once"
 
 
 def device_memory(device: torch.device) -> int | None:

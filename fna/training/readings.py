@@ -68,6 +68,16 @@ class Readings:
         else:
             self._checks.append((value, (what, step, rate, batch)))
 
+    def settle(self) -> None:
+        """Look at what is held to be looked at, oldest first; rows stay.
+
+        Raises:
+            NotFiniteError: a number is not.
+        """
+        checks, self._checks = self._checks, []
+        for value, (_, about) in zip(_read([value for value, _ in checks]), checks, strict=True):
+            check_finite(value, *about)
+
     def take(self, step: int, row: Row, now: bool) -> Iterator[tuple[int, dict[str, float | None]]]:
         """Take the row of an iteration; yield those held, oldest first, if there are enough or they are wanted `now`.
 
