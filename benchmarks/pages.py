@@ -206,7 +206,7 @@ def study(result: Mapping[str, Any]) -> str:
         (title, article, *(_score([run for run in runs if run["data"] == name]) for name in data))
         for (title, article), runs in cells.items()
     ]
-    seeds = {name: len(numbers) for name, numbers in result["rng_seeds"].items()}
+    seeds = {name: len({row["rng_seed"] for row in result["rows"] if row["data"] == name}) for name in data}
     head = (f"{name}, {metric}, RNG seeds: {seeds[name]}" for name, metric in data.items())
     said = [f"Not done: {', '.join(result['missing'])}."] if result["missing"] else []
     return "\n\n".join([table(("row", "the article's", *head), lines), *said])

@@ -310,18 +310,21 @@ def test_the_code_that_loads_a_network_runs(tmp_path: Path, monkeypatch: pytest.
 def test_a_study_is_shown_by_data_set_and_what_is_missing(tmp_path: Path) -> None:
     script = load_script("pages")
     scores = (
-        ("(1) remap", "camvid", 0.5),
-        ("(1) remap", "camvid", 0.54),
-        ("(1) remap", "bccd", 0.3),
-        ("(2) not", "bccd", 0.1),
+        ("(1) remap", "camvid", 0, 0.5),
+        ("(1) remap", "camvid", 1, 0.54),
+        ("(1) remap", "bccd", 0, 0.3),
+        ("(2) not", "bccd", 0, 0.1),
     )
     metrics = {"camvid": "mIoU", "bccd": "AP"}
     result = {
         "rows": [
-            {"row": row, "article": "77.1 mIoU", "data": data, "metric": metrics[data], "score": score}
-            for row, data, score in scores
+            {
+                **{"row": row, "article": "77.1 mIoU", "data": data, "metric": metrics[data]},
+                **{"rng_seed": rng_seed, "score": score},
+            }
+            for row, data, rng_seed, score in scores
         ],
-        "rng_seeds": {"camvid": [0, 1], "bccd": [0]},
+        "rng_seeds": {"camvid": [0, 1], "bccd": [0, 1]},
         "missing": ["camvid/seed_0/row2"],
         **{"date": "2026-01-02", "machine": "a machine", "versions": {"torch": "2.14.1"}},
     }
