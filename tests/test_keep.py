@@ -232,7 +232,7 @@ def test_all_rows_alike_and_the_score_is_said_to_be_optimistic(
     assert main(["evaluate", str(finished)]) == 0
     printed = capsys.readouterr()
     assert "validation scores are optimistic for baseline, adapted" in printed.err
-    assert "fna evaluate RUN --split test" in printed.err
+    assert f"fna evaluate {finished} --split test" in printed.err
     rows = read_json(finished / "metrics.json")["rows"]
     assert {(row["keep"], row["ema"]) for row in rows.values()} == {("best", 0.9)}
     assert all(f"{row['epoch']} of 2" in printed.out for row in rows.values())

@@ -198,6 +198,8 @@ def test_targets_of_any_budget_from_one_search(copied: tuple[Path, Path], capsys
     assert "was derived with the budget 0.8x by 'alphas', now it is 0.9x by 'alphas'" in message
     assert "--derive.name most_2" in message
     assert main(["derive", str(folder), "--derive.name", "most", "--derive.budget", "0.80", "--quiet"]) == 0
+    assert main(["derive", str(folder), "--derive.name", "same", "--derive.budget", "0.8x"]) == 0
+    assert "derive: 'same' is the same network as 'most'" in capsys.readouterr().err
     assert main(["derive", str(folder), "--derive.name", "any", "--derive.chooser", "random", "--quiet"]) == 0
     random, limit = read_json(folder / "targets" / "any.json"), read_json(folder / "targets" / "derived.json")["budget"]
     assert 0.9 * limit["cost"] <= random["cost"] <= limit["cost"]

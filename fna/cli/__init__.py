@@ -168,7 +168,7 @@ def _run(
     with quiet(as_json or no_words):
         jobs = open_jobs(folder, config, rng_seeds)
         if array:
-            return _show(_repeat_part(folder, jobs, array, controls), as_json)
+            return _show(_repeat_part(folder, jobs, array, controls), as_json, folder)
         first = next(iter(jobs.values()))
         from fna.runs import pipeline
         from fna.runs.controls import repeat, run_controls
@@ -180,7 +180,7 @@ def _run(
             result = repeat(folder, jobs, controls=controls, data=data)
         else:
             result = (run_controls if controls else pipeline.run)(folder, config, data=data)
-        _show({**result, "report": str(folder / "report.html")}, as_json)
+        _show({**result, "report": str(folder / "report.html")}, as_json, folder)
 
 
 def _repeat_part(folder: Path, jobs: Mapping[int, Any], array: str, controls: bool = True) -> dict[str, Any]:
@@ -210,13 +210,13 @@ def controls(
     with quiet(as_json or no_words):
         jobs = reopen_jobs(folder, ctx.obj)
         if array:
-            return _show(_repeat_part(folder, jobs, array), as_json)
+            return _show(_repeat_part(folder, jobs, array), as_json, folder)
         first = next(iter(jobs.values()))
         data = check_data(*first, ("train", "val"))
         from fna.runs.controls import repeat, run_controls
 
         result = run_controls(*first, data=data) if first[0] == folder else repeat(folder, jobs, data=data)
-        _show({**result, "report": str(folder / "report.html")}, as_json)
+        _show({**result, "report": str(folder / "report.html")}, as_json, folder)
 
 
 def _add_stage(name: str, text: str, settings: str) -> None:
@@ -259,7 +259,7 @@ def _stage(
         data = check_data(folder, config, needs, foresee_settings)
 
         with Run.open(folder, config, data=data) as job:
-            _show(pipeline.stage(job, name, **more), as_json)
+            _show(pipeline.stage(job, name, **more), as_json, folder)
 
 
 for _name, (_text, _settings) in STAGES.items():
@@ -314,13 +314,13 @@ add_latency(app)
 add_studies(app)
 
 
-def _show(result: Mapping[str, Any], as_json: bool) -> None:
+def _show(result: Mapping[str, Any], as_json: bool, folder: Path) -> None:
     if as_json:
         show_json(result)
     elif "differences" in result:
         _show_controls(result)
     else:
-        show_result(result)
+        show_result(result, folder)
 
 
 def _show_controls(compared: Mapping[str, Any]) -> None:

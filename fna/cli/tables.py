@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fna.cost.shares import moved
 from fna.cost.units import with_unit
 from fna.progress import first_rank, say
-from fna.reporting.rows import NUMBERS, epochs_text, is_chosen, minutes_text, optimistic, seed_first
+from fna.reporting.rows import NUMBERS, epochs_text, is_chosen, minutes_text, never_found, optimistic, seed_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,12 +86,15 @@ def show_json(data: Any) -> None:
         print(json.dumps(data, indent=2))
 
 
-def show_result(result: Mapping[str, Any]) -> None:
+def show_result(result: Mapping[str, Any], folder: Path | None = None) -> None:
     """Print what a stage returned: the table if it scored networks, and all plain values, costs in its `unit`."""
     if "rows" in result:
         show_table(results_table(result))
-    warnings = optimistic(result["rows"], "RUN") if "rows" in result and result["split"] == "val" else []
-    for warning in [*result.get("warnings", ()), *warnings]:
+    warnings = [*result.get("warnings", ())]
+    if "rows" in result:
+        warnings += never_found(result["rows"])
+        warnings += optimistic(result["rows"], shlex.quote(str(folder or "RUN"))) if result["split"] == "val" else []
+    for warning in warnings:
         say(f"warning: {warning}")
     if (compute := _compute(result)) and first_rank():
         print(f"compute: {compute}")

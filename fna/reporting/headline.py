@@ -14,7 +14,7 @@ from fna.config import Config, make_config
 from fna.cost.units import with_unit
 from fna.errors import FnaError
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, signed, unusable
-from fna.reporting.rows import NUMBERS, charged_minutes, epochs_text, minutes_text, optimistic, seed_first
+from fna.reporting.rows import NUMBERS, charged_minutes, epochs_text, minutes_text, never_found, optimistic, seed_first
 from fna.reporting.targets import Derived, counted_at, read_targets
 
 Column = tuple[str, list[str]]  # head, cells
@@ -60,7 +60,7 @@ def result(folder: Path) -> Part:
         part.tiles = _tiles(adapted, base, seed_madds, metrics)
     if target := targets.get(adapted["arch"]) if adapted else next(iter(targets.values()), None):
         part.tiles.append(_budget_tile(target))
-    part.warnings += optimistic(rows, shlex.quote(str(folder)))
+    part.warnings += [*never_found(rows), *optimistic(rows, shlex.quote(str(folder)))]
     part.warnings += dict.fromkeys(text for split in splits for text in split.warnings)
     part.notes += dict.fromkeys(
         [" ".join([COUNTING, *counted_at(targets)]), *(note for split in splits for note in split.notes)]

@@ -75,6 +75,21 @@ def optimistic(rows: Mapping[str, Mapping[str, Any]], folder: str) -> list[str]:
     ]
 
 
+def never_found(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which classes, of which there are some, a run's network never predicts rightly, in at most one sentence.
+
+    Args:
+        rows: of metrics.json.
+
+    >>> never_found({"adapted": {"recall": {"sky": 0.9, "pole": 0.0, "cat": None}}})
+    ['the network never finds: pole; its score is that of the other classes']
+    """
+    row = rows.get("adapted", {})
+    scores: Mapping[str, Any] = next((row[key] for key in ("recall", "ap50") if isinstance(row.get(key), Mapping)), {})
+    names = [name for name, score in scores.items() if score == 0]
+    return [f"the network never finds: {', '.join(names)}; its score is that of the other classes"] if names else []
+
+
 def measured_text(latency: Mapping[str, Any]) -> str:
     """Say what a target's latency was predicted to be, and what it is.
 

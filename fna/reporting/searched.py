@@ -131,5 +131,6 @@ def configuration(folder: Path) -> Part:
         flatten(one.model_dump(mode="json", by_alias=True))
         for one in (config, make_config({"task": {"model": config.task.model}}))
     )
-    changed = [f"{key}: {json.dumps(value)}" for key, value in own.items() if value != default.get(key)]
-    return Part(text="\n".join(changed) or "All are the defaults.", folded=("all settings", text))
+    changed = {key: value for key, value in own.items() if value != default.get(key)}
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()]
+    return Part(text="\n".join(lines) or "All are the defaults.", folded=("all settings", text))

@@ -148,6 +148,9 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         info["latency"] = timed = remeasure(run.problem, run.seed_arch, choice.target)
         say(f"derive: '{name}' {measured_text(timed)}")
     target = {"name": name, **choice.target.to_json(), "path": list(choice.path), **info}
+    for other in run.names("derive"):
+        if Target.from_json(run.read_json(f"targets/{other}.json", f"derive:{other}")) == choice.target:
+            say(f"derive: '{name}' is the same network as '{other}'")
     files = {f"targets/{name}.json": target, f"targets/{name}.safetensors": derived.state}
     run.write(f"derive:{name}", files, info)
     return info
