@@ -22,6 +22,7 @@ from tiny_pose import JOINTS, write_figures
 
 from fna.cli import main
 from fna.config import load_config
+from fna.data.listing import palette
 from fna.data.segmentation.regions import regions
 from fna.data.splits import open_data
 from fna.data.suggesting import fitting_model
@@ -32,6 +33,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "pose": write_figures,
 }
 CLASSES = ("--data.classes", "[a, b, c]")
+TITLE = 18  # pixels above a sample in a sheet
 
 
 def look(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -72,6 +74,17 @@ def test_a_folder_is_counted_drawn_and_given_a_recipe_that_opens(
     assert len(open_data(config).train) == train["records"]
     again = look(capsys, str(recipe))
     assert again["splits"] == found["splits"]
+
+
+def test_a_sheet_is_half_image_and_half_truth(tmp_path: Path) -> None:
+    root, sheet = write_images(tmp_path / "data"), tmp_path / "sheet.png"
+    assert main(["data", str(root), *CLASSES, "--out", str(sheet)]) == 0
+    with Image.open(sheet) as drawn, Image.open(root / "images" / "0.png") as image:
+        cell_HW3 = np.asarray(drawn.crop((0, TITLE, image.width, TITLE + image.height)), float)
+        colors_HW3 = 2 * cell_HW3 - np.asarray(image, float)
+    mask_HW = np.asarray(Image.open(root / "masks" / "0.png"))
+    for color, label_id in zip(palette(3), range(3), strict=True):
+        assert np.abs(colors_HW3[mask_HW == label_id] - color).max() <= 1
 
 
 def test_regions_are_scipys() -> None:
