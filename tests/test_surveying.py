@@ -21,11 +21,12 @@ from tiny_detection import NAMES, write_squares
 from tiny_pose import JOINTS, write_figures
 
 from fna.cli import main
-from fna.config import load_config
+from fna.config import load_config, make_config, merge
 from fna.data.listing import palette
+from fna.data.sampling import split_indices
 from fna.data.segmentation.regions import regions
 from fna.data.splits import open_data
-from fna.data.suggesting import fitting_model
+from fna.data.suggesting import fitting_model, suggest, why_too_few
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "segmentation": write_images,
@@ -135,6 +136,34 @@ def test_masks_without_names_and_lists_get_both(tmp_path: Path, capsys: pytest.C
     config = load_config(recipe)
     assert config.data.labels == {0: "background", 1: "class_1", 2: "class_2"}
     assert len(open_data(config).train) < 16
+
+
+@pytest.mark.parametrize("n", [4, 5, 7, 8, 9, 33, 70])
+def test_suggested_batches_fit_what_learns_and_what_is_held_out(n: int) -> None:
+    whole = {"images": n, "records": n, "sizes": {"commonest": (64, 64)}, "classes": {}}
+    found = {"splits": {"train": whole}, "format": "folder", "things": None, "flaws": 0}
+    config = make_config({})
+    rows = {row.key: row.value for row in suggest(config, found)}
+    config = make_config(merge({}, [f"{key}={value}" for key, value in rows.items() if not key.startswith("data")]))
+    assert not why_too_few(config, found)
+    learning, held = (len(part) for part in split_indices(n, config.search.held_out, 0))
+    assert config.search.batch_size <= min(learning, held)
+    assert config.adapt.batch_size <= n
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, r"too few images \(1\) to be cut"), (5, r"too few to learn from \(3\)")])
+def test_no_recipe_is_written_for_too_few_images(
+    n: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, recipe, sheet = write_images(tmp_path / "data", train=n, val=0), tmp_path / "my.yaml", tmp_path / "sheet.png"
+    for name in ("train.txt", "val.txt"):
+        (root / name).unlink()
+    assert main(["data", str(root), "--write-recipe", str(recipe), "--out", str(sheet)]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not recipe.exists()
+    assert not sheet.exists()
+    assert main(["data", str(root)]) == 0
+    assert "no recipe can be written" in capsys.readouterr().out
 
 
 def test_flaws_copies_absent_and_rare_of_all_splits_are_in_one_answer(

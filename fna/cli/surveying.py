@@ -50,15 +50,11 @@ def data(
     Counts by class and split, sizes, absent and rare classes, copies within and across splits, flaws of all splits.
     Every setting can be changed by a dotted option.
     """
-    from fna.data.suggesting import suggest
+    from fna.config import make_config
+    from fna.data.suggesting import suggest, why_too_few
     from fna.data.surveying import survey
 
-    if recipe is not None and recipe.exists():
-        raise FnaError(f"{recipe} is there already; give another name, or delete it")
-    if out is not None and out.suffix.lower() not in PICTURES:
-        raise FnaError(f"--out is {out}; expected a picture's name that ends in {' or '.join(PICTURES)}")
-    if out is not None and not out.parent.is_dir():
-        raise FnaError(f"there is no folder {out.parent} for {out.name}")
+    _check_names(recipe, out)
     with quiet(as_json):
         config, others, settings = _config(source, ctx.obj or ())
         if recipe is not None and settings is None:
@@ -66,6 +62,10 @@ def data(
         seen = survey(config)
         config = seen.config if settings is None else _fit(seen, source, settings)
         advice = suggest(config, seen.found)
+        sections = _sections(source, config, settings or (), advice)
+        few = "" if settings is None else why_too_few(make_config(sections), seen.found)
+    if recipe is not None and few:
+        raise FnaError(f"{source}: {few}; no recipe is written")
     written = []
     if out is not None and seen.opened:
         from fna.cli.sheet import draw_sheet
@@ -73,7 +73,7 @@ def data(
         draw_sheet(config, seen.opened, out)
         written.append(out)
     if recipe is not None:
-        _write_recipe(recipe, source, config, settings or (), advice)
+        _write_recipe(recipe, source, sections)
         written.append(recipe)
     sizes = _at_crop(config, settings, seen.found, advice)
     if as_json:
@@ -82,7 +82,17 @@ def data(
     _show(seen.found, sizes)
     if out is not None and out not in written:
         print(f"not written: {out}, since no split can be opened")
-    _advise(advice, source, others, written)
+    _advise(advice, source, others, written, few)
+
+
+def _check_names(recipe: Path | None, out: Path | None) -> None:
+    """Refuse names of files that cannot be written."""
+    if recipe is not None and recipe.exists():
+        raise FnaError(f"{recipe} is there already; give another name, or delete it")
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise FnaError(f"--out is {out}; expected a picture's name that ends in {' or '.join(PICTURES)}")
+    if out is not None and not out.parent.is_dir():
+        raise FnaError(f"there is no folder {out.parent} for {out.name}")
 
 
 def _config(source: Path, settings: Sequence[str]) -> tuple[Config, list[str], Sequence[str] | None]:
@@ -136,19 +146,23 @@ def _at_crop(
     return {"crop": list(crop), "boxes": boxes, "anchors": [round(small, 1), round(large, 1)]}
 
 
-def _write_recipe(
-    path: Path, source: Path, config: Config, settings: Sequence[str], advice: Sequence[Suggestion]
-) -> None:
-    """Write what was given, and what is suggested for the rest."""
-    from fna.config import load_config, merge
-    from fna.config.strict_yaml import write_yaml
-    from fna.files import write_text
+def _sections(source: Path, config: Config, settings: Sequence[str], advice: Sequence[Suggestion]) -> dict[str, Any]:
+    """Return a recipe for a folder: what was given, and what is suggested for the rest."""
+    from fna.config import merge
 
     sections = merge({"task": {"model": config.task.model}, "data": {"root": str(source)}}, settings)
     for row in advice:
         section, _, key = row.key.partition(".")
         sections[section] = {**sections.get(section, {}), key: sections.get(section, {}).get(key, row.value)}
-    head = f"# {config.task.model} on {source}, as `fna data` suggests.\n#\n#   {_run(path)}\n\n"
+    return sections
+
+
+def _write_recipe(path: Path, source: Path, sections: Mapping[str, Any]) -> None:
+    from fna.config import load_config
+    from fna.config.strict_yaml import write_yaml
+    from fna.files import write_text
+
+    head = f"# {sections['task']['model']} on {source}, as `fna data` suggests.\n#\n#   {_run(path)}\n\n"
     write_text(path, head + write_yaml(sections))
     load_config(path)  # what cannot be read is not handed on
 
@@ -249,7 +263,9 @@ def _some(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def _advise(advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path]) -> None:
+def _advise(
+    advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path], few: str
+) -> None:
     """Print settings to paste, what else the folder is, what was written, and what to type next."""
     print("suggested:")
     texts = [f"--{row.key} {shlex.quote(_flow(row.value))}" for row in advice]
@@ -262,6 +278,8 @@ def _advise(advice: Sequence[Suggestion], source: Path, others: Sequence[str], w
     recipes = [path for path in written if path.suffix.lower() in RECIPES]
     if recipes:
         print(f"next: {_run(recipes[0])}")
+    elif few:
+        print(f"no recipe can be written: {few}")
     elif source.is_dir():
         print(f"next: fna data {shlex.quote(str(source))} --write-recipe {source.resolve().name}.yaml")
 
