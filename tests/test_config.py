@@ -254,6 +254,18 @@ def test_wrong_overrides(override: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_file_is_blamed_for_what_it_has_and_not_for_what_was_typed(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("adapt: {epochs: 0}")
+    typed = {"search.epochs=-1": "'search.epochs' is -1", "task.model=retina": "'task.model' is 'retina'"}
+    for override, said in typed.items():
+        with pytest.raises(FnaError) as error:
+            load_config(path, [override])
+        assert str(error.value).startswith(said)
+    with pytest.raises(FnaError, match=r"is -1; expected .*; .*recipe\.yaml: 'adapt\.epochs' is 0"):
+        load_config(path, ["search.epochs=-1"])
+
+
 def test_an_override_into_a_value() -> None:
     with pytest.raises(FnaError, match="'name' is a value, not a section"):
         make_config(merge({"seed": {"name": "x"}}, ["seed.name.x=1"]))

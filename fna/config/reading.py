@@ -39,7 +39,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if not isinstance(data, dict | None):
             raise FnaError(f"{path} holds a {type(data).__name__}; expected sections such as 'seed:' and 'data:'")
     refuse_code(data or {}, overrides, str(path))
-    return make_config(merge(data or {}, overrides), str(path or "the configuration"))
+    return make_config(merge(data or {}, overrides), str(path or "the configuration"), overrides)
 
 
 def refuse_code(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
@@ -77,18 +77,23 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def make_config(data: Mapping[str, Any], where: str = "the configuration") -> Config:
-    """Validate plain data as a Config; see `load_config`."""
+def make_config(data: Mapping[str, Any], where: str = "the configuration", typed: Sequence[str] = ()) -> Config:
+    """Validate plain data as a Config; see `load_config`.
+
+    Args:
+        data: sections.
+        where: they are from, which is blamed for what is wrong.
+        typed: the overrides among them, for which it is not.
+    """
     try:
         kind = config_class(data)
     except FnaError as error:
-        raise FnaError(f"{where}: {error}") from error
+        raise FnaError(_blamed([str(error)], where, typed)) from error
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         wrong = [_explain(item, kind) for item in error.errors(include_url=False)]
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise FnaError(f"{where}: {'; '.join(wrong[:5])}{more}") from error
+        raise FnaError(_blamed(wrong, where, typed)) from error
 
 
 def dump_yaml(config: Config) -> str:
@@ -97,6 +102,16 @@ def dump_yaml(config: Config) -> str:
 
 
 # --- mistakes in plain words ------------------------------------------------------------------------------------------
+
+
+def _blamed(wrong: Sequence[str], where: str, typed: Sequence[str]) -> str:
+    """Join what is wrong: first what is about a setting that was typed, then, with its name, what a file has."""
+    keys = [text.partition("=")[0] for text in typed]
+    own = [text for text in wrong if any(key in text for key in keys)]
+    others = [text for text in wrong if text not in own]
+    if others:
+        others[0] = f"{where}: {others[0]}"
+    return "; ".join([*own, *others][:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
 
 
 def _explain(item: Any, kind: type[Config]) -> str:

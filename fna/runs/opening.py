@@ -47,7 +47,7 @@ def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -
         if file.exists():
             read_checked(path, file.name)
         refuse_code(settings, overrides, str(path))
-        return make_config(merge(settings, overrides), str(file))
+        return make_config(merge(settings, overrides), str(file), overrides)
     if overrides:
         return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
     return config

@@ -70,7 +70,7 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
                     f"a finished network takes no setting '{text.partition('=')[0]}', only those of evaluate (and fna "
                     "predict those of engine)"
                 )
-        problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file)))
+        problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file), overrides))
     state = decode_state(file, read_vouched(file))
     return make_finished(record, state, problem, str(file)).to(find_device(device))
 
