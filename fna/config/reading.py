@@ -124,10 +124,13 @@ def _explain(item: Any, kind: type[Config]) -> str:
         return message.removeprefix("Value error, ")
     if item["type"] in ("budget", "told"):
         return f"{key}: {message}"
+    if item["type"] == "missing":  # of a pair; the place is that of the item it lacks
+        *place, _ = location
+        return f"'{'.'.join(place)}' is {str(given)[:80]}; expected a list of 2{_such_as(place, kind)}"
     expected = {
         "model_type": "a section with keys of its own",
-        "tuple_type": "a list such as [240, 320]",
-        "too_long": f"a list of {item.get('ctx', {}).get('max_length')}",
+        "tuple_type": f"a list{_such_as(location, kind, given)}",
+        "too_long": f"a list of {item.get('ctx', {}).get('max_length')}{_such_as(location, kind)}",
         "string_pattern_mismatch": "a cell such as k5g2"
         if key.startswith("space.cells")
         else "a file name of letters, digits, '_', '.' and '-'",
@@ -142,6 +145,18 @@ def _explain(item: Any, kind: type[Config]) -> str:
         hint = nearest(str(given)[:80], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
     shown = f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)[:80]
     return f"'{key}' is {shown}; expected {expected}{hint}"
+
+
+def _such_as(location: Sequence[str], kind: type[Config], given: Any = None) -> str:
+    """Return an example of a list: the default of the setting, else what was given, in brackets."""
+    *outer, last = location
+    field = (section(kind, *outer) or kind).model_fields.get(last)
+    if field is None:  # one of several kinds of value
+        return ""
+    items = list(field.default) if isinstance(field.default, tuple) else []
+    if not items and isinstance(given, str | int | float):
+        items = [str(given)[:80]] * (1 if "..." in str(field.annotation) else 2)  # of any length, or a pair
+    return f" such as [{', '.join(map(str, items))}]" if items else ""
 
 
 def _unknown(location: Sequence[str], kind: type[Config]) -> str:
