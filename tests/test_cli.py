@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,18 @@ def test_one_message_for_a_mistake(
     assert message in fails(command, capsys)
     assert not Path("d").exists()
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [["search"], ["report"], ["front", "--pick", "1x"]], ids=" ".join)
+def test_commands_to_paste_quote_a_folder_with_spaces(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my run").mkdir()
+    assert cli.main([words[0], "my run", *words[1:]]) == 2
+    command = re.search(r": (fna .*)", capsys.readouterr().err.removeprefix("fna: error"))
+    assert command is not None
+    assert "my run" in shlex.split(command[1])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.cli.words import split_settings
-from fna.errors import FnaError, out_of_memory, pick
+from fna.errors import FnaError, out_of_memory, pick, quoted
 from fna.progress import first_rank, quiet
 
 STAGES = {  # what it does, an example's settings
@@ -142,7 +142,7 @@ def _write_data(folder: Path) -> None:
 
     for path, about in write_plants(folder).items():
         print(f"{path}: {about}")
-    print(f"next: fna data {folder}")
+    print(f"next: fna data {quoted(folder)}")
 
 
 def _run(

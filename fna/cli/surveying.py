@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import typer
 
 from fna.cli.networks import AsJson, example
 from fna.cli.tables import show_json, show_table, table
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.progress import quiet
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def _write_recipe(path: Path, source: Path, sections: Mapping[str, Any]) -> None
 
 
 def _run(recipe: Path) -> str:
-    return f"fna run {shlex.quote(str(recipe))} --run {shlex.quote(f'runs/{recipe.stem}')}"
+    return f"fna run {quoted(recipe)} --run {quoted(f'runs/{recipe.stem}')}"
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -268,7 +267,7 @@ def _advise(
 ) -> None:
     """Print settings to paste, what else the folder is, what was written, and what to type next."""
     print("suggested:")
-    texts = [f"--{row.key} {shlex.quote(_flow(row.value))}" for row in advice]
+    texts = [f"--{row.key} {quoted(_flow(row.value))}" for row in advice]
     for text, row in zip(texts, advice, strict=True):
         print(f"  {text:<{min(60, max(map(len, texts)))}}  # {row.why}")
     for other in others:
@@ -281,7 +280,7 @@ def _advise(
     elif few:
         print(f"no recipe can be written: {few}")
     elif source.is_dir():
-        print(f"next: fna data {shlex.quote(str(source))} --write-recipe {source.resolve().name}.yaml")
+        print(f"next: fna data {quoted(source)} --write-recipe {quoted(f'{source.resolve().name}.yaml')}")
 
 
 def _flow(value: Any) -> str:
