@@ -26,7 +26,7 @@ from fna.data.listing import palette
 from fna.data.sampling import split_indices
 from fna.data.segmentation.regions import regions
 from fna.data.splits import open_data
-from fna.data.suggesting import fitting_model, suggest, why_too_few
+from fna.data.suggesting import fitting_model, suggest, why_no_recipe
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "segmentation": write_images,
@@ -145,7 +145,7 @@ def test_suggested_batches_fit_what_learns_and_what_is_held_out(n: int) -> None:
     config = make_config({})
     rows = {row.key: row.value for row in suggest(config, found)}
     config = make_config(merge({}, [f"{key}={value}" for key, value in rows.items() if not key.startswith("data")]))
-    assert not why_too_few(config, found)
+    assert not why_no_recipe(config, found)
     learning, held = (len(part) for part in split_indices(n, config.search.held_out, 0))
     assert config.search.batch_size <= min(learning, held)
     assert config.adapt.batch_size <= n
@@ -208,7 +208,7 @@ def test_a_sheet_that_cannot_be_drawn_is_not_said_to_be_written(
     sheet = tmp_path / "sheet.png"
     assert main(["data", str(tmp_path), "--out", str(sheet)]) == 0
     printed = capsys.readouterr().out
-    assert "has a box of cell" in printed
+    assert "no recipe can be written: coco 'train': none of the 1 images has a box of cell" in printed
     assert f"not written: {sheet}" in printed
     assert "\nwritten: " not in printed
     assert not sheet.exists()

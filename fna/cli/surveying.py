@@ -50,7 +50,7 @@ def data(
     Every setting can be changed by a dotted option.
     """
     from fna.config import make_config
-    from fna.data.suggesting import suggest, why_too_few
+    from fna.data.suggesting import suggest, why_no_recipe
     from fna.data.surveying import survey
 
     _check_names(recipe, out)
@@ -62,9 +62,9 @@ def data(
         config = seen.config if settings is None else _fit(seen, source, settings)
         advice = suggest(config, seen.found)
         sections = _sections(source, config, settings or (), advice)
-        few = "" if settings is None else why_too_few(make_config(sections), seen.found)
-    if recipe is not None and few:
-        raise FnaError(f"{source}: {few}; no recipe is written")
+        why_not = "" if settings is None else why_no_recipe(make_config(sections), seen.found)
+    if recipe is not None and why_not:
+        raise FnaError(f"{source}: {why_not}; no recipe is written")
     written = []
     if out is not None and seen.opened:
         from fna.cli.sheet import draw_sheet
@@ -81,7 +81,7 @@ def data(
     _show(seen.found, sizes)
     if out is not None and out not in written:
         print(f"not written: {out}, since no split can be opened")
-    _advise(advice, source, others, written, few)
+    _advise(advice, source, others, written, why_not)
 
 
 def _check_names(recipe: Path | None, out: Path | None) -> None:
@@ -263,7 +263,7 @@ def _some(texts: Sequence[str], most: int) -> str:
 
 
 def _advise(
-    advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path], few: str
+    advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path], why_not: str
 ) -> None:
     """Print settings to paste, what else the folder is, what was written, and what to type next."""
     print("suggested:")
@@ -277,8 +277,8 @@ def _advise(
     recipes = [path for path in written if path.suffix.lower() in RECIPES]
     if recipes:
         print(f"next: {_run(recipes[0])}")
-    elif few:
-        print(f"no recipe can be written: {few}")
+    elif why_not:
+        print(f"no recipe can be written: {why_not}")
     elif source.is_dir():
         print(f"next: fna data {quoted(source)} --write-recipe {quoted(f'{source.resolve().name}.yaml')}")
 

@@ -60,8 +60,8 @@ def suggest(config: Config, found: Mapping[str, Any]) -> list[Suggestion]:
     return made
 
 
-def why_too_few(config: Config, found: Mapping[str, Any]) -> str:
-    """Return why there are too few images for a recipe; empty: there are enough for a cut and for batches.
+def why_no_recipe(config: Config, found: Mapping[str, Any]) -> str:
+    """Return why no recipe would run: nothing to learn from can be opened, or too little; empty: there is enough.
 
     Args:
         config: as the recipe has it.
@@ -71,7 +71,8 @@ def why_too_few(config: Config, found: Mapping[str, Any]) -> str:
     if WHOLE in splits:
         return f"too few images ({splits[WHOLE]['images']}) to be cut into train, val and test; label more"
     if config.data.train not in splits:
-        return ""  # which is told otherwise
+        lines = found["remarks"].get(config.data.train) or found["remarks"].get(WHOLE)
+        return lines[0] if lines else f"there is no '{config.data.train}' to learn from"
     n = splits[config.data.train]["records"]
     if n < LEAST:
         return f"too few to learn from ({n}): {LEAST} are the least, a batch of two and two to choose by; label more"
