@@ -22,6 +22,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.cli.words import UNDOTTED
 from fna.config import Config
 from fna.errors import FnaError
+from fna.runs import opening
 
 COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "push", "clean"]
 COMMANDS += ["latency", "front", "study", "list", "count", "remap"]
@@ -179,13 +180,19 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["list", "seeds"])
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> list[Any]:
+@pytest.mark.parametrize(("words", "goes_on"), [(["list", "seeds"], False), (["search", "run"], True)])
+def test_ctrl_c_says_how_to_go_on(
+    words: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> list[Any]:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(CATALOGUE, "seeds", interrupted)
-    assert cli.main(["list", "seeds"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(opening, "settle_config", interrupted)
+    assert cli.main(words) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("fna: interrupted")
+    assert ("the same command goes on" in said) == goes_on
 
 
 def test_other_ranks_keep_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

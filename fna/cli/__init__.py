@@ -42,6 +42,7 @@ TAKE_SETTINGS = (
     *("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap"),
     *("latency", "front", "study"),
 )
+GO_ON = ("run", "demo", "search", "derive", "adapt", "controls", "front", "study")  # others start over
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
@@ -359,18 +360,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = str(error).partition("\n")[0]
         return _refuse(f"out of memory{f' ({reason})' if reason else ''}; {LESS_MEMORY}")
-    if code == 130 and first_rank():
-        complain("fna: interrupted; the same command goes on from the last checkpoint")
     return code
 
 
 def _call(argv: Sequence[str]) -> int:
     """Do what the arguments say; return the exit code."""
+    rest: list[str] = []
     try:
         rest, settings = split_settings(argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
         code = 130
+    if code == 130 and first_rank():
+        goes_on = "; the same command goes on from the last checkpoint" if rest and rest[0] in GO_ON else ""
+        complain(f"fna: interrupted{goes_on}")
     return code if isinstance(code, int) else 0
 
 
