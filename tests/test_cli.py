@@ -133,7 +133,7 @@ def test_the_demo_is_a_valid_run() -> None:
         ("run recipe.yaml --run d --search.epochs five", "'search.epochs' is 'five'; expected a whole number"),
         ("run recipe.yaml --run d --search.epochs", "--search.epochs has no value"),
         ("run absent.yaml --run d", "cannot read the recipe absent.yaml: No such file"),
-        ("run . --run d", "cannot read the recipe .: Is a directory"),
+        ("run . --run d", ". is a folder; expected a recipe"),
         ("demo --search.alpha.lr 0", "'search.alpha.lr' is 0; expected greater than 0"),
         ("list optimisers", "did you mean 'optimizers'?"),
         ("list settings retina", "did you mean 'retinanet'?"),
@@ -169,6 +169,11 @@ def test_commands_to_paste_quote_a_folder_with_spaces(
     command = re.search(r": (fna .*)", capsys.readouterr().err.removeprefix("fna: error"))
     assert command is not None
     assert "my run" in shlex.split(command[1])
+
+
+def test_an_option_without_value_is_answered_with_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(type: fna run --help)" in fails("run x.yaml --run", capsys)
+    assert "(type: fna --help)" in fails("--nothing", capsys)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

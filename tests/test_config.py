@@ -270,6 +270,12 @@ def test_a_file_is_blamed_for_what_it_has_and_not_for_what_was_typed(tmp_path: P
         load_config(path, ["search.epochs=-1"])
 
 
+def test_a_folder_in_place_of_a_recipe_is_answered_with_how_to_have_one_written(tmp_path: Path) -> None:
+    (tmp_path / "my leaves").mkdir()
+    with pytest.raises(FnaError, match=r"is a folder; .*fna data '.*/my leaves' --write-recipe 'my leaves\.yaml'"):
+        load_config(tmp_path / "my leaves")
+
+
 def test_an_override_into_a_value() -> None:
     with pytest.raises(FnaError, match="'name' is a value, not a section"):
         make_config(merge({"seed": {"name": "x"}}, ["seed.name.x=1"]))

@@ -224,6 +224,8 @@ def test_a_model_whose_boxes_begin_large_is_for_large_things() -> None:
     ("words", "said"),
     [
         (["empty"], "no data set is recognised in .*empty, which has nothing; .*--task.name"),
+        (["letter.txt"], "letter.txt is no folder and no recipe; expected the folder"),
+        (["odd"], "which has äöü"),
         (["none"], "none is not there; expected the folder of a data set, or a recipe"),
         (["empty", "--data.rot", "x"], "did you mean"),
         (["empty", "--out", "nowhere/sheet.png"], "there is no folder nowhere for sheet.png"),
@@ -238,5 +240,7 @@ def test_mistakes_are_answered(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("my.yaml").write_text("data: {root: empty}")
+    Path("letter.txt").write_text("hello")
+    Path("odd/äöü").mkdir(parents=True)
     assert main(["data", *words]) == 2
     assert re.search(said, capsys.readouterr().err)

@@ -343,13 +343,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a mistake of the user (one message on stderr), 130 after Ctrl-C.
     """
     open_streams()
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        code = _call(sys.argv[1:] if argv is None else argv)
+        code = _call(argv)
         flush_output()
     except FnaError as error:
         return _refuse_once(error)
     except typer.TyperException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", "fna")
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or _typed(argv)
         return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
     except OSError as error:  # of the system, and of nothing that we read or write: that is named by then
         with suppress(OSError):
@@ -375,6 +376,13 @@ def _call(argv: Sequence[str]) -> int:
         goes_on = "; the same command goes on from the last checkpoint" if rest and rest[0] in GO_ON else ""
         complain(f"fna: interrupted{goes_on}")
     return code if isinstance(code, int) else 0
+
+
+def _typed(argv: Sequence[str]) -> str:
+    """Return the command that was typed, for messages: ``fna run``."""
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    first = next(iter(split_settings(argv)[0]), "")
+    return f"fna {first}" if first in names else "fna"
 
 
 def _refuse_once(error: FnaError) -> int:

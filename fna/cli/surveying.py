@@ -103,7 +103,7 @@ def _config(source: Path, settings: Sequence[str]) -> tuple[Config, list[str], S
         config, others = settle(source, settings)
         return config, others, settings
     if source.suffix.lower() not in RECIPES:
-        what = "is neither" if source.exists() else "is not there"
+        what = "is no folder and no recipe" if source.exists() else "is not there"
         raise FnaError(f"{source} {what}; expected the folder of a data set, or a recipe (.yaml)")
     return load_config(source, settings), [], None
 
@@ -242,10 +242,19 @@ def _cell(cell: Mapping[str, int], own: Mapping[str, Any], unit: str) -> str:
     if not cell["count"]:
         return "none"
     if unit != "pixels":
-        return f"{cell['count']:,} {unit} in {cell['images']:,} images"
+        return f"{_some_of(cell['count'], unit)} in {_some_of(cell['images'], 'images')}"
     total = own["ignored"] + sum(other["count"] for other in own["classes"].values())
-    where = f" in {cell['images']:,} images" if cell["images"] else ""
+    where = f" in {_some_of(cell['images'], 'images')}" if cell["images"] else ""
     return f"{100 * cell['count'] / total:.3g} %{where}"
+
+
+def _some_of(n: int, things: str) -> str:
+    """Return a number of things, of which one loses its s; boxes, joints or images.
+
+    >>> _some_of(1, "boxes"), _some_of(1, "images"), _some_of(1200, "joints")
+    ('1 box', '1 image', '1,200 joints')
+    """
+    return f"{n:,} {things if n != 1 else {'boxes': 'box'}.get(things, things[:-1])}"
 
 
 def _sizes(sizes: Mapping[str, Any], images: int) -> str:

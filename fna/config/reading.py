@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from fna.config.configs import Config, config_class
 from fna.config.listing import owned_settings, settings
 from fna.config.sections import section
 from fna.config.strict_yaml import parse_yaml, write_yaml
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 from fna.files import read_text
 
 NAMES = ("name", "model")  # of section `task`: they say whose the settings are
@@ -32,6 +33,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     data: Any = None
     if path is not None:
+        if os.path.isdir(path):
+            recipe = quoted(f"{Path(path).resolve().name}.yaml")
+            raise FnaError(
+                f"{path} is a folder; expected a recipe (.yaml); if the data are in it, have one written: fna data "
+                f"{quoted(path)} --write-recipe {recipe}"
+            )
         try:
             data = parse_yaml(read_text(Path(path)), str(path))
         except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fna.config import MODELS, TASKS, DataConfig
-from fna.errors import FnaError, pick
+from fna.errors import FnaError, pick, printable
 from fna.progress import say
 
 Settings = TypeVar("Settings", bound=DataConfig)
@@ -115,4 +115,4 @@ def inside(root: Path) -> str:
     except OSError:
         return "nothing that can be read"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(ascii(name)[1:-1] for name in names[:SHOWN]) + more) or "nothing"
+    return (", ".join(printable(name) for name in names[:SHOWN]) + more) or "nothing"
