@@ -39,8 +39,10 @@ def pick_reader(formats: Mapping[str, AnyReader], name: str, task: str) -> AnyRe
     Raises:
         FnaError: there is no such format, or it is another task's: the message says which models are for it.
     """
+    if name in formats:
+        return formats[name]
     owners = [other for other, table in _other_tasks(formats).items() if name in table]
-    if name not in formats and owners:
+    if owners:
         raise FnaError(
             f"data format '{name}' is of {' and '.join(owners)}, not of {task}, whose formats are "
             f"{', '.join(sorted(formats))}; {_models(owners)}"

@@ -124,9 +124,9 @@ def one_label(text: str, masks: int) -> str:
 
 
 def _unreadable(masks: Sequence[Path]) -> str:
-    """Return why masks cannot be read, by the first of them; empty: it can, or there is none."""
+    """Return why masks cannot be read, by the first of them; empty: some can, or there is none."""
     try:
-        for mask in masks[:1]:
+        for mask in [] if look(masks)[0] else masks[:1]:
             read_mask(mask, colored=True)
     except FnaError as error:
         return str(error)
