@@ -1,8 +1,9 @@
-"""The one error users see, and the nearest-name hint."""
+"""The one error users see, and what its messages are made of."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -43,6 +44,15 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise FnaError(f"unknown {what} '{name}'{nearest(name, table)}; known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def quoted(path: object) -> str:
+    """Return a path, or anything else, as one word of a command to paste.
+
+    >>> print(quoted("runs/leaves"), quoted("runs/my leaves"))
+    runs/leaves 'runs/my leaves'
+    """
+    return shlex.quote(str(path))
 
 
 def printable(name: str) -> str:

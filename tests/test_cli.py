@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from fna.cli.catalogue import CATALOGUE
 from fna.cli.words import UNDOTTED
 from fna.config import Config
 from fna.errors import FnaError
+from fna.runs import opening
 
 COMMANDS = ["run", "demo", "data", "plan", *cli.STAGES, "controls", "predict", "export", "push", "clean"]
 COMMANDS += ["latency", "front", "study", "list", "count", "remap"]
@@ -131,7 +133,7 @@ def test_the_demo_is_a_valid_run() -> None:
         ("run recipe.yaml --run d --search.epochs five", "'search.epochs' is 'five'; expected a whole number"),
         ("run recipe.yaml --run d --search.epochs", "--search.epochs has no value"),
         ("run absent.yaml --run d", "cannot read the recipe absent.yaml: No such file"),
-        ("run . --run d", "cannot read the recipe .: Is a directory"),
+        ("run . --run d", ". is a folder; expected a recipe"),
         ("demo --search.alpha.lr 0", "'search.alpha.lr' is 0; expected greater than 0"),
         ("list optimisers", "did you mean 'optimizers'?"),
         ("list settings retina", "did you mean 'retinanet'?"),
@@ -157,6 +159,23 @@ def test_one_message_for_a_mistake(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("words", [["search"], ["report"], ["front", "--pick", "1x"]], ids=" ".join)
+def test_commands_to_paste_quote_a_folder_with_spaces(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my run").mkdir()
+    assert cli.main([words[0], "my run", *words[1:]]) == 2
+    command = re.search(r": (fna .*)", capsys.readouterr().err.removeprefix("fna: error"))
+    assert command is not None
+    assert "my run" in shlex.split(command[1])
+
+
+def test_an_option_without_value_is_answered_with_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(type: fna run --help)" in fails("run x.yaml --run", capsys)
+    assert "(type: fna --help)" in fails("--nothing", capsys)
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[Any]:
         raise ZeroDivisionError("a bug")
@@ -166,13 +185,19 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["list", "seeds"])
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> list[Any]:
+@pytest.mark.parametrize(("words", "goes_on"), [(["list", "seeds"], False), (["search", "run"], True)])
+def test_ctrl_c_says_how_to_go_on(
+    words: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> list[Any]:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(CATALOGUE, "seeds", interrupted)
-    assert cli.main(["list", "seeds"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(opening, "settle_config", interrupted)
+    assert cli.main(words) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("fna: interrupted")
+    assert ("the same command goes on" in said) == goes_on
 
 
 def test_other_ranks_keep_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,10 @@ WRONG = {
     "int for text": ("data: {root: 123}", "expected text (put it in quotes)"),
     "list for text": ("data: {root: [a]}", "'data.root' is a list; expected text"),
     "text for list": ("data: {crop: 240}", "expected a list such as [240, 320]"),
+    "text for a list of names": ("engine: {log: csv}", "'engine.log' is 'csv'; expected a list such as [csv]"),
+    "text for a list without default": ("data: {classes: cat}", "expected a list such as [cat]"),
+    "number for a pair without default": ("data: {eval_size: 64}", "expected a list such as [64, 64]"),
+    "short list": ("data: {crop: [64]}", "'data.crop' is [64]; expected a list of 2 such as [240, 320]"),
     "long list": ("data: {crop: [1, 2, 3]}", "expected a list of 2"),
     "value for section": ("seed: resnet", "'seed' is 'resnet'; expected a section"),
     "nothing for bool": ("baseline: ~", "expected true or false"),
@@ -252,6 +256,24 @@ def test_wrong_overrides(override: str, message: str) -> None:
     with pytest.raises(FnaError) as error:
         load_config(None, [override])
     assert message in str(error.value)
+
+
+def test_a_file_is_blamed_for_what_it_has_and_not_for_what_was_typed(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("adapt: {epochs: 0}")
+    typed = {"search.epochs=-1": "'search.epochs' is -1", "task.model=retina": "'task.model' is 'retina'"}
+    for override, said in typed.items():
+        with pytest.raises(FnaError) as error:
+            load_config(path, [override])
+        assert str(error.value).startswith(said)
+    with pytest.raises(FnaError, match=r"is -1; expected .*; .*recipe\.yaml: 'adapt\.epochs' is 0"):
+        load_config(path, ["search.epochs=-1"])
+
+
+def test_a_folder_in_place_of_a_recipe_is_answered_with_how_to_have_one_written(tmp_path: Path) -> None:
+    (tmp_path / "my leaves").mkdir()
+    with pytest.raises(FnaError, match=r"is a folder; .*fna data '.*/my leaves' --write-recipe 'my leaves\.yaml'"):
+        load_config(tmp_path / "my leaves")
 
 
 def test_an_override_into_a_value() -> None:

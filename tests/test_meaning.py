@@ -131,7 +131,9 @@ def test_names_that_differ_in_case_or_blanks_only_are_refused(tmp_path: Path) ->
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
-def masks(root: Path, *arrays: Any, classes: tuple[str, ...] = ("soil", "leaf"), **more: Any) -> SegmentationDataConfig:
+def masks(
+    root: Path, *arrays: Any, classes: tuple[str, ...] | None = ("soil", "leaf"), **more: Any
+) -> SegmentationDataConfig:
     for number, labels_HW in enumerate(arrays):
         picture(root / "images" / f"{number}.png", number)
         (root / "masks").mkdir(exist_ok=True)
@@ -162,10 +164,25 @@ def test_black_and_white_masks_are_refused_and_data_labels_decides(tmp_path: Pat
 
 
 def test_a_class_may_be_missing_where_nothing_is_learned(tmp_path: Path) -> None:
-    config = masks(tmp_path, blocks(0))
-    assert classes_of(config, "val") == [0]
-    with pytest.raises(FnaError, match=r"no pixel of any of 1 masks is of the class 'leaf'"):
+    config = masks(tmp_path, blocks(0, 1), classes=("soil", "leaf", "stem"))
+    assert classes_of(config, "val") == [0, 1]
+    with pytest.raises(FnaError, match=r"no pixel of any of 1 masks is of the class 'stem'"):
         classes_of(config)
+
+
+@pytest.mark.parametrize("classes", [None, ("soil", "leaf")])
+@pytest.mark.parametrize("empty", [0, 255])
+def test_masks_without_anything_labelled_are_told(tmp_path: Path, empty: int, classes: tuple[str, ...] | None) -> None:
+    config = masks(tmp_path, blocks(empty), blocks(empty), classes=classes)
+    with pytest.raises(FnaError, match=rf"every mask \(of 2\) has the one label {empty}: nothing is labelled"):
+        classes_of(config)
+
+
+def test_masks_that_are_jpegs_are_told_before_their_names(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "train" / "0.jpg")
+    picture(tmp_path / "masks" / "train" / "0.jpg")
+    with pytest.raises(FnaError, match=r"0\.jpg is a JPEG, which blurs labels; save masks as PNG"):
+        classes_of(SegmentationDataConfig(format="pairs", root=str(tmp_path)))
 
 
 def test_an_ignored_label_that_is_a_class_is_refused(tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def test_a_missing_root_or_split_shows_the_layout(tmp_path: Path, name: str) -> 
 
 
 def test_an_unknown_format_names_those_of_poses() -> None:
-    with pytest.raises(FnaError, match=r"unknown data format of poses 'voc'.*coco, deeplabcut, lsp, mpii, synthetic"):
-        open_data(settings_for(format="voc"), "train")
+    with pytest.raises(FnaError, match=r"unknown data format of pose 'vocc'.*coco, deeplabcut, lsp, mpii, synthetic"):
+        open_data(settings_for(format="vocc"), "train")
 
 
 def test_coco_persons_as_they_are_written(tmp_path: Path) -> None:

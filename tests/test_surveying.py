@@ -21,10 +21,12 @@ from tiny_detection import NAMES, write_squares
 from tiny_pose import JOINTS, write_figures
 
 from fna.cli import main
-from fna.config import load_config
+from fna.config import load_config, make_config, merge
+from fna.data.listing import palette
+from fna.data.sampling import split_indices
 from fna.data.segmentation.regions import regions
 from fna.data.splits import open_data
-from fna.data.suggesting import fitting_model
+from fna.data.suggesting import fitting_model, suggest, why_no_recipe
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "segmentation": write_images,
@@ -32,6 +34,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "pose": write_figures,
 }
 CLASSES = ("--data.classes", "[a, b, c]")
+TITLE = 18  # pixels above a sample in a sheet
 
 
 def look(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -72,6 +75,17 @@ def test_a_folder_is_counted_drawn_and_given_a_recipe_that_opens(
     assert len(open_data(config).train) == train["records"]
     again = look(capsys, str(recipe))
     assert again["splits"] == found["splits"]
+
+
+def test_a_sheet_is_half_image_and_half_truth(tmp_path: Path) -> None:
+    root, sheet = write_images(tmp_path / "data"), tmp_path / "sheet.png"
+    assert main(["data", str(root), *CLASSES, "--out", str(sheet)]) == 0
+    with Image.open(sheet) as drawn, Image.open(root / "images" / "0.png") as image:
+        cell_HW3 = np.asarray(drawn.crop((0, TITLE, image.width, TITLE + image.height)), float)
+        colors_HW3 = 2 * cell_HW3 - np.asarray(image, float)
+    mask_HW = np.asarray(Image.open(root / "masks" / "0.png"))
+    for color, label_id in zip(palette(3), range(3), strict=True):
+        assert np.abs(colors_HW3[mask_HW == label_id] - color).max() <= 1
 
 
 def test_regions_are_scipys() -> None:
@@ -124,6 +138,34 @@ def test_masks_without_names_and_lists_get_both(tmp_path: Path, capsys: pytest.C
     assert len(open_data(config).train) < 16
 
 
+@pytest.mark.parametrize("n", [4, 5, 7, 8, 9, 33, 70])
+def test_suggested_batches_fit_what_learns_and_what_is_held_out(n: int) -> None:
+    whole = {"images": n, "records": n, "sizes": {"commonest": (64, 64)}, "classes": {}}
+    found = {"splits": {"train": whole}, "format": "folder", "things": None, "flaws": 0}
+    config = make_config({})
+    rows = {row.key: row.value for row in suggest(config, found)}
+    config = make_config(merge({}, [f"{key}={value}" for key, value in rows.items() if not key.startswith("data")]))
+    assert not why_no_recipe(config, found)
+    learning, held = (len(part) for part in split_indices(n, config.search.held_out, 0))
+    assert config.search.batch_size <= min(learning, held)
+    assert config.adapt.batch_size <= n
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, r"too few images \(1\) to be cut"), (5, r"too few to learn from \(3\)")])
+def test_no_recipe_is_written_for_too_few_images(
+    n: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, recipe, sheet = write_images(tmp_path / "data", train=n, val=0), tmp_path / "my.yaml", tmp_path / "sheet.png"
+    for name in ("train.txt", "val.txt"):
+        (root / name).unlink()
+    assert main(["data", str(root), "--write-recipe", str(recipe), "--out", str(sheet)]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not recipe.exists()
+    assert not sheet.exists()
+    assert main(["data", str(root)]) == 0
+    assert "no recipe can be written" in capsys.readouterr().out
+
+
 def test_flaws_copies_absent_and_rare_of_all_splits_are_in_one_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +208,7 @@ def test_a_sheet_that_cannot_be_drawn_is_not_said_to_be_written(
     sheet = tmp_path / "sheet.png"
     assert main(["data", str(tmp_path), "--out", str(sheet)]) == 0
     printed = capsys.readouterr().out
-    assert "has a box of cell" in printed
+    assert "no recipe can be written: coco 'train': none of the 1 images has a box of cell" in printed
     assert f"not written: {sheet}" in printed
     assert "\nwritten: " not in printed
     assert not sheet.exists()
@@ -182,6 +224,8 @@ def test_a_model_whose_boxes_begin_large_is_for_large_things() -> None:
     ("words", "said"),
     [
         (["empty"], "no data set is recognised in .*empty, which has nothing; .*--task.name"),
+        (["letter.txt"], "letter.txt is no folder and no recipe; expected the folder"),
+        (["odd"], "which has äöü"),
         (["none"], "none is not there; expected the folder of a data set, or a recipe"),
         (["empty", "--data.rot", "x"], "did you mean"),
         (["empty", "--out", "nowhere/sheet.png"], "there is no folder nowhere for sheet.png"),
@@ -196,5 +240,7 @@ def test_mistakes_are_answered(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("my.yaml").write_text("data: {root: empty}")
+    Path("letter.txt").write_text("hello")
+    Path("odd/äöü").mkdir(parents=True)
     assert main(["data", *words]) == 2
     assert re.search(said, capsys.readouterr().err)

@@ -22,7 +22,7 @@ from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
 from fna.cli.words import split_settings
-from fna.errors import FnaError, out_of_memory, pick
+from fna.errors import FnaError, out_of_memory, pick, quoted
 from fna.progress import first_rank, quiet
 
 STAGES = {  # what it does, an example's settings
@@ -42,6 +42,7 @@ TAKE_SETTINGS = (
     *("run", "demo", "data", "plan", *STAGES, "controls", "predict", "export", "count", "remap"),
     *("latency", "front", "study"),
 )
+GO_ON = ("run", "demo", "search", "derive", "adapt", "controls", "front", "study")  # others start over
 GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
@@ -142,7 +143,7 @@ def _write_data(folder: Path) -> None:
 
     for path, about in write_plants(folder).items():
         print(f"{path}: {about}")
-    print(f"next: fna data {folder}")
+    print(f"next: fna data {quoted(folder)}")
 
 
 def _run(
@@ -175,7 +176,6 @@ def _run(
         from fna.runs.foreseeing import foresee_settings
 
         data = check_data(*first, ("train", "val"), foresee_settings)
-
         if rng_seeds:
             result = repeat(folder, jobs, controls=controls, data=data)
         else:
@@ -257,7 +257,6 @@ def _stage(
 
         needs = ["test"] if more.get("split") == "test" else NEEDS.get(name, ())
         data = check_data(folder, config, needs, foresee_settings)
-
         with Run.open(folder, config, data=data) as job:
             _show(pipeline.stage(job, name, **more), as_json, folder)
 
@@ -347,13 +346,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a mistake of the user (one message on stderr), 130 after Ctrl-C.
     """
     open_streams()
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        code = _call(sys.argv[1:] if argv is None else argv)
+        code = _call(argv)
         flush_output()
     except FnaError as error:
         return _refuse_once(error)
     except typer.TyperException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", "fna")
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or _typed(argv)
         return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
     except OSError as error:  # of the system, and of nothing that we read or write: that is named by then
         with suppress(OSError):
@@ -364,19 +364,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = str(error).partition("\n")[0]
         return _refuse(f"out of memory{f' ({reason})' if reason else ''}; {LESS_MEMORY}")
-    if code == 130 and first_rank():
-        complain("fna: interrupted; the same command goes on from the last checkpoint")
     return code
 
 
 def _call(argv: Sequence[str]) -> int:
     """Do what the arguments say; return the exit code."""
+    rest, settings = split_settings(argv)
     try:
-        rest, settings = split_settings(argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
         code = 130
+    if code == 130 and first_rank():
+        goes_on = "; the same command goes on from the last checkpoint" if rest and rest[0] in GO_ON else ""
+        complain(f"fna: interrupted{goes_on}")
     return code if isinstance(code, int) else 0
+
+
+def _typed(argv: Sequence[str]) -> str:
+    """Return the command that was typed, for messages: ``fna run``."""
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    first = next(iter(split_settings(argv)[0]), "")
+    return f"fna {first}" if first in names else "fna"
 
 
 def _refuse_once(error: FnaError) -> int:

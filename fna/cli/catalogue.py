@@ -36,7 +36,7 @@ def narrow(row: Row) -> Row:
 def formats() -> list[Row]:
     """What data sets look like on disk."""
     from fna.config import TASKS
-    from fna.data.index import find_package
+    from fna.data.recognising import find_package
 
     return [
         {"task": task, "name": name, "layout": reader.layout.rstrip()}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fna.files import os_errors
@@ -53,11 +52,7 @@ def _cell(config: Config, data: Any, indices: list[int], title: str) -> Image.Im
     records = [data.load(index) for index in indices]
     picture = records[0][0].permute(1, 2, 0).numpy()
     truths = [truth for _, truth in records]
-    task = load_task(config.task.name)
-    drawn = task.draw(picture, truths if len(truths) > 1 else truths[0], data, config)
-    if config.task.name == "segmentation":  # drawn in place of the image: half of each where there is a class
-        known_HW1 = (truths[0].numpy() < len(data.classes))[..., None]
-        drawn = np.where(known_HW1, (picture.astype(np.uint16) + drawn) // 2, picture // 4).astype(np.uint8)
+    drawn = load_task(config.task.name).draw(picture, truths if len(truths) > 1 else truths[0], data, config)
     image = Image.fromarray(drawn)
     image.thumbnail((CELL, CELL), Image.Resampling.BOX)
     cell = Image.new("RGB", (image.width, image.height + TEXT + 4), "white")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import typer
 
 from fna.cli.networks import AsJson, example
 from fna.cli.tables import show_json, show_table, table
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.progress import quiet
 
 if TYPE_CHECKING:
@@ -50,15 +49,11 @@ def data(
     Counts by class and split, sizes, absent and rare classes, copies within and across splits, flaws of all splits.
     Every setting can be changed by a dotted option.
     """
-    from fna.data.suggesting import suggest
+    from fna.config import make_config
+    from fna.data.suggesting import suggest, why_no_recipe
     from fna.data.surveying import survey
 
-    if recipe is not None and recipe.exists():
-        raise FnaError(f"{recipe} is there already; give another name, or delete it")
-    if out is not None and out.suffix.lower() not in PICTURES:
-        raise FnaError(f"--out is {out}; expected a picture's name that ends in {' or '.join(PICTURES)}")
-    if out is not None and not out.parent.is_dir():
-        raise FnaError(f"there is no folder {out.parent} for {out.name}")
+    _check_names(recipe, out)
     with quiet(as_json):
         config, others, settings = _config(source, ctx.obj or ())
         if recipe is not None and settings is None:
@@ -66,6 +61,10 @@ def data(
         seen = survey(config)
         config = seen.config if settings is None else _fit(seen, source, settings)
         advice = suggest(config, seen.found)
+        sections = _sections(source, config, settings or (), advice)
+        why_not = "" if settings is None else why_no_recipe(make_config(sections), seen.found)
+    if recipe is not None and why_not:
+        raise FnaError(f"{source}: {why_not}; no recipe is written")
     written = []
     if out is not None and seen.opened:
         from fna.cli.sheet import draw_sheet
@@ -73,7 +72,7 @@ def data(
         draw_sheet(config, seen.opened, out)
         written.append(out)
     if recipe is not None:
-        _write_recipe(recipe, source, config, settings or (), advice)
+        _write_recipe(recipe, source, sections)
         written.append(recipe)
     sizes = _at_crop(config, settings, seen.found, advice)
     if as_json:
@@ -82,7 +81,17 @@ def data(
     _show(seen.found, sizes)
     if out is not None and out not in written:
         print(f"not written: {out}, since no split can be opened")
-    _advise(advice, source, others, written)
+    _advise(advice, source, others, written, why_not)
+
+
+def _check_names(recipe: Path | None, out: Path | None) -> None:
+    """Refuse names of files that cannot be written."""
+    if recipe is not None and recipe.exists():
+        raise FnaError(f"{recipe} is there already; give another name, or delete it")
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise FnaError(f"--out is {out}; expected a picture's name that ends in {' or '.join(PICTURES)}")
+    if out is not None and not out.parent.is_dir():
+        raise FnaError(f"there is no folder {out.parent} for {out.name}")
 
 
 def _config(source: Path, settings: Sequence[str]) -> tuple[Config, list[str], Sequence[str] | None]:
@@ -94,7 +103,7 @@ def _config(source: Path, settings: Sequence[str]) -> tuple[Config, list[str], S
         config, others = settle(source, settings)
         return config, others, settings
     if source.suffix.lower() not in RECIPES:
-        what = "is neither" if source.exists() else "is not there"
+        what = "is no folder and no recipe" if source.exists() else "is not there"
         raise FnaError(f"{source} {what}; expected the folder of a data set, or a recipe (.yaml)")
     return load_config(source, settings), [], None
 
@@ -136,25 +145,29 @@ def _at_crop(
     return {"crop": list(crop), "boxes": boxes, "anchors": [round(small, 1), round(large, 1)]}
 
 
-def _write_recipe(
-    path: Path, source: Path, config: Config, settings: Sequence[str], advice: Sequence[Suggestion]
-) -> None:
-    """Write what was given, and what is suggested for the rest."""
-    from fna.config import load_config, merge
-    from fna.config.strict_yaml import write_yaml
-    from fna.files import write_text
+def _sections(source: Path, config: Config, settings: Sequence[str], advice: Sequence[Suggestion]) -> dict[str, Any]:
+    """Return a recipe for a folder: what was given, and what is suggested for the rest."""
+    from fna.config import merge
 
     sections = merge({"task": {"model": config.task.model}, "data": {"root": str(source)}}, settings)
     for row in advice:
         section, _, key = row.key.partition(".")
         sections[section] = {**sections.get(section, {}), key: sections.get(section, {}).get(key, row.value)}
-    head = f"# {config.task.model} on {source}, as `fna data` suggests.\n#\n#   {_run(path)}\n\n"
+    return sections
+
+
+def _write_recipe(path: Path, source: Path, sections: Mapping[str, Any]) -> None:
+    from fna.config import load_config
+    from fna.config.strict_yaml import write_yaml
+    from fna.files import write_text
+
+    head = f"# {sections['task']['model']} on {source}, as `fna data` suggests.\n#\n#   {_run(path)}\n\n"
     write_text(path, head + write_yaml(sections))
     load_config(path)  # what cannot be read is not handed on
 
 
 def _run(recipe: Path) -> str:
-    return f"fna run {shlex.quote(str(recipe))} --run {shlex.quote(f'runs/{recipe.stem}')}"
+    return f"fna run {quoted(recipe)} --run {quoted(f'runs/{recipe.stem}')}"
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -229,10 +242,19 @@ def _cell(cell: Mapping[str, int], own: Mapping[str, Any], unit: str) -> str:
     if not cell["count"]:
         return "none"
     if unit != "pixels":
-        return f"{cell['count']:,} {unit} in {cell['images']:,} images"
+        return f"{_some_of(cell['count'], unit)} in {_some_of(cell['images'], 'images')}"
     total = own["ignored"] + sum(other["count"] for other in own["classes"].values())
-    where = f" in {cell['images']:,} images" if cell["images"] else ""
+    where = f" in {_some_of(cell['images'], 'images')}" if cell["images"] else ""
     return f"{100 * cell['count'] / total:.3g} %{where}"
+
+
+def _some_of(n: int, things: str) -> str:
+    """Return a number of things, of which one loses its s; boxes, joints or images.
+
+    >>> _some_of(1, "boxes"), _some_of(1, "images"), _some_of(1200, "joints")
+    ('1 box', '1 image', '1,200 joints')
+    """
+    return f"{n:,} {things if n != 1 else {'boxes': 'box'}.get(things, things[:-1])}"
 
 
 def _sizes(sizes: Mapping[str, Any], images: int) -> str:
@@ -249,10 +271,12 @@ def _some(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def _advise(advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path]) -> None:
+def _advise(
+    advice: Sequence[Suggestion], source: Path, others: Sequence[str], written: Sequence[Path], why_not: str
+) -> None:
     """Print settings to paste, what else the folder is, what was written, and what to type next."""
     print("suggested:")
-    texts = [f"--{row.key} {shlex.quote(_flow(row.value))}" for row in advice]
+    texts = [f"--{row.key} {quoted(_flow(row.value))}" for row in advice]
     for text, row in zip(texts, advice, strict=True):
         print(f"  {text:<{min(60, max(map(len, texts)))}}  # {row.why}")
     for other in others:
@@ -262,8 +286,10 @@ def _advise(advice: Sequence[Suggestion], source: Path, others: Sequence[str], w
     recipes = [path for path in written if path.suffix.lower() in RECIPES]
     if recipes:
         print(f"next: {_run(recipes[0])}")
+    elif why_not:
+        print(f"no recipe can be written: {why_not}")
     elif source.is_dir():
-        print(f"next: fna data {shlex.quote(str(source))} --write-recipe {source.resolve().name}.yaml")
+        print(f"next: fna data {quoted(source)} --write-recipe {quoted(f'{source.resolve().name}.yaml')}")
 
 
 def _flow(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fna.cost.shares import moved
 from fna.cost.units import with_unit
+from fna.errors import quoted
 from fna.progress import first_rank, say
 from fna.reporting.rows import NUMBERS, epochs_text, is_chosen, minutes_text, never_found, optimistic, seed_first
 
@@ -93,7 +93,7 @@ def show_result(result: Mapping[str, Any], folder: Path | None = None) -> None:
     warnings = [*result.get("warnings", ())]
     if "rows" in result:
         warnings += never_found(result["rows"])
-        warnings += optimistic(result["rows"], shlex.quote(str(folder or "RUN"))) if result["split"] == "val" else []
+        warnings += optimistic(result["rows"], quoted(folder or "RUN")) if result["split"] == "val" else []
     for warning in warnings:
         say(f"warning: {warning}")
     if (compute := _compute(result)) and first_rank():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from fna.config.configs import Config, config_class
 from fna.config.listing import owned_settings, settings
 from fna.config.sections import section
 from fna.config.strict_yaml import parse_yaml, write_yaml
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 from fna.files import read_text
 
 NAMES = ("name", "model")  # of section `task`: they say whose the settings are
@@ -32,6 +33,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     data: Any = None
     if path is not None:
+        if os.path.isdir(path):
+            recipe = quoted(f"{Path(path).resolve().name}.yaml")
+            raise FnaError(
+                f"{path} is a folder; expected a recipe (.yaml); if the data are in it, have one written: fna data "
+                f"{quoted(path)} --write-recipe {recipe}"
+            )
         try:
             data = parse_yaml(read_text(Path(path)), str(path))
         except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
@@ -39,7 +46,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if not isinstance(data, dict | None):
             raise FnaError(f"{path} holds a {type(data).__name__}; expected sections such as 'seed:' and 'data:'")
     refuse_code(data or {}, overrides, str(path))
-    return make_config(merge(data or {}, overrides), str(path or "the configuration"))
+    return make_config(merge(data or {}, overrides), str(path or "the configuration"), overrides)
 
 
 def refuse_code(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
@@ -77,18 +84,23 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def make_config(data: Mapping[str, Any], where: str = "the configuration") -> Config:
-    """Validate plain data as a Config; see `load_config`."""
+def make_config(data: Mapping[str, Any], where: str = "the configuration", typed: Sequence[str] = ()) -> Config:
+    """Validate plain data as a Config; see `load_config`.
+
+    Args:
+        data: sections.
+        where: they are from, which is blamed for what is wrong.
+        typed: the overrides among them, for which it is not.
+    """
     try:
         kind = config_class(data)
     except FnaError as error:
-        raise FnaError(f"{where}: {error}") from error
+        raise FnaError(_blamed([str(error)], where, typed)) from error
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         wrong = [_explain(item, kind) for item in error.errors(include_url=False)]
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise FnaError(f"{where}: {'; '.join(wrong[:5])}{more}") from error
+        raise FnaError(_blamed(wrong, where, typed)) from error
 
 
 def dump_yaml(config: Config) -> str:
@@ -97,6 +109,16 @@ def dump_yaml(config: Config) -> str:
 
 
 # --- mistakes in plain words ------------------------------------------------------------------------------------------
+
+
+def _blamed(wrong: Sequence[str], where: str, typed: Sequence[str]) -> str:
+    """Join what is wrong: first what is about a setting that was typed, then, with its name, what a file has."""
+    keys = [text.partition("=")[0] for text in typed]
+    own = [text for text in wrong if any(key in text for key in keys)]
+    others = [text for text in wrong if text not in own]
+    if others:
+        others[0] = f"{where}: {others[0]}"
+    return "; ".join([*own, *others][:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
 
 
 def _explain(item: Any, kind: type[Config]) -> str:
@@ -109,10 +131,13 @@ def _explain(item: Any, kind: type[Config]) -> str:
         return message.removeprefix("Value error, ")
     if item["type"] in ("budget", "told"):
         return f"{key}: {message}"
+    if item["type"] == "missing":  # of a pair; the place is that of the item it lacks
+        *place, _ = location
+        return f"'{'.'.join(place)}' is {str(given)[:80]}; expected a list of 2{_such_as(place, kind)}"
     expected = {
         "model_type": "a section with keys of its own",
-        "tuple_type": "a list such as [240, 320]",
-        "too_long": f"a list of {item.get('ctx', {}).get('max_length')}",
+        "tuple_type": f"a list{_such_as(location, kind, given)}",
+        "too_long": f"a list of {item.get('ctx', {}).get('max_length')}{_such_as(location, kind)}",
         "string_pattern_mismatch": "a cell such as k5g2"
         if key.startswith("space.cells")
         else "a file name of letters, digits, '_', '.' and '-'",
@@ -127,6 +152,18 @@ def _explain(item: Any, kind: type[Config]) -> str:
         hint = nearest(str(given)[:80], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
     shown = f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)[:80]
     return f"'{key}' is {shown}; expected {expected}{hint}"
+
+
+def _such_as(location: Sequence[str], kind: type[Config], given: Any = None) -> str:
+    """Return an example of a list: the default of the setting, else what was given, in brackets."""
+    *outer, last = location
+    field = (section(kind, *outer) or kind).model_fields.get(last)
+    if field is None:  # one of several kinds of value
+        return ""
+    items = list(field.default) if isinstance(field.default, tuple) else []
+    if not items and isinstance(given, str | int | float):
+        items = [str(given)[:80]] * (1 if "..." in str(field.annotation) else 2)  # of any length, or a pair
+    return f" such as [{', '.join(map(str, items))}]" if items else ""
 
 
 def _unknown(location: Sequence[str], kind: type[Config]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from fna.arch import Arch, Block, Candidates, SuperArch
 from fna.config.budgets import NS_PER_MS
 from fna.cost.madds import CostTable, SizeHW, backbone_rows
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.files import fingerprint, json_bytes, read_json, write_json
 
 FORMAT = 1
@@ -48,7 +48,7 @@ class LatencyTable:
         if name not in self.ns:
             raise FnaError(
                 f"the latency table {self.path} ({said(self.machine)}) has no '{name}'; measure what is missing on "
-                f"that machine, with the settings of this network: fna latency RECIPE --table {self.path} ..."
+                f"that machine, with the settings of this network: fna latency RECIPE --table {quoted(self.path)} ..."
             )
         return self.ns[name]
 
@@ -86,7 +86,7 @@ def read_latencies(path: str | Path) -> LatencyTable:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FnaError(f"there is no latency table {file}; measure one: fna latency RECIPE --table {file}")
+        raise FnaError(f"there is no latency table {file}; measure one: fna latency RECIPE --table {quoted(file)}")
     stat = file.stat()
     return _read(file, stat.st_mtime_ns, stat.st_size)
 

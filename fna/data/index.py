@@ -12,19 +12,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fna.config import TASKS, DataConfig
+from fna.config import DataConfig
 from fna.data.cutting import Cut, Lists, cut, is_cut, read_pool, shares
 from fna.data.hashes import near_copies
 from fna.data.listing import data_root, overlap
-from fna.data.recognising import recognise
+from fna.data.recognising import find_package, pick_reader, recognise
 from fna.data.stamps import compare, describe
-from fna.errors import FnaError, pick
+from fna.errors import FnaError
 from fna.files import decode_json, read_bytes, read_json, write_text
 from fna.progress import say
 
@@ -73,19 +72,9 @@ def open_splits(
 def recall(task: str, config: DataConfig, split: str, folder: Path) -> Any:
     """Return a split as it was when it was opened last, by its index; its files may be gone. None: it never was."""
     package = find_package(task)
-    if not pick(package.FORMATS, config.format, "format").on_disk:
+    if not pick_reader(package.FORMATS, config.format, task).on_disk:
         return package.open_data(config, split)
     return _indexed(package, config, split, folder)
-
-
-def find_package(task: str) -> ModuleType:
-    """Return where the data of a task are read: a module with `FORMATS` and `open_data`.
-
-    Raises:
-        FnaError: there is no such task.
-    """
-    pick(TASKS, task, "task")
-    return import_module(f"fna.data.{task}")
 
 
 def index_file(folder: Path, split: str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fna.config import MODELS, TASKS, Config
+from fna.data.places import WHOLE
 from fna.data.pose.joints import mirror
 from fna.errors import FnaError
 
@@ -18,6 +19,8 @@ UPRIGHT = 1.2  # height / width from which on a crop of people is higher than wi
 SMALL_PERSON = 128  # pixels: below it a larger crop shows no more
 STEPS = 8  # a training epoch has as many, at least
 BATCH = {"segmentation": 8, "detection": 8, "pose": 32}
+HELD_OUT = (0.25, 0.3, 0.4, 0.5)  # shares to hold out of few records
+LEAST = 4  # records to learn from: a batch of two, and as many to choose by
 
 
 class Suggestion(NamedTuple):
@@ -48,9 +51,8 @@ def suggest(config: Config, found: Mapping[str, Any]) -> list[Suggestion]:
     made.append(Suggestion("data.crop", list(crop), _why_crop(config.task.name, train, found["things"])))
     if found["things"]:
         made += _anchor_scale(config, crop, found["things"])
-    batch = 2 ** int(math.log2(max(2, min(BATCH[config.task.name], train["records"] // STEPS))))
-    why = f"{train['records'] // batch} steps an epoch"
-    made += [Suggestion(f"{stage}.batch_size", batch, why) for stage in ("search", "adapt")]
+    if train["records"] >= LEAST:
+        made += _batches(config, train["records"])
     if found["flaws"]:
         made.append(Suggestion("data.on_error", "fix", "mends or leaves out what is wrong"))
     if config.task.name == "pose":
@@ -58,11 +60,48 @@ def suggest(config: Config, found: Mapping[str, Any]) -> list[Suggestion]:
     return made
 
 
+def why_no_recipe(config: Config, found: Mapping[str, Any]) -> str:
+    """Return why no recipe would run: nothing to learn from can be opened, or too little; empty: there is enough.
+
+    Args:
+        config: as the recipe has it.
+        found: see `surveying.Survey`.
+    """
+    splits, search = found["splits"], config.search
+    if WHOLE in splits:
+        return f"too few images ({splits[WHOLE]['images']}) to be cut into train, val and test; label more"
+    if config.data.train not in splits:
+        lines = found["remarks"].get(config.data.train) or found["remarks"].get(WHOLE)
+        return lines[0] if lines else f"there is no '{config.data.train}' to learn from"
+    n = splits[config.data.train]["records"]
+    if n < LEAST:
+        return f"too few to learn from ({n}): {LEAST} are the least, a batch of two and two to choose by; label more"
+    held = round(n * search.held_out)
+    if search.batch_size <= min(held, n - held) and config.adapt.batch_size <= n:
+        return ""
+    return (
+        f"search.held_out {search.held_out:g} leaves {n - held} for the weights and {held} to choose by, and batches "
+        f"are of {search.batch_size} (search) and {config.adapt.batch_size} (adapt): give smaller ones or another share"
+    )
+
+
 def fitting_model(task: str, things: Mapping[str, Any] | None) -> str:
     """Return the model of a task for a data set: the first, but for large boxes one that stretches images."""
     if things and things["share"]["small"] >= 0.1:  # of the image: SSD's smallest boxes
         return next((name for name in TASKS[task] if getattr(MODELS[name], "stretches", False)), TASKS[task][0])
     return TASKS[task][0]
+
+
+def _batches(config: Config, n: int) -> list[Suggestion]:
+    """Return batch sizes for n records, and a larger share to hold out where the search's does not fill a batch."""
+    batch = 2 ** int(math.log2(max(2, min(BATCH[config.task.name], n // STEPS))))
+    shares = (config.search.held_out, *HELD_OUT)
+    share = next((share for share in shares if batch <= round(n * share) <= n - batch), shares[-1])
+    steps = {"search": (n - round(n * share)) // batch, "adapt": n // batch}
+    made = [Suggestion(f"{stage}.batch_size", batch, f"{own} steps an epoch") for stage, own in steps.items()]
+    if share != config.search.held_out:
+        made.append(Suggestion("search.held_out", share, f"{round(n * share)} of {n} fill a batch"))
+    return made
 
 
 def _crop(config: Config, train: Mapping[str, Any], things: Mapping[str, Any] | None) -> tuple[int, int]:

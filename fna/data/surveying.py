@@ -15,10 +15,9 @@ from fna.config import TASKS, Config, DataConfig, make_config, merge
 from fna.config.data import SplitConfig
 from fna.data.cutting import cut, is_cut, read_pool, shares
 from fna.data.hashes import near_pairs
-from fna.data.index import find_package
 from fna.data.listing import IGNORE, Facts, data_root
 from fna.data.places import WHOLE, MissingSplitError
-from fna.data.recognising import AUTO, inside, recognise
+from fna.data.recognising import AUTO, find_marks, find_package, inside, pick_reader, recognise
 from fna.data.segmentation.legend import UnnamedError, propose_labels
 from fna.data.segmentation.regions import regions
 from fna.errors import FnaError, pick
@@ -87,7 +86,7 @@ def _is_marked(config: Config, root: Path) -> bool:
         everywhere = {name for task in TASKS for name in find_package(task).FORMATS}
         pick(dict.fromkeys(everywhere), config.data.format, "data format")
         return config.data.format in formats
-    return any(reader.mark and reader.mark(root, config.data) for reader in formats.values())
+    return bool(find_marks(config.data, root, formats))
 
 
 def _try(config: Config) -> None:
@@ -124,7 +123,7 @@ def survey(config: Config) -> Survey:
 def _find_train(config: Config) -> bool:
     """Read the annotations of the training split, or of all there is; tell whether there is such a split."""
     formats = find_package(config.task.name).FORMATS
-    root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
+    root = data_root(config.data, pick_reader(formats, config.data.format, config.task.name))
     data = recognise(config.data, root, formats)
     try:
         formats[data.format].read(root, data.train, data)
@@ -137,7 +136,7 @@ def _find_train(config: Config) -> bool:
 def _complete(config: Config) -> tuple[DataConfig, list[str]]:
     """Return the data's settings with what they leave open, and what was chosen."""
     formats, notes = find_package(config.task.name).FORMATS, []
-    root = data_root(config.data, pick(formats, config.data.format, f"data format of {config.task.name}"))
+    root = data_root(config.data, pick_reader(formats, config.data.format, config.task.name))
     data = recognise(config.data, root, formats)
     trained = False  # or masks whose labels have no names kept it from being read
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from fna.config import Config, make_config
 from fna.cost.units import with_unit
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, signed, unusable
 from fna.reporting.rows import NUMBERS, charged_minutes, epochs_text, minutes_text, never_found, optimistic, seed_first
 from fna.reporting.targets import Derived, counted_at, read_targets
@@ -60,7 +59,7 @@ def result(folder: Path) -> Part:
         part.tiles = _tiles(adapted, base, seed_madds, metrics)
     if target := targets.get(adapted["arch"]) if adapted else next(iter(targets.values()), None):
         part.tiles.append(_budget_tile(target))
-    part.warnings += [*never_found(rows), *optimistic(rows, shlex.quote(str(folder)))]
+    part.warnings += [*never_found(rows), *optimistic(rows, quoted(folder))]
     part.warnings += dict.fromkeys(text for split in splits for text in split.warnings)
     part.notes += dict.fromkeys(
         [" ".join([COUNTING, *counted_at(targets)]), *(note for split in splits for note in split.notes)]
@@ -101,7 +100,7 @@ def _splits(folder: Path, metrics: Mapping[str, Any], part: Part) -> list[_Split
     try:
         splits.append(_read_split(read_json(test), names, config, "test "))
     except DAMAGES as error:
-        part.warnings.append(unusable(test.name, error, f"fna evaluate {shlex.quote(str(folder))} --split test"))
+        part.warnings.append(unusable(test.name, error, f"fna evaluate {quoted(folder)} --split test"))
     return splits
 
 
@@ -253,8 +252,8 @@ def _averaged(rows: Mapping[str, Any]) -> list[str]:
 
 def next_steps(folder: Path) -> Part:
     """Say what to type next, with this run's path."""
-    run, rows = shlex.quote(str(folder)), seed_first(read_json(folder / "metrics.json")["rows"])
-    network = run if "adapted" in rows else shlex.quote(str(folder / next(iter(rows))))
+    run, rows = quoted(folder), seed_first(read_json(folder / "metrics.json")["rows"])
+    network = run if "adapted" in rows else quoted(folder / next(iter(rows)))
     steps = [
         (f"fna predict {network} --images PHOTOS --out LABELLED", "label new images"),
         (f"fna export {network} --to onnx", "run the network without fna and torch"),
@@ -275,7 +274,7 @@ def _percent(value: float | None) -> str:
 def _unscored(folder: Path, rows: Mapping[str, Any]) -> list[str]:
     """Name the networks that were adapted since the scores were made."""
     new = [name for path in sorted(folder.glob("*/network.json")) if (name := path.parent.name) not in rows]
-    return [f"Not scored yet: {', '.join(new)}. To score, type: fna evaluate {shlex.quote(str(folder))}"] if new else []
+    return [f"Not scored yet: {', '.join(new)}. To score, type: fna evaluate {quoted(folder)}"] if new else []
 
 
 # --- the tiles --------------------------------------------------------------------------------------------------------

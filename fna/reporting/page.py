@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.reporting import controls, exported, headline, results, searched, targets
 from fna.reporting.parts import DAMAGES, Part, Table, read_config, unusable
 from fna.runs.manifest import seed_folders
@@ -67,7 +66,7 @@ def write_report(
         FnaError: there is no such folder.
     """
     if not folder.is_dir():
-        raise FnaError(f"there is no run folder {folder}; start one with: fna run RECIPE --run {folder}")
+        raise FnaError(f"there is no run folder {folder}; start one with: fna run RECIPE --run {quoted(folder)}")
     now = now or datetime.now(UTC)
     rows = [
         *(installed_versions() if versions is None else versions).items(),
@@ -119,7 +118,7 @@ def describe_machine() -> str:
 
 def _fill(section: Section, folder: Path) -> tuple[Part, str]:
     """Return a section's content and, where there is none, the hint that stands in its place."""
-    command = f"fna {section.command} {shlex.quote(str(folder))}"
+    command = f"fna {section.command} {quoted(folder)}"
     missing = [name for name in section.files if not any(any(folder.glob(one)) for one in name.split(" or "))]
     if missing:
         return Part(), f"Not there yet: {' and '.join(missing)}. To make it, type: {command}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ from typing import Any
 from fna.arch import Arch, with_output_stride
 from fna.cost.shares import Parts
 from fna.cost.units import with_unit
+from fna.errors import quoted
 from fna.reporting import figures
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, task_settings, unusable
 from fna.reporting.rows import NUMBERS, measured_text
@@ -88,7 +88,7 @@ def read_targets(folder: Path, part: Part) -> dict[str, Derived]:
             known = {field.name: data[field.name] for field in fields(Derived)}
             found[path.stem] = Derived(**{**known, "arch": Arch.from_json(data["arch"])})
         except DAMAGES as error:
-            command = f"fna derive {shlex.quote(str(folder))} --derive.name {path.stem}"
+            command = f"fna derive {quoted(folder)} --derive.name {path.stem}"
             part.warnings.append(unusable(f"targets/{path.name}", error, command))
     return found
 

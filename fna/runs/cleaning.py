@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.files import os_errors
 from fna.runs.folder import Folder
 
@@ -22,7 +22,7 @@ def find_heavy(path: Path) -> dict[Path, int]:
     with Folder.open(path, writer=False) as folder:
         if not any(stage.startswith("adapt:") for stage in folder.stages()):
             raise FnaError(
-                f"{path} has no finished network yet: all it holds is needed to go on; type: fna adapt {path}"
+                f"{path} has no finished network yet: all it holds is needed to go on; type: fna adapt {quoted(path)}"
             )
     with os_errors("read", path):
         found = sorted(file for pattern in HEAVY for file in path.glob(pattern) if file.is_file())

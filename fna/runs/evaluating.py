@@ -10,7 +10,7 @@ import numpy as np
 
 from fna.arch.target import Target
 from fna.config import AdaptConfig
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.reporting.rows import CUT, PRUNED, RANDOM
 from fna.runs.opening import flatten
 from fna.runs.run import Run
@@ -28,7 +28,7 @@ def run_evaluate(run: Run, split: str = "val") -> dict[str, Any]:
     """Score every adapted network from its saved weights on a split, and draw some of its predictions on val."""
     names = run.names("adapt")
     if not names:
-        raise FnaError(f"nothing is adapted in {run.path} yet; type: fna adapt {run.path}")
+        raise FnaError(f"nothing is adapted in {run.path} yet; type: fna adapt {quoted(run.path)}")
     (data,) = run.data(split)
     mine = range(0, len(data), run.compute.world.size)  # records that the process that writes scores
     shown = sorted({mine[int(i)] for i in np.linspace(0, len(mine) - 1, PREDICTIONS).round()}) if split == "val" else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from fna import files
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 from fna.files import TEMPORARY, fingerprint, os_errors, read_bytes, remove, temporaries
 from fna.runs.manifest import (
     MANIFEST,
@@ -70,7 +70,7 @@ class Folder:
             if path.exists() and not path.is_dir():
                 raise FnaError(f"{path} is a file; --run takes a folder")
             if not path.exists() and not (create and writer):
-                raise FnaError(f"there is no run folder {path}; start one with: fna run RECIPE --run {path}")
+                raise FnaError(f"there is no run folder {path}; start one with: fna run RECIPE --run {quoted(path)}")
             if not writer:
                 read_manifest(path)
                 return cls(path, None)
@@ -323,7 +323,7 @@ class Folder:
             kind, option = NAMED[command]
             known = [done.removeprefix(f"{command}:") for done in self.stages() if done.startswith(f"{command}:")]
             what, option = f"{kind} '{name}'{nearest(name, known)}", f" {option} {name}"
-        return f"the {what} of {self.path} is not finished; type: fna {command} {self.path}{option}"
+        return f"the {what} of {self.path} is not finished; type: fna {command} {quoted(self.path)}{option}"
 
     def _claim(self, name: str) -> Path:
         """Return where to write `name`, once no finished stage vouches for its old content."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from fna.arch import SuperArch
 from fna.config import Config, parse_budget
 from fna.cost.latency import named_latencies
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 from fna.runs.run import Run
 from fna.searching.alphas import check_settings
 from fna.searching.forms import allowed
@@ -19,15 +19,20 @@ from fna.training.batches import make_sampler
 from fna.training.freezing import check_freeze
 
 
+def foresee_names(config: Config) -> None:
+    """Raise an `FnaError` if the search or the seed is named wrongly, before the data are read, which takes minutes."""
+    check_settings(config.search)
+    if config.seed.name not in collect():
+        load_seed(config.seed.name, None)
+
+
 def foresee_settings(config: Config) -> None:
-    """Look at what can be known of settings without the data, which may take minutes to read.
+    """Look at what can be known of a run's settings without its data.
 
     Raises:
         FnaError: a name is unknown, or a budget in ms has no latency table.
     """
-    check_settings(config.search)
-    if config.seed.name not in collect():
-        load_seed(config.seed.name, None)
+    foresee_names(config)
     for given in (config.search.budget, config.derive.budget):
         if given is not None and parse_budget(given).cost == "latency":
             named_latencies(config.search.latency_table)
@@ -66,6 +71,6 @@ def no_target(run: Run, name: str) -> FnaError:
     targets = run.names("derive")
     return FnaError(
         f"adapt.arch is '{name}'{nearest(name, ['seed', *targets])}; expected 'seed', an architecture file or a target "
-        f"of this run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {run.path} --derive.name "
-        f"{name}"
+        f"of this run (there is {', '.join(targets) or 'none yet'}); make one: fna derive {quoted(run.path)} "
+        f"--derive.name {name}"
     )

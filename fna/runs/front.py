@@ -15,7 +15,7 @@ from fna.config import Config, make_config, merge
 from fna.config.budgets import UNITS, Budget, parse_budget
 from fna.cost.costs import COSTS
 from fna.cost.units import with_unit
-from fna.errors import FnaError, pick
+from fna.errors import FnaError, pick, quoted
 from fna.files import read_json, remove, write_bytes, write_json, write_text
 from fna.progress import first_rank, say
 from fna.reporting.front import dominated, front_page, front_png
@@ -248,7 +248,7 @@ def pick_point(folder: Path, budget: str) -> dict[str, Any]:
     """
     file, wanted = folder / FRONT / FILE, parse_budget(budget)
     if not file.exists():
-        raise FnaError(f"there is no {file} yet; make it: fna front {folder} --budgets 0.35x,0.5x,0.75x,1x")
+        raise FnaError(f"there is no {file} yet; make it: fna front {quoted(folder)} --budgets 0.35x,0.5x,0.75x,1x")
     front = read_json(file)
     unit = COSTS[wanted.cost].unit
     if unit not in front["seed"]:

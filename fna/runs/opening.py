@@ -9,7 +9,7 @@ from typing import Any
 
 from fna.config import Config, dump_yaml, load_config, make_config, merge, refuse_code
 from fna.data.index import index_file, open_splits
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.files import TEMPORARY, os_errors
 from fna.progress import say
 from fna.runs.folder import Folder
@@ -42,12 +42,14 @@ def settle_config(path: Path, config: Config | None, overrides: Sequence[str]) -
         settings = read_manifest(path)["settings"] if (path / MANIFEST).exists() else None
         if settings is None:
             if not file.exists():
-                raise FnaError(f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {path}")
+                raise FnaError(
+                    f"{path} holds no config.yaml of a run; start one with: fna run RECIPE --run {quoted(path)}"
+                )
             return load_config(file, overrides)
         if file.exists():
             read_checked(path, file.name)
         refuse_code(settings, overrides, str(path))
-        return make_config(merge(settings, overrides), str(file))
+        return make_config(merge(settings, overrides), str(file), overrides)
     if overrides:
         return make_config(merge(config.model_dump(mode="json", by_alias=True), overrides))
     return config
@@ -110,7 +112,7 @@ def open_jobs(folder: Path, config: Config, rng_seeds: int | None) -> Jobs:
     if (folder / MANIFEST).exists():
         raise FnaError(
             f"{folder} is the run of one RNG seed; --rng-seeds needs a folder for several: give another one, e.g. "
-            f"--run {folder}_seeds"
+            f"--run {quoted(f'{folder}_seeds')}"
         )
     with os_errors("open", folder):
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []

@@ -14,11 +14,12 @@ from fna.arch.spaces import task_space
 from fna.config import Config, SearchConfig, make_config, parse_budget
 from fna.config.budgets import Budget
 from fna.cost.costs import Costs
-from fna.data.index import find_package, open_splits
+from fna.data.index import open_splits
+from fna.data.recognising import find_package, pick_reader
 from fna.data.splits import open_data
-from fna.errors import FnaError, pick
+from fna.errors import FnaError
 from fna.progress import bar
-from fna.searching.alphas import check_settings
+from fna.runs.foreseeing import foresee_names
 from fna.searching.forms import MEASURED, allowed, forms_of
 from fna.searching.measured import FINALISTS
 from fna.searching.scoring import HELD
@@ -106,14 +107,13 @@ def find_basis(config: Config, images: int | None = None) -> Basis:
     Raises:
         FnaError: a name is unknown, or the data are there and have flaws.
     """
-    check_settings(config.search)
-    if config.seed.name not in collect():
-        load_seed(config.seed.name, None)  # a mistake in its name is told before the data are opened
-    reader, root = pick(find_package(config.task.name).FORMATS, config.data.format, "format"), config.data.root
+    foresee_names(config)
+    name, root = config.task.name, config.data.root
+    reader = pick_reader(find_package(name).FORMATS, config.data.format, name)
     if images is None and (not reader.on_disk or (root and Path(root).expanduser().is_dir())):
         data = open_data(config)
         return Basis(Problem.of(config, data.val, _NoSeed), len(data.train), len(data.val), ())
-    task = load_task(config.task.name)
+    task = load_task(name)
     said = dict.fromkeys((getattr(config.data, "labels", None) or {}).values())
     names = config.data.classes or [*said] or [f"class {i}" for i in range(config.task.article_classes)]
     size_hw = task.scored_size(config) or config.data.crop

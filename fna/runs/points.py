@@ -9,7 +9,7 @@ from fna.arch.target import Form, Target
 from fna.config import Config
 from fna.cost.costs import COSTS
 from fna.data.index import index_file
-from fna.errors import FnaError
+from fna.errors import FnaError, quoted
 from fna.files import decode_json, read_bytes, read_json
 from fna.progress import say
 from fna.runs.folder import Folder
@@ -99,7 +99,7 @@ def other_points(folder: Path, other: Path, config: Config) -> list[dict[str, An
         found = [(p, other / FRONT / p["name"] / ADAPTED) for p in made]
         points += [{**p, "folder": where.as_posix()} for p, where in found if (where / TWIN).exists()]
     if not points:
-        raise FnaError(f"{other} has no scored network yet; finish it: fna run {other}")
+        raise FnaError(f"{other} has no scored network yet; finish it: fna run RECIPE --run {quoted(other)}")
     return [{**point, "name": f"{other.resolve().name}/{point['name']}", "of": other.as_posix()} for point in points]
 
 

@@ -12,7 +12,7 @@ from fna.arch.target import Target
 from fna.config import make_config, merge
 from fna.data.index import image_ids
 from fna.data.pose.person_boxes import read_boxes
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 from fna.files import decode_json, decode_state, read_metadata
 from fna.integrations.hub import fetch, is_address
 from fna.nets.weights import Network, State, load_weights
@@ -70,7 +70,7 @@ def load(path: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -
                     f"a finished network takes no setting '{text.partition('=')[0]}', only those of evaluate (and fna "
                     "predict those of engine)"
                 )
-        problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file)))
+        problem = Problem.from_json(record, make_config(merge(record["settings"], overrides), str(file), overrides))
     state = decode_state(file, read_vouched(file))
     return make_finished(record, state, problem, str(file)).to(find_device(device))
 
@@ -146,7 +146,7 @@ def find_network(path: Path) -> Path:
         here = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
         if here:
             raise FnaError(f"{path} has no network '{ADAPTED}'; it has {', '.join(here)}: name one, {path / here[0]}")
-        hint = f"; finish the run: fna run RECIPE --run {path}" if (path / MANIFEST).is_file() else ""
+        hint = f"; finish the run: fna run RECIPE --run {quoted(path)}" if (path / MANIFEST).is_file() else ""
         if (path / "predict.py").is_file():
             hint = f"; it holds an exported one, which runs by itself: python {path / 'predict.py'} photo.jpg"
         raise FnaError(f"{path} holds no finished network ({WEIGHTS}){hint}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fna.data.places import ENDINGS, files, walk
-from fna.errors import FnaError, nearest
+from fna.errors import FnaError, nearest, quoted
 
 COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})")  # of an image's file, without its ending
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -33,10 +33,10 @@ def find_images(given: str | Path | Sequence[str | Path]) -> list[Path]:
 def _images(given: Path) -> list[Path]:
     if given.is_file():
         if given.suffix.lower() in VIDEOS:
-            frames = given.parent / given.stem
+            frames = quoted(given.parent / given.stem)
             raise FnaError(
                 f"--images {given} is a video; cut it into frames, and give their folder: "
-                f"mkdir {frames} && ffmpeg -i {given} {frames}/%06d.png"
+                f"mkdir {frames} && ffmpeg -i {quoted(given)} {frames}/%06d.png"
             )
         return [given]
     if given.is_dir():

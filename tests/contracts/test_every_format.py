@@ -8,8 +8,8 @@ import pytest
 
 from fna.cli.catalogue import formats
 from fna.config import CONFIGS, TASKS, DataConfig
-from fna.data.index import find_package
 from fna.data.listing import Reader, data_root
+from fna.data.recognising import find_package
 from fna.errors import FnaError
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from fna.config import DataConfig
-from fna.data.index import find_package, index_file, open_splits
+from fna.data.index import index_file, open_splits
+from fna.data.recognising import find_package
 from fna.errors import FnaError
 
 MAKERS: dict[tuple[str, str], Any] = {

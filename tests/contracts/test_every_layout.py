@@ -449,6 +449,20 @@ def test_nothing_known_is_answered_with_what_is_there(tmp_path: Path) -> None:
         open_splits("detection", config, ["train"])
 
 
+@pytest.mark.parametrize("words", [[], ["--data.format", "coco"]])
+def test_data_of_another_task_are_answered_with_its_models(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "data" / "train" / "0.jpg")
+    write(tmp_path / "data" / "train" / "_annotations.coco.json", coco(["0.jpg"]))
+    write(tmp_path / "recipe.yaml", f"data: {{root: '{tmp_path / 'data'}'}}")
+    for command in (["plan"], ["run", "--run", str(tmp_path / "run")]):
+        assert main([*command, str(tmp_path / "recipe.yaml"), *words]) == 2
+        said = capsys.readouterr().err
+        assert "task.model, deeplabv3 where none is given: type --task.model retinanet|ssdlite (detection)" in said
+        assert "simple_baseline" in said or not words, "there is no joint in the file, but the format has joints"
+
+
 def test_unpaired_images_and_masks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = beside(tmp_path)
     (tmp_path / "plot3_mask.png").unlink()

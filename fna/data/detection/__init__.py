@@ -16,8 +16,7 @@ from fna.data.detection import coco, synthetic, voc, yolo
 from fna.data.detection.boxes import DetectionData
 from fna.data.detection.listing import DetectionListing, DetectionReader
 from fna.data.listing import data_root, refuse_outside
-from fna.data.recognising import AUTO, auto_layout, recognise
-from fna.errors import pick
+from fna.data.recognising import AUTO, auto_layout, pick_reader, recognise
 
 FAMILIES = (coco, synthetic, voc, yolo)
 FORMATS: dict[str, DetectionReader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
@@ -49,7 +48,7 @@ def open_data(
     Raises:
         FnaError: the data set or the split is missing, or records are bad and ``on_error`` is ``"fail"``.
     """
-    reader = pick(FORMATS, config.format, "data format of detection")
+    reader = pick_reader(FORMATS, config.format, "detection")
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return DetectionData.from_index(index, root, where, config.cache_gb)

@@ -22,8 +22,8 @@ from fna.data.listing import data_root, refuse_outside
 from fna.data.pose import coco, deeplabcut, lsp, mpii, synthetic, yolo
 from fna.data.pose.listing import PoseListing, PoseReader
 from fna.data.pose.people import PoseData
-from fna.data.recognising import AUTO, auto_layout, recognise
-from fna.errors import FnaError, pick
+from fna.data.recognising import AUTO, auto_layout, pick_reader, recognise
+from fna.errors import FnaError
 
 FAMILIES = (coco, deeplabcut, lsp, mpii, synthetic, yolo)
 FORMATS: dict[str, PoseReader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
@@ -65,7 +65,7 @@ def open_data(
             f"data.eval_size is {list(config.eval_size)}; persons are scored at data.crop {[height, width]}: "
             "leave data.eval_size out"
         )
-    reader = pick(FORMATS, config.format, "data format of poses")
+    reader = pick_reader(FORMATS, config.format, "pose")
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return PoseData.from_index(index, root, where, config.cache_gb)

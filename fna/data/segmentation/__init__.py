@@ -12,10 +12,9 @@ from typing import Any
 from fna.config import SegmentationDataConfig
 from fna.data.cutting import Lists, read_split
 from fna.data.listing import Listing, Pairs, Reader, data_root, refuse_outside
-from fna.data.recognising import AUTO, auto_layout, recognise
+from fna.data.recognising import AUTO, auto_layout, pick_reader, recognise
 from fna.data.segmentation import camvid, cityscapes, folder, pairs, synthetic, voc, yolo
 from fna.data.segmentation.pixels import SegmentationData
-from fna.errors import pick
 
 FAMILIES = (camvid, cityscapes, folder, pairs, synthetic, voc, yolo)
 FORMATS: dict[str, Reader] = {name: reader for family in FAMILIES for name, reader in family.FORMATS.items()}
@@ -44,7 +43,7 @@ def open_data(
     Raises:
         FnaError: the data set or the split is missing, or records are bad and ``on_error`` is ``"fail"``.
     """
-    reader = pick(FORMATS, config.format, "data format of segmentation")
+    reader = pick_reader(FORMATS, config.format, "segmentation")
     root, where = data_root(config, reader), f"{config.format} '{split}'"
     if index is not None:
         return SegmentationData.from_index(index, root, where, config.cache_gb)

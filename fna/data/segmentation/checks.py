@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fna.data.decoding import mask_palette
 from fna.data.listing import IGNORE, Legend
-from fna.data.segmentation.legend import label_text, suggestion
+from fna.data.segmentation.legend import label_text, one_label, suggestion
 from fna.errors import FnaError
 
 SHOWN = 10  # labels, or problems, listed in a message
@@ -95,6 +95,8 @@ def refuse_absent(where: str, pixels: Mapping[int, int], masks: int, legend: Leg
     if not absent:
         return
     texts = {label: label_text(label, legend.colored) for label in sorted(pixels)}
+    if len(texts) == 1:
+        raise FnaError(f"{where}: {one_label(texts[min(texts)], masks)}")
     found = [f"{text} ({pixels[label] / sum(pixels.values()):.0%})" for label, text in texts.items()]
     ignored = [text for label, text in texts.items() if legend.labels[label] == IGNORE]
     said = f", of which {' and '.join(ignored)} {'are' if len(ignored) > 1 else 'is'} ignored" if ignored else ""

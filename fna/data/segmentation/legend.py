@@ -27,7 +27,7 @@ class UnnamedError(FnaError):
     """
 
     def __init__(self, masks: Sequence[Path]) -> None:
-        super().__init__(f"the classes are not named; {_what_to_name(masks)}")
+        super().__init__(_unreadable(masks) or _unlabelled(masks) or _what_to_name(masks))
         self.masks = masks
 
 
@@ -115,16 +115,45 @@ def look(masks: Sequence[Path], most: int = LOOKED_AT) -> tuple[dict[int, int], 
     return dict(sorted(found.items())), colored
 
 
+def one_label(text: str, masks: int) -> str:
+    """Say that masks have one label only."""
+    return (
+        f"every mask (of {masks}) has the one label {text}: nothing is labelled; expected a label for each class, "
+        "such as 0 for the background and 1 for leaves"
+    )
+
+
+def _unreadable(masks: Sequence[Path]) -> str:
+    """Return why masks cannot be read, by the first of them; empty: some can, or there is none."""
+    try:
+        for mask in [] if look(masks)[0] else masks[:1]:
+            read_mask(mask, colored=True)
+    except FnaError as error:
+        return str(error)
+    return ""
+
+
+def _unlabelled(masks: Sequence[Path]) -> str:
+    """Say so where all masks have the same label only; empty: they have several, or none is there."""
+    if len(look(masks)[0]) != 1:
+        return ""
+    found, colored = look(masks, PROPOSED_BY)
+    return one_label(label_text(next(iter(found)), colored), len(masks)) if len(found) == 1 else ""
+
+
 def _what_to_name(masks: Sequence[Path]) -> str:
     found, colored = look(masks)
     if not found or len(found) > MOST:
-        return "give data.classes in the order of the labels, e.g. --data.classes '[background, leaf]'"
+        return (
+            "the classes are not named; give data.classes in the order of the labels, e.g. --data.classes "
+            "'[background, leaf]'"
+        )
     texts = [label_text(label, colored) for label in found]
     named = [text for text in texts if text != str(IGNORE)] if len(texts) > 2 else texts
     more = " ..." if len(texts) > SHOWN else ""
     return (
-        f"the masks have the labels {', '.join(texts[:SHOWN])}{more}: give each its class, such as "
-        f"{suggestion(named[:SHOWN])} (or data.classes in the order of the labels)"
+        f"the classes are not named; the masks have the labels {', '.join(texts[:SHOWN])}{more}: give each its class, "
+        f"such as {suggestion(named[:SHOWN])} (or data.classes in the order of the labels)"
     )
 
 
