@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +15,7 @@ from fna.cli.latency import add_latency
 from fna.cli.networks import AsJson, Folder, Quiet, add_commands, example
 from fna.cli.planning import add_plan
 from fna.cli.predicting import add_predict
-from fna.cli.streams import complain, flush_output, open_streams
+from fna.cli.streams import complain, flush_output, open_streams, refuse, refuse_once
 from fna.cli.studies import JobArray, add_studies
 from fna.cli.surveying import add_data
 from fna.cli.tables import show_json, show_result, show_table, table
@@ -43,7 +41,6 @@ TAKE_SETTINGS = (
     *("latency", "front", "study"),
 )
 GO_ON = ("run", "demo", "search", "derive", "adapt", "controls", "front", "study")  # others start over
-GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 LESS_MEMORY = (
     "smaller batches (--search.batch_size, --adapt.batch_size), a smaller --data.crop and fewer --engine.workers take "
     "less; fna plan RECIPE says how much"
@@ -171,11 +168,10 @@ def _run(
         if array:
             return _show(_repeat_part(folder, jobs, array, controls), as_json, folder)
         first = next(iter(jobs.values()))
+        data = check_data(*first, ("train", "val"), _foresee)
         from fna.runs import pipeline
         from fna.runs.controls import repeat, run_controls
-        from fna.runs.foreseeing import foresee_settings
 
-        data = check_data(*first, ("train", "val"), foresee_settings)
         if rng_seeds:
             result = repeat(folder, jobs, controls=controls, data=data)
         else:
@@ -251,12 +247,11 @@ def _stage(
     if resume == "never":
         refuse_started(folder, name, config)
     with quiet(as_json or no_words):
+        needs = ["test"] if more.get("split") == "test" else NEEDS.get(name, ())
+        data = check_data(folder, config, needs, _foresee)
         from fna.runs import pipeline
-        from fna.runs.foreseeing import foresee_settings
         from fna.runs.run import Run
 
-        needs = ["test"] if more.get("split") == "test" else NEEDS.get(name, ())
-        data = check_data(folder, config, needs, foresee_settings)
         with Run.open(folder, config, data=data) as job:
             _show(pipeline.stage(job, name, **more), as_json, folder)
 
@@ -313,6 +308,12 @@ add_latency(app)
 add_studies(app)
 
 
+def _foresee(config: Any) -> None:
+    from fna.runs.foreseeing import foresee_settings  # loads torch
+
+    foresee_settings(config)
+
+
 def _show(result: Mapping[str, Any], as_json: bool, folder: Path) -> None:
     if as_json:
         show_json(result)
@@ -351,26 +352,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _call(argv)
         flush_output()
     except FnaError as error:
-        return _refuse_once(error)
+        return refuse_once(error)
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "") or _typed(argv)
-        return _refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
+        return refuse(f"{error.format_message()} (type: {command} --help)") if first_rank() else 2
     except OSError as error:  # of the system, and of nothing that we read or write: that is named by then
         with suppress(OSError):
             flush_output()
-        return _refuse(f"cannot write to {error.filename or 'standard output'}: {error.strerror or error}")
+        return refuse(f"cannot write to {error.filename or 'standard output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
-        return _refuse(f"out of memory{f' ({reason})' if reason else ''}; {LESS_MEMORY}")
+        return refuse(f"out of memory{f' ({reason})' if reason else ''}; {LESS_MEMORY}")
     return code
 
 
 def _call(argv: Sequence[str]) -> int:
     """Do what the arguments say; return the exit code."""
-    rest, settings = split_settings(argv)
+    rest: list[str] = []
     try:
+        rest, settings = split_settings(argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
     except KeyboardInterrupt:
         code = 130
@@ -385,16 +387,3 @@ def _typed(argv: Sequence[str]) -> str:
     names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     first = next(iter(split_settings(argv)[0]), "")
     return f"fna {first}" if first in names else "fna"
-
-
-def _refuse_once(error: FnaError) -> int:
-    """Report an error of several processes from one of them (before they have met: from the first of each node)."""
-    if error.reported_here if error.reported_here is not None else os.environ.get("LOCAL_RANK", "0") == "0":
-        return _refuse(str(error) + ("" if first_rank() else f" (rank {os.environ['RANK']})"))
-    time.sleep(GRACE_SECONDS)
-    return 2
-
-
-def _refuse(message: str) -> int:
-    complain(f"fna: error: {message}")
-    return 2

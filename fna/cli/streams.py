@@ -5,7 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from contextlib import suppress
+
+from fna.errors import FnaError
+from fna.progress import first_rank
+
+GRACE_SECONDS = 2  # for another process to report a mistake, before torchrun ends it because this one ended
 
 
 def open_streams() -> None:
@@ -41,3 +47,17 @@ def complain(text: str) -> None:
     """Print a line to standard error, if it takes one."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def refuse_once(error: FnaError) -> int:
+    """Report an error of several processes from one of them (before they have met: from the first of each node)."""
+    if error.reported_here if error.reported_here is not None else os.environ.get("LOCAL_RANK", "0") == "0":
+        return refuse(str(error) + ("" if first_rank() else f" (rank {os.environ['RANK']})"))
+    time.sleep(GRACE_SECONDS)
+    return 2
+
+
+def refuse(message: str) -> int:
+    """Report a mistake; return the exit code."""
+    complain(f"fna: error: {message}")
+    return 2

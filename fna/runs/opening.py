@@ -172,7 +172,7 @@ def check_data(
         path: the run folder, made if it is missing.
         config: its settings.
         splits: of ``train``, ``val`` and ``test``.
-        before: called of a run that is not expanded yet, before its data are opened.
+        before: called of a run that is not expanded yet, before its data, if there are any, are read.
 
     Returns:
         The data by the name of the split, for `run.Run.open`; nothing in other processes, which read the indices.
@@ -183,7 +183,7 @@ def check_data(
     if os.environ.get("RANK", "0") != "0":
         return {}
     with Folder.open(path) as folder:
-        if not folder.finished("expand"):
+        if not folder.finished("expand") and (config.data.root is None or os.path.isdir(config.data.root)):
             before(config)
         keep_config(folder, config)
         return open_indexed(folder, config, [getattr(config.data, split) for split in splits])
