@@ -183,7 +183,8 @@ def check_data(
     if os.environ.get("RANK", "0") != "0":
         return {}
     with Folder.open(path) as folder:
-        if not folder.finished("expand") and (config.data.root is None or os.path.isdir(config.data.root)):
+        root = config.data.root
+        if not folder.finished("expand") and (root is None or Path(root).expanduser().is_dir()):
             before(config)
         keep_config(folder, config)
         return open_indexed(folder, config, [getattr(config.data, split) for split in splits])

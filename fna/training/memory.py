@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -37,18 +37,18 @@ def in_memory(
     Raises:
         FnaError: there was not enough memory.
     """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
+
+    def told() -> str:
         whole = device_memory(compute.device)
         images = config.at_once if isinstance(config, AdaptConfig) else config.batch_size
         tried = _tried(section, images, problem.config.data.crop, compute)
         images //= 2
         while images and whole and training_memory(problem, arch, images, config.optimizer, compute) > USABLE * whole:
             images //= 2
-        raise FnaError(f"{tried}; {_smaller(section, config, images)}") from error
+        return f"{tried}; {_smaller(section, config, images)}"
+
+    with _refused(told):
+        yield
 
 
 @contextmanager
@@ -58,14 +58,21 @@ def scored_in_memory(images_N3HW: Tensor, compute: Compute) -> Iterator[None]:
     Raises:
         FnaError: there was not enough memory.
     """
+    number, _, height, width = images_N3HW.shape
+    fewer = f"--evaluate.batch_size {number // 2}" if number > 1 else "--engine.device cpu"
+    with _refused(lambda: f"{_tried('scoring', number, (height, width), compute)}; type {fewer}"):
+        yield
+
+
+@contextmanager
+def _refused(told: Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory into an error that says what `told` returns; others pass."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        number, _, height, width = images_N3HW.shape
-        fewer = f"--evaluate.batch_size {number // 2}" if number > 1 else "--engine.device cpu"
-        raise FnaError(f"{_tried('scoring', number, (height, width), compute)}; type {fewer}") from error
+        raise FnaError(told()) from error
 
 
 def _tried(what: str, images: int, size_hw: tuple[int, int], compute: Compute) -> str:
