@@ -201,8 +201,13 @@ def test_it_trains_as_native_does(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(ours, train())
 
 
-def test_float32_is_left_to_the_library() -> None:
-    conv, x = layer(7, 2, 1, True, torch.float32), images(2, (9, 8), torch.float32)
-    assert not uses_own_gradient(conv(x))
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "ours"), [(5, 1, 1, True), (3, 1, 2, True), (3, 1, 5, False), (7, 2, 1, False)]
+)
+def test_in_float32_the_library_is_as_fast_where_it_strides_or_reaches_far(
+    kernel: int, stride: int, dilation: int, ours: bool
+) -> None:
+    conv, x = layer(kernel, stride, dilation, stride > 1, torch.float32), images(2, (9, 8), torch.float32)
+    assert uses_own_gradient(conv(x)) == ours
     with torch.autocast("cpu", torch.bfloat16):
         assert uses_own_gradient(conv(x))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -436,6 +438,22 @@ def test_threads_are_as_many_as_before_afterwards() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_while_computing_and_handed_back_afterwards() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def rise() -> int:
+        torch.ones(size // 4)
+        return resident() - before
+
+    size, before = 2**28, resident()
+    with computing(EngineConfig(device="cpu")):
+        assert rise() > size / 2
+    assert resident() - before < size / 2
+    assert rise() < size / 2
 
 
 def test_flags_that_torchs_older_names_cannot_read_are_left_alone() -> None:

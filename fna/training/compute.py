@@ -17,6 +17,7 @@ from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, cuda, distributed
 from fna.training.determinism import deterministic, products
+from fna.training.heap import kept_pages
 from fna.training.tracking import need_trackers
 
 M = TypeVar("M", bound=nn.Module)
@@ -126,7 +127,8 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
                 device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
         own = ("channels_last", "rng_seed", "workers", "sync_bn")
-        with deterministic(config.deterministic), products(config.tf32):
+        heap = kept_pages() if device.type == "cpu" else nullcontext()
+        with deterministic(config.deterministic), products(config.tf32), heap:
             settings = {key: getattr(config, key) for key in own}
             yield Compute(device, precision, world=world, one_shape=device.type == "cuda", **settings)
 

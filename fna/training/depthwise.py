@@ -1,4 +1,4 @@
-"""Gradients of depthwise convolutions in bf16 on CPUs, where the native ones are slow: all but plain 3x3.
+"""Gradients of depthwise convolutions on CPUs, where the native ones are slow: all but plain 3x3.
 
 `benchmarks/results/depthwise.json` says how slow, layer by layer and for a whole training step. Both gradients are
 convolutions again, so they are put together from the cases that are fast:
@@ -6,11 +6,13 @@ convolutions again, so they are put together from the cases that are fast:
 - the input's gradient is a stride-1 depthwise convolution of the output's gradient with the turned kernel;
 - the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the padded input.
 
-CUDA, evaluation, float32, the plain 3x3 stride-1 case and stride with dilation use the library's own kernels.
+The library's own kernels serve CUDA, evaluation, the plain 3x3 stride-1 case and stride with dilation; in float32 also
+what is strided, or reaches past half of the map.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -71,10 +73,10 @@ def _slow(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
     if not (x_NCHW.requires_grad or conv.weight.requires_grad):
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NCHW.dtype
-    if dtype is torch.float32:  # as fast as ours, or faster
-        return False
     kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
     if (kernel, stride, dilation) == (3, 1, 1) or (stride > 1 and dilation > 1):
+        return False
+    if dtype is torch.float32 and (stride > 1 or 2 * dilation > min(x_NCHW.shape[2:])):
         return False
     return x_NCHW.is_contiguous(memory_format=torch.channels_last)
 
@@ -126,18 +128,19 @@ def weight_gradient(
     """Return the gradient of the weight, from sub-grids on which the convolution is undilated and unstrided."""
     out = torch.zeros_like(weight_C1KK, dtype=torch.promote_types(weight_C1KK.dtype, torch.float32))
     height, width = grad_NCHW.shape[2:]
+    left, right, above, below = pads
     if dilation > 1:  # tap (i, j) reads x[h + i d]: output and input split into the same d x d phases
         assert stride == 1, "a dilated layer has lost its stride"
-        down, right = -height % dilation, -width % dilation
-        grad = _phases(F.pad(grad_NCHW, (0, right, 0, down)), dilation)
-        x = _phases(F.pad(x_NCHW, (pads[0], pads[1] + right, pads[2], pads[3] + down)), dilation)
-        _set_taps(out, x, grad)
-        return out.to(weight_C1KK.dtype)
-    x_NCHW = F.pad(x_NCHW, pads)
-    for a in range(stride):  # tap i reads x[s h + i]: phase i mod s of the input at h + i // s
-        for b in range(stride):
-            part = x_NCHW[:, :, a::stride, b::stride].contiguous(memory_format=torch.channels_last)
-            _set_taps(out[:, :, a::stride, b::stride], part, grad_NCHW)
+        right, below = -width % dilation, -height % dilation
+        grad = _phases(F.pad(grad_NCHW, (0, right, 0, below)), dilation)
+        _set_taps(out, _phases(F.pad(x_NCHW, (left, right, above, below)), dilation), grad)
+    elif stride == 1:
+        _set_taps(out, F.pad(x_NCHW, (left, 0, above, 0)), grad_NCHW)
+    else:
+        x_NCHW = F.pad(x_NCHW, pads)
+        for a in range(stride):  # tap i reads x[s h + i]: phase i mod s of the input at h + i // s
+            for b in range(stride):
+                _set_taps(out[:, :, a::stride, b::stride], x_NCHW[:, :, a::stride, b::stride], grad_NCHW)
     return out.to(weight_C1KK.dtype)
 
 
@@ -150,20 +153,38 @@ def _phases(x_NCHW: Tensor, step: int) -> Tensor:
 
 
 def _set_taps(out_C1HW: Tensor, x_NCHW: Tensor, grad_NCHW: Tensor) -> None:
-    """Set the taps of an undilated stride-1 kernel of any size, three by three (the native fast case)."""
-    channels, (height, width) = x_NCHW.shape[1], grad_NCHW.shape[2:]
-    rows, columns = out_C1HW.shape[2:]
-    short = max(height + 2 - x_NCHW.shape[2], 0), max(width + 2 - x_NCHW.shape[3], 0)
-    if any(short):
-        x_NCHW = F.pad(x_NCHW, (0, short[1], 0, short[0]))
+    """Set the taps of an undilated stride-1 kernel of any size, three by three (the native fast case).
+
+    Pixels lie in one row, image after image, and so do their gradients, with zeros between rows as wide as a window
+    reaches past them: then the input of three by three taps is all of that row from some pixel on, and nothing has to
+    be copied for it.
+
+    Args:
+        out_C1HW: set in place.
+        x_NCHW: padded on the left and above. On the right and below the next row's and the next image's padding
+            serves, where it is as wide; else it is padded there, too.
+        grad_NCHW: of the output.
+    """
+    (images, channels, height, width), (rows, columns) = x_NCHW.shape, out_C1HW.shape[2:]
+    high, wide = max(height, grad_NCHW.shape[2]), max(width, grad_NCHW.shape[3] + 2)
+    pixels = x_NCHW.new_zeros(((images * high + rows + 3) * wide, channels))
+    pixels[: images * high * wide].view(images, high, wide, channels)[:, :height, :width] = _last(x_NCHW)
+    grad = F.pad(_last(grad_NCHW), (0, 0, 0, wide - 2 - grad_NCHW.shape[3], 0, high - grad_NCHW.shape[2]))
+    grad = grad.view(1, images * high, wide - 2, channels).permute(0, 3, 1, 2)
     small = grad_NCHW.new_zeros((channels, 1, 3, 3))
-    for i in _starts(rows):
-        for j in _starts(columns):
-            window = x_NCHW[:, :, i : i + height + 2, j : j + width + 2].contiguous(memory_format=torch.channels_last)
-            _, taps, _ = torch.ops.aten.convolution_backward(
-                grad_NCHW, window, small, None, [1, 1], [0, 0], [1, 1], False, [0, 0], channels, [False, True, False]
-            )
-            out_C1HW[:, :, i : i + 3, j : j + 3] = taps[:, :, : rows - i, : columns - j]
+    shape = (1, images * high + 2, wide, channels)
+    for i, j in product(_starts(rows), _starts(columns)):
+        first = i * wide + j
+        window = pixels[first : first + shape[1] * wide].view(shape).permute(0, 3, 1, 2)
+        _, taps, _ = torch.ops.aten.convolution_backward(
+            grad, window, small, None, [1, 1], [0, 0], [1, 1], False, [0, 0], channels, [False, True, False]
+        )
+        out_C1HW[:, :, i : i + 3, j : j + 3] = taps[:, :, : rows - i, : columns - j]
+
+
+def _last(x_NCHW: Tensor) -> Tensor:
+    """Return a view of the same with channels last."""
+    return x_NCHW.permute(0, 2, 3, 1)
 
 
 def _starts(size: int) -> list[int]:

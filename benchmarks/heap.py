@@ -1,0 +1,92 @@
+"""What it saves a CPU to keep freed memory (`fna.training.heap`), and what memory that costs.
+
+    python benchmarks/heap.py
+
+EfficientNet-Lite0 under DeepLabv3 at output stride 16, a batch of 8 at 240x320 in float32, two threads:
+a forward pass without gradients, as candidates are scored, and a training step. Either way has processes of its own,
+which take turns (A B A B A B). Ratios are as glibc does / kept: above 1, keeping is faster; `memory` is the other way
+round, of the largest resident size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from contextlib import nullcontext
+from statistics import median
+
+import record
+import torch
+from steps import seconds
+
+from fna.arch import with_output_stride
+from fna.nets.network import Backbone, Model
+from fna.seeds import load_seed
+from fna.tasks.heads import DeepLabV3Head
+from fna.training.compute import Compute
+from fna.training.distributed import World
+from fna.training.heap import kept_pages
+
+WAYS = {"as it is": nullcontext, "kept": kept_pages}
+TURNS, TIMES = 3, 7
+
+
+def measure(way: str) -> dict[str, float]:
+    """Return the median seconds of each kind of pass, and the largest resident size in bytes."""
+    torch.set_num_threads(2)
+    seed = load_seed("efficientnet_lite0", None)
+    backbone = Backbone(with_output_stride(seed.arch, 16))
+    model = Compute(torch.device("cpu"), None, True, World()).place(
+        Model(backbone, DeepLabV3Head(backbone.feature_info, 11))
+    )
+    images = torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        model.eval()
+        with torch.no_grad():
+            model(images)
+
+    def step() -> None:
+        model.train()
+        model(images).square().mean().backward()
+        model.zero_grad(set_to_none=True)
+
+    found = {}
+    with WAYS[way]():
+        for name, run in {"forward": forward, "step": step}.items():
+            run()
+            found[name] = median(seconds(run) for _ in range(TIMES))
+    return {**found, "memory": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+def main() -> None:
+    """Measure and write ``results/heap.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", choices=WAYS, help="one way, in this process")
+    given = parser.parse_args()
+    if given.way:
+        print(json.dumps(measure(given.way)))
+        return
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in range(TURNS):
+        for way, turns in found.items():
+            command = [sys.executable, __file__, "--way", way]
+            turns.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    middle = {way: {name: median(turn[name] for turn in turns) for name in turns[0]} for way, turns in found.items()}
+    plain, kept = middle["as it is"], middle["kept"]
+    ratios = {name: plain[name] / kept[name] for name in ("forward", "step")}
+    ratios["memory"] = kept["memory"] / plain["memory"]
+    rows = [
+        {"row": f"{name}: {way}", "metric": "bytes" if name == "memory" else "seconds", "score": value}
+        for way, numbers in middle.items()
+        for name, value in numbers.items()
+    ]
+    record.write("heap", [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **r} for r in rows], ratios)
+    print(json.dumps(ratios, indent=1))
+
+
+if __name__ == "__main__":
+    main()
