@@ -55,8 +55,8 @@ from fna.stages.adapt import AdaptLoop
 from fna.stages.expand import expand, seed_network
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute, computing, find_device
-from fna.training.cuda import PointwiseConv2d
 from fna.training.engine import WeightStep
+from fna.training.pointwise import PointwiseConv2d
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TASKS = {"camvid": "camvid_deeplabv3", "bccd": "bccd_ssdlite", "lspet": "lspet_simplebaseline"}

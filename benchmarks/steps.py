@@ -13,6 +13,7 @@ weight step's includes the optimizer's state of the paths it trains.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -56,8 +57,9 @@ Step = Callable[[], Any]
 
 
 def configure(data: str, *more: str) -> Config:
-    """Return the recipe's configuration at the size of the benchmark."""
-    return load_config(RECIPE, [f"data.root={json.dumps(data)}", "data.crop=[240, 320]", "engine.threads=2", *more])
+    """Return the recipe's configuration at the size of the benchmark, all batches of one shape."""
+    own = ["data.crop=[240, 320]", "engine.threads=2", "space.input_scales=[1]", "space.head_channels=[1]"]
+    return load_config(RECIPE, [f"data.root={json.dumps(data)}", *own, "search.chooser=alphas", *more])
 
 
 @contextmanager
@@ -264,6 +266,7 @@ def measure_memory(kind: str, data: str) -> None:
         loop.alpha_batches = iter(batches)
         if kind != "weight":
             loop.config = loop.config.model_copy(update={"estimator": kind})
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not rest
         rest = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         for i, (batch, images) in enumerate(batches):

@@ -143,6 +143,21 @@ def test_one_gradient_alone(wanted: str) -> None:
     assert torch.equal(alone, both[wanted])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kernel", "stride", "dilation", "same"), CASES)
+def test_a_frozen_weight_keeps_no_input(
+    kernel: int, stride: int, dilation: int, same: bool, dtype: torch.dtype
+) -> None:
+    conv, x = layer(kernel, stride, dilation, same, dtype), images(2, (12, 9), dtype)
+    (expected,) = gradients(native(conv, x), x)
+    conv.requires_grad_(False)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        out = conv(x)
+    assert [tensor.shape for tensor in kept] == [conv.weight.shape]
+    torch.testing.assert_close(gradients(out, x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_gradient_checks_numerically() -> None:
     conv = layer(5, 2, 1, True, torch.float64, 2)
     assert torch.autograd.gradcheck(lambda x: conv(x), (images(1, (5, 6), torch.float64, 2),))
@@ -197,7 +212,7 @@ def test_it_trains_as_native_does(monkeypatch: pytest.MonkeyPatch) -> None:
         return conv.weight.detach()
 
     ours = train()
-    monkeypatch.setattr(depthwise, "_slow", lambda x_NCHW, conv: False)
+    monkeypatch.setattr(depthwise, "_own", lambda x_NCHW, conv: False)
     torch.testing.assert_close(ours, train())
 
 

@@ -1,4 +1,4 @@
-"""What `Compute.place` does for a GPU: 1x1 convolutions are matrix products, the networks are the same."""
+"""1x1 convolutions as matrix products, on a GPU and where weights are frozen: the networks are the same."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_cpu import META, classes, detector, images
+from test_cpu import CPU, META, classes, detector, images
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fna.training import cuda
-from fna.training.cuda import PointwiseConv2d
+from fna.training.pointwise import PointwiseConv2d, as_product
 
 
 class Convolutions(TorchDispatchMode):
@@ -26,6 +25,12 @@ class Convolutions(TorchDispatchMode):
         if func is torch.ops.aten.convolution.default:
             self.kernels.append(tuple(args[1].shape[2:]))
         return func(*args, **(kwargs or {}))
+
+
+def as_products(model: nn.Module) -> None:
+    """What a GPU gets."""
+    for part in model.modules():
+        as_product(part, always=True)
 
 
 def results(conv: nn.Conv2d, x: Tensor) -> list[Tensor]:
@@ -43,7 +48,7 @@ def test_a_matrix_product_is_the_convolution(bias: bool, side: int, last: bool) 
     layout = torch.channels_last if last else torch.contiguous_format
     plain = nn.Conv2d(6, 10, 1, bias=bias, dtype=torch.float64).to(memory_format=layout)
     mended = copy.deepcopy(plain)
-    cuda.mend(mended)
+    as_product(mended, always=True)
     assert type(mended) is PointwiseConv2d
     x = torch.randn(3, 6, side, side + 1, dtype=torch.float64).contiguous(memory_format=layout)
     expected, found = results(plain, x), results(mended, x)
@@ -55,14 +60,14 @@ def test_a_matrix_product_is_the_convolution(bias: bool, side: int, last: bool) 
 @pytest.mark.parametrize("other", [{"kernel_size": 3}, {"stride": 2}, {"groups": 2}, {"padding": 1}])
 def test_other_convolutions_stay(other: dict[str, int]) -> None:
     conv = nn.Conv2d(4, 4, **{"kernel_size": 1, **other})
-    cuda.mend(conv)
+    as_product(conv, always=True)
     assert type(conv) is nn.Conv2d
 
 
 def test_a_placed_network_is_the_same_network() -> None:
     plain = detector().eval()
     placed = copy.deepcopy(plain)
-    cuda.mend(placed)
+    as_products(placed)
     assert list(plain.state_dict()) == list(placed.state_dict())
     with torch.no_grad():
         expected, found = plain(images()), placed(images())
@@ -76,7 +81,21 @@ def test_no_1x1_convolution_is_left_to_the_library() -> None:
     model = detector().to(memory_format=torch.channels_last)
     with Convolutions() as plain:
         model(images())
-    cuda.mend(model)
+    as_products(model)
     with Convolutions() as ran:
         model(images())
     assert ran.kernels == [kernel for kernel in plain.kernels if kernel != (1, 1)] != plain.kernels
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_on_a_cpu_a_frozen_weight_keeps_no_input(frozen: bool) -> None:
+    conv = CPU.place(nn.Conv2d(6, 10, 1, bias=False)).requires_grad_(not frozen)
+    assert type(conv) is PointwiseConv2d
+    x = torch.randn(3, 6, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = conv(x)
+    assert any(tensor.numel() == x.numel() for tensor in kept) is not frozen
+    (found,) = torch.autograd.grad(y.square().sum(), x)
+    (expected,) = torch.autograd.grad(nn.functional.conv2d(x, conv.weight).square().sum(), x)
+    torch.testing.assert_close(found, expected)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
-from fna.training import cpu, cuda, distributed
+from fna.training import cpu, distributed
 from fna.training.determinism import deterministic, products
 from fna.training.heap import kept_pages
+from fna.training.pointwise import as_product
 from fna.training.tracking import need_trackers
 
 M = TypeVar("M", bound=nn.Module)
@@ -56,7 +57,11 @@ class Compute:
 
     def mended(self, module: M) -> M:
         """Give the convolutions of a module what the device needs."""
-        (cpu if self.device.type == "cpu" else cuda).mend(module)
+        if self.device.type == "cpu":
+            cpu.mend(module)
+        else:
+            for part in module.modules():
+                as_product(part, always=True)
         return module
 
     def parallel(self, model: Model, *, partial: bool) -> nn.Module:

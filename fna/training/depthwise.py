@@ -7,7 +7,8 @@ convolutions again, so they are put together from the cases that are fast:
 - the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the padded input.
 
 The library's own kernels serve CUDA, evaluation, the plain 3x3 stride-1 case and stride with dilation; in float32 also
-what is strided, or reaches past half of the map.
+what is strided, or reaches past half of the map. Where the weight is frozen, in the steps of the alphas, all gradients
+are by these functions: they do not keep the input then, which the library does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """Convolve; the output side is ceil(input side / stride)."""
         stride, dilation = self.stride[0], self.dilation[0]
         pads = pad_amounts(x_NCHW, self) if self.same else (_centre(self),) * 4
-        if not _slow(x_NCHW, self):
+        if not _own(x_NCHW, self):
             return _convolve(x_NCHW, self.weight, pads, stride, dilation)
         weight = self.weight
         if torch.is_autocast_enabled("cpu"):
@@ -66,19 +67,24 @@ def _centre(conv: nn.Conv2d) -> int:
     return conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
 
 
-def _slow(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
-    """Tell whether the native gradients of this call are slow."""
+def _own(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether the gradients of a call are by our functions."""
     if x_NCHW.device.type != "cpu" or not torch.is_grad_enabled():
         return False
-    if not (x_NCHW.requires_grad or conv.weight.requires_grad):
+    if not x_NCHW.is_contiguous(memory_format=torch.channels_last):
         return False
+    if not conv.weight.requires_grad:
+        return x_NCHW.requires_grad
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NCHW.dtype
+    return not _fast(dtype, x_NCHW, conv)
+
+
+def _fast(dtype: torch.dtype, x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether the library is as fast as our functions, or faster."""
     kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
     if (kernel, stride, dilation) == (3, 1, 1) or (stride > 1 and dilation > 1):
-        return False
-    if dtype is torch.float32 and (stride > 1 or 2 * dilation > min(x_NCHW.shape[2:])):
-        return False
-    return x_NCHW.is_contiguous(memory_format=torch.channels_last)
+        return True
+    return dtype is torch.float32 and (stride > 1 or 2 * dilation > min(x_NCHW.shape[2:]))
 
 
 def _convolve(x_NCHW: Tensor, weight_C1KK: Tensor, pads: Pads, stride: int, dilation: int) -> Tensor:
@@ -93,15 +99,15 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor, weight_C1KK: Tensor, pads: Pads, stride: int, dilation: int) -> Tensor:
-        ctx.save_for_backward(x_NCHW, weight_C1KK)
-        ctx.geometry = pads, stride, dilation
+        ctx.save_for_backward(x_NCHW if ctx.needs_input_grad[1] else None, weight_C1KK)
+        ctx.geometry, ctx.shape = (pads, stride, dilation), x_NCHW.shape
         return _convolve(x_NCHW, weight_C1KK, pads, stride, dilation)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        grad_x = input_gradient(grad, weight, x.shape, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        grad_x = input_gradient(grad, weight, ctx.shape, *ctx.geometry) if ctx.needs_input_grad[0] else None
         grad_weight = weight_gradient(grad, x, weight, *ctx.geometry) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None, None, None
 
@@ -115,11 +121,29 @@ def input_gradient(
     that a stride-1 convolution with the usual padding hands it back.
     """
     centre = dilation * (weight_C1KK.shape[-1] - 1) // 2
+    if stride > 1 and (dilation > 1 or grad_NCHW.dtype is torch.float32):
+        return _library_input_gradient(grad_NCHW, weight_C1KK, shape, pads, stride, dilation)
     if stride > 1:
         spread = torch.zeros(shape, dtype=grad_NCHW.dtype).contiguous(memory_format=torch.channels_last)
         spread[:, :, centre - pads[2] :: stride, centre - pads[0] :: stride] = grad_NCHW
         grad_NCHW = spread
     return F.conv2d(grad_NCHW, weight_C1KK.flip(2, 3), None, 1, centre, dilation, weight_C1KK.shape[0])
+
+
+def _library_input_gradient(
+    grad_NCHW: Tensor, weight_C1KK: Tensor, shape: torch.Size, pads: Pads, stride: int, dilation: int
+) -> Tensor:
+    """Return the gradient of the input by the library's own kernel, which wants an input but does not read it."""
+    (n, c, h, w), (left, right, above, below) = shape, pads
+    padding = left if pads == (left,) * 4 else 0
+    if not padding:
+        h, w = h + above + below, w + left + right
+    unread = torch.empty((n, c, h, w), dtype=grad_NCHW.dtype, memory_format=torch.channels_last)
+    sides = ([side] * 2 for side in (stride, padding, dilation))
+    grad_x: Tensor = torch.ops.aten.convolution_backward(
+        grad_NCHW, unread, weight_C1KK, None, *sides, False, [0, 0], c, [True, False, False]
+    )[0]
+    return grad_x if padding else grad_x[:, :, above : above + shape[2], left : left + shape[3]]
 
 
 def weight_gradient(
