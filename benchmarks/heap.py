@@ -4,8 +4,8 @@
 
 EfficientNet-Lite0 under DeepLabv3 at output stride 16, a batch of 8 at 240x320 in float32, two threads:
 a forward pass without gradients, as candidates are scored, and a training step. Either way has processes of its own,
-which take turns (A B A B A B). Ratios are as glibc does / kept: above 1, keeping is faster; `memory` is the other way
-round, of the largest resident size.
+which take turns (A B A B A B). Ratios are as glibc does / kept: above 1, keeping is faster; `kept_memory` is the
+other way round, of the largest resident size.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def main() -> None:
             turns.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     middle = {way: {name: median(turn[name] for turn in turns) for name in turns[0]} for way, turns in found.items()}
     plain, kept = middle["as it is"], middle["kept"]
-    ratios = {name: plain[name] / kept[name] for name in ("forward", "step")}
-    ratios["memory"] = kept["memory"] / plain["memory"]
+    ratios = {f"kept_{name}": plain[name] / kept[name] for name in ("forward", "step")}
+    ratios["kept_memory"] = kept["memory"] / plain["memory"]
     rows = [
         {"row": f"{name}: {way}", "metric": "bytes" if name == "memory" else "seconds", "score": value}
         for way, numbers in middle.items()

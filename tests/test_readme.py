@@ -126,7 +126,7 @@ def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
     )
     full = script.render(empty, tmp_path)
     assert "| seed | 58.7 % | 2.500 M | 2.566 G | 12.3 |" in full
-    assert "| 1.23 | ≥ 1.0 |" in full
+    assert "| 1.23 | ≥ 1.3 |" in full
     assert "| new | 3 |  |" in full
     assert full.count("2026-01-02, a machine, 2 cores, torch 2.14.1.") == 2
     assert script.render(full, tmp_path) == full

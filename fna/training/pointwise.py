@@ -3,8 +3,8 @@
 On a GPU all of them are. cuDNN plans a convolution when it first meets its shape, and a super network has thousands of
 shapes, most of them of 1x1 convolutions; a product needs no plan.
 
-On a CPU they are where the weight is frozen, in the steps of the alphas. Of a product nothing but the weight is kept for
-the gradient of the input, while of a convolution torch keeps the input, too.
+On a CPU they are where the weight is frozen, in the steps of the alphas. Of a product nothing but the weight is kept
+for the gradient of the input, while of a convolution torch keeps the input, too.
 
 A module gets another class; its parameters, name and hooks stay.
 """
