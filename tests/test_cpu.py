@@ -15,6 +15,7 @@ from fna.cost.madds import module_cost
 from fna.nets.network import Backbone, Model
 from fna.nets.supernet import SuperBackbone, path_network
 from fna.tasks.ssdlite import SSDLiteHead
+from fna.training.activation import LeanReLU6
 from fna.training.cpu import WideConv2d
 from fna.training.depthwise import DepthwiseConv2d
 from fna.training.distributed import World, replicate
@@ -60,6 +61,21 @@ def test_a_placed_network_is_the_same_network(padding: str) -> None:
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     x = torch.empty(1, 3, 64, 64, device="meta")
     assert module_cost(plain, x) == module_cost(placed, x)
+
+
+def test_relu6_keeps_nothing_but_its_output() -> None:
+    plain, lean = nn.ReLU6(inplace=True), CPU.place(nn.ReLU6(inplace=True))
+    assert type(lean) is LeanReLU6
+    assert type(CPU.place(nn.ReLU6())) is nn.ReLU6  # what it reads may be wanted elsewhere
+    x = torch.tensor([-1.0, 0.0, 1.0, 6.0, 7.0, float("nan")], requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        out = lean(x.clone())
+    assert [tensor.data_ptr() for tensor in kept] == [out.data_ptr()]
+    expected = plain(x.clone())
+    torch.testing.assert_close(out, expected, equal_nan=True)
+    assert torch.equal(*(torch.autograd.grad(y.square().nansum() + y.sum(), x)[0][:5] for y in (out, expected)))
+    assert torch.autograd.gradcheck(lambda x: lean(x.clone()), (torch.linspace(-2, 8, 12).double().requires_grad_(),))
 
 
 def test_placing_again_and_copies_change_nothing() -> None:

@@ -59,7 +59,7 @@ def conv(
 
 def activation(name: str) -> nn.Module:
     """Build the activation `name`, one of `arch.ACTIVATIONS`."""
-    return nn.ReLU6() if name == "relu6" else nn.ReLU(inplace=True)  # ReLU6 in place is copied for its gradient
+    return nn.ReLU6(inplace=True) if name == "relu6" else nn.ReLU(inplace=True)
 
 
 def add_parts(module: nn.Module, parts: Iterable[Part], norm_eps: float, padding: str) -> None:

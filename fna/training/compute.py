@@ -16,6 +16,7 @@ from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
 from fna.nets.network import Model
 from fna.training import cpu, distributed
+from fna.training.activation import lean
 from fna.training.determinism import deterministic, products
 from fna.training.heap import kept_pages
 from fna.training.pointwise import as_product
@@ -56,12 +57,13 @@ class Compute:
         return model
 
     def mended(self, module: M) -> M:
-        """Give the convolutions of a module what the device needs."""
+        """Give the layers of a module what training on the device needs."""
+        for part in module.modules():
+            lean(part)
+            if self.device.type != "cpu":
+                as_product(part, always=True)
         if self.device.type == "cpu":
             cpu.mend(module)
-        else:
-            for part in module.modules():
-                as_product(part, always=True)
         return module
 
     def parallel(self, model: Model, *, partial: bool) -> nn.Module:

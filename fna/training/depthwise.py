@@ -13,6 +13,7 @@ are by these functions: they do not keep the input then, which the library does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -151,64 +152,58 @@ def weight_gradient(
 ) -> Tensor:
     """Return the gradient of the weight, from sub-grids on which the convolution is undilated and unstrided."""
     out = torch.zeros_like(weight_C1KK, dtype=torch.promote_types(weight_C1KK.dtype, torch.float32))
-    height, width = grad_NCHW.shape[2:]
-    left, right, above, below = pads
-    if dilation > 1:  # tap (i, j) reads x[h + i d]: output and input split into the same d x d phases
-        assert stride == 1, "a dilated layer has lost its stride"
-        right, below = -width % dilation, -height % dilation
-        grad = _phases(F.pad(grad_NCHW, (0, right, 0, below)), dilation)
-        _set_taps(out, _phases(F.pad(x_NCHW, (left, right, above, below)), dilation), grad)
-    elif stride == 1:
-        _set_taps(out, F.pad(x_NCHW, (left, 0, above, 0)), grad_NCHW)
+    phases = list(product(range(max(stride, dilation)), repeat=2))
+    if stride == 1:  # tap i reads x[h + (i - centre) d]: output and input split into the same d x d phases
+        grads = [_phase(grad_NCHW, phase, dilation) for phase in phases]
+        _set_taps(out, [_phase(x_NCHW, phase, dilation) for phase in phases], grads, weight_C1KK.shape[-1] // 2)
     else:
+        assert dilation == 1, "a dilated layer has lost its stride"
         x_NCHW = F.pad(x_NCHW, pads)
-        for a in range(stride):  # tap i reads x[s h + i]: phase i mod s of the input at h + i // s
-            for b in range(stride):
-                _set_taps(out[:, :, a::stride, b::stride], x_NCHW[:, :, a::stride, b::stride], grad_NCHW)
+        for a, b in phases:  # tap i reads x[s h + i]: phase i mod s of the input at h + i // s
+            _set_taps(out[:, :, a::stride, b::stride], [_phase(x_NCHW, (a, b), stride)], [_phase(grad_NCHW, (0, 0), 1)])
     return out.to(weight_C1KK.dtype)
 
 
-def _phases(x_NCHW: Tensor, step: int) -> Tensor:
-    """Split each side into `step` interleaved phases, (step * step * N, C, H / step, W / step)."""
-    n, c, h, w = x_NCHW.shape
-    x = x_NCHW.permute(0, 2, 3, 1).reshape(n, h // step, step, w // step, step, c)
-    x = x.permute(2, 4, 0, 1, 3, 5).reshape(step * step * n, h // step, w // step, c)
-    return x.permute(0, 3, 1, 2)
+def _phase(x_NCHW: Tensor, first: Sequence[int], step: int) -> Tensor:
+    """Return a view of every `step`-th pixel of each side, channels last."""
+    return x_NCHW.permute(0, 2, 3, 1)[:, first[0] :: step, first[1] :: step]
 
 
-def _set_taps(out_C1HW: Tensor, x_NCHW: Tensor, grad_NCHW: Tensor) -> None:
+def _set_taps(out_C1HW: Tensor, xs_NHWC: Sequence[Tensor], grads_NHWC: Sequence[Tensor], centre: int = 0) -> None:
     """Set the taps of an undilated stride-1 kernel of any size, three by three (the native fast case).
 
-    Pixels lie in one row, image after image, and so do their gradients, with zeros between rows as wide as a window
-    reaches past them: then the input of three by three taps is all of that row from some pixel on, and nothing has to
+    Pixels lie in one row, image after image, and so do their gradients, with zeros between rows as wide as the kernel
+    reaches past them. Then the input of three by three taps is all of that row from some pixel on, and nothing has to
     be copied for it.
 
     Args:
         out_C1HW: set in place.
-        x_NCHW: padded on the left and above. On the right and below the next row's and the next image's padding
-            serves, where it is as wide; else it is padded there, too.
-        grad_NCHW: of the output.
+        xs_NHWC: batches of images of one kernel.
+        grads_NHWC: of their outputs.
+        centre: the tap of each side that reads the output's own pixel; 0: the images are padded.
     """
-    (images, channels, height, width), (rows, columns) = x_NCHW.shape, out_C1HW.shape[2:]
-    high, wide = max(height, grad_NCHW.shape[2]), max(width, grad_NCHW.shape[3] + 2)
-    pixels = x_NCHW.new_zeros(((images * high + rows + 3) * wide, channels))
-    pixels[: images * high * wide].view(images, high, wide, channels)[:, :height, :width] = _last(x_NCHW)
-    grad = F.pad(_last(grad_NCHW), (0, 0, 0, wide - 2 - grad_NCHW.shape[3], 0, high - grad_NCHW.shape[2]))
-    grad = grad.view(1, images * high, wide - 2, channels).permute(0, 3, 1, 2)
-    small = grad_NCHW.new_zeros((channels, 1, 3, 3))
-    shape = (1, images * high + 2, wide, channels)
+    images, (rows, columns), channels = len(xs_NHWC[0]), out_C1HW.shape[2:], len(out_C1HW)
+    high = centre + max(max(x.shape[1], grad.shape[1]) for x, grad in zip(xs_NHWC, grads_NHWC, strict=True))
+    wide = max(max(centre + x.shape[2], grad.shape[2] + 2) for x, grad in zip(xs_NHWC, grads_NHWC, strict=True))
+    height = len(xs_NHWC) * images * high
+    pixels = out_C1HW.new_zeros(((height + rows + 3) * wide, channels), dtype=xs_NHWC[0].dtype)
+    grad = pixels.new_zeros((height, wide - 2, channels))
+    _lay(pixels[: height * wide].view(len(xs_NHWC), images, high, wide, channels), xs_NHWC, centre)
+    _lay(grad.view(len(xs_NHWC), images, high, wide - 2, channels), grads_NHWC, 0)
+    small, grad = grad.new_zeros((channels, 1, 3, 3)), grad[None].permute(0, 3, 1, 2)
     for i, j in product(_starts(rows), _starts(columns)):
         first = i * wide + j
-        window = pixels[first : first + shape[1] * wide].view(shape).permute(0, 3, 1, 2)
+        window = pixels[first : first + (height + 2) * wide].view(1, height + 2, wide, channels).permute(0, 3, 1, 2)
         _, taps, _ = torch.ops.aten.convolution_backward(
             grad, window, small, None, [1, 1], [0, 0], [1, 1], False, [0, 0], channels, [False, True, False]
         )
         out_C1HW[:, :, i : i + 3, j : j + 3] = taps[:, :, : rows - i, : columns - j]
 
 
-def _last(x_NCHW: Tensor) -> Tensor:
-    """Return a view of the same with channels last."""
-    return x_NCHW.permute(0, 2, 3, 1)
+def _lay(places: Tensor, batches_NHWC: Sequence[Tensor], at: int) -> None:
+    """Copy batches to their places, each so far from the upper and the left side."""
+    for place, batch in zip(places, batches_NHWC, strict=True):
+        place[:, at : at + batch.shape[1], at : at + batch.shape[2]] = batch
 
 
 def _starts(size: int) -> list[int]:
