@@ -16,6 +16,7 @@ from fna.arch.net_config import from_net_config
 from fna.cost.madds import Cost, model_cost
 from fna.errors import FnaError
 from fna.nets.network import FeatureInfo, feature_info
+from fna.nets.upsampling import upsample
 from fna.tasks.heads import RATES, DeepLabV3Head, DeepLabV3PlusHead, ImagePooling
 
 CHANNELS, STRIDES = (6, 8, 12, 20, 32), (2, 4, 8, 16, 16)
@@ -40,6 +41,24 @@ def head(request: pytest.FixtureRequest) -> nn.Module:
     module = HEADS[request.param]()
     module.to(memory_format=torch.channels_last)
     return module
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("before", "after"), [((7, 9), (97, 130)), ((1, 1), (5, 3)), ((6, 8), (6, 8)), ((9, 8), (4, 3))]
+)
+def test_upsampling_in_training_is_the_librarys(
+    before: tuple[int, int], after: tuple[int, int], layout: torch.memory_format
+) -> None:
+    x = torch.randn(2, 3, *before, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    x.requires_grad_()
+    ours, theirs = (upsample(x, after, training) for training in (True, False))
+    assert ours.is_contiguous(memory_format=layout) or before == (1, 1)  # which lies either way
+    torch.testing.assert_close(ours, theirs)
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, direction)[0] for y in (ours, theirs)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(upsample(x, after, True), ours)
 
 
 @pytest.mark.parametrize("row", range(4))

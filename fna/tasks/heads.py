@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fna.errors import FnaError
 from fna.nets.blocks import conv
 from fna.nets.network import FeatureInfo, initialise
+from fna.nets.upsampling import upsample
 
 RATES = (6, 12, 18)  # dilations of the ASPP at output stride 16 (DeepLabv3, arXiv:1706.05587)
 
@@ -46,7 +47,7 @@ class DeepLabV3Head(nn.Module):
             features: one map per entry of `feature_info`.
             size_hw: size of the image.
         """
-        return upsample_logits(self.classifier(self.aspp(features[-1])), size_hw)
+        return upsample_logits(self.classifier(self.aspp(features[-1])), size_hw, self.training)
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -101,8 +102,9 @@ class DeepLabV3PlusHead(nn.Module):
             size_hw: size of the image.
         """
         low = self.low_project(features[self.low])
-        high = F.interpolate(self.aspp(features[-1]), size=low.shape[2:], mode="bilinear", align_corners=False)
-        return upsample_logits(self.classifier(self.decoder(torch.cat([high, low], 1))), size_hw)
+        deep = self.aspp(features[-1])
+        high = upsample(deep, (low.shape[2], low.shape[3]), self.training).to(deep.dtype)
+        return upsample_logits(self.classifier(self.decoder(torch.cat([high, low], 1))), size_hw, self.training)
 
 
 class ASPP(nn.Module):
@@ -161,14 +163,13 @@ class ImagePooling(nn.Module):
         return F.relu(y, inplace=True)
 
 
-def upsample_logits(logits_NCHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def upsample_logits(logits_NCHW: Tensor, size_hw: tuple[int, int], training: bool) -> Tensor:
     """Return bilinearly upsampled logits as the loss wants them: float32, (N, classes, *size_hw), contiguous.
 
     The conversion happens on the small map, where it is free; together with the cross entropy that is the fastest of
     the layouts and precisions on a CPU.
     """
-    small = logits_NCHW.float().contiguous()
-    return F.interpolate(small, size=size_hw, mode="bilinear", align_corners=False)
+    return upsample(logits_NCHW.float().contiguous(), size_hw, training)
 
 
 def _conv_norm_relu(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fna.config import EngineConfig
 from fna.errors import FnaError, nearest
+from fna.nets.activation import lean
 from fna.nets.network import Model
 from fna.training import cpu, distributed
-from fna.training.activation import lean
 from fna.training.determinism import deterministic, products
 from fna.training.heap import kept_pages
 from fna.training.pointwise import as_product

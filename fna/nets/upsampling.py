@@ -1,0 +1,40 @@
+"""Bilinear upsampling; in training as two matrix products, whose gradients are fast and the same bits every time.
+
+torch adds up the gradient of its own bilinear upsampling in any order on a GPU, takes another, slow way when asked for
+the same bits every time, and on a CPU needs many times as long as the products.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def upsample(x_NCHW: Tensor, size_hw: tuple[int, int], training: bool) -> Tensor:
+    """Return maps of another size, bilinearly (``align_corners=False``); in training float32, in the layout given.
+
+    Args:
+        x_NCHW: maps.
+        size_hw: the size to have.
+        training: whether gradients will be wanted.
+    """
+    if not training:
+        return F.interpolate(x_NCHW, size=size_hw, mode="bilinear", align_corners=False)
+    rows, columns = (_weights(*sides, x_NCHW.device) for sides in zip(x_NCHW.shape[2:], size_hw, strict=True))
+    kind = x_NCHW.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        out = rows @ (x_NCHW.float() @ columns.T)
+    return out if x_NCHW.is_contiguous() else out.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=64)
+def _weights(before: int, after: int, device: torch.device) -> Tensor:
+    """Return what each of `after` pixels of a side takes of each of `before`, (after, before)."""
+    with torch.inference_mode(False):
+        places = (torch.arange(after, device=device) + 0.5) * (before / after) - 0.5
+        distances = places.clamp(0, before - 1)[:, None] - torch.arange(before, device=device)
+        return (1 - distances.abs()).clamp_min(0)
