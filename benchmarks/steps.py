@@ -334,9 +334,8 @@ def main(data: str) -> None:
         for name, values in peaks.items()
         for what, value in values.items()
     ]
-    record.write(
-        "steps", [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **row} for row in rows], ratios
-    )
+    rows = [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **row} for row in rows]
+    record.write("steps", rows, ratios, precision=str(loop.compute.dtype or torch.float32)[6:])
     print(json.dumps(ratios, indent=1))
 
 
