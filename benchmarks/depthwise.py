@@ -39,12 +39,12 @@ def library(step: Callable[[], object]) -> Callable[[], object]:
     """Return `step` with the library's own gradients."""
 
     def native() -> None:
-        ours = depthwise._own
-        depthwise._own = lambda *_: False
+        ours = depthwise._by_us
+        depthwise._by_us = lambda *_: False
         try:
             step()
         finally:
-            depthwise._own = ours
+            depthwise._by_us = ours
 
     return native
 

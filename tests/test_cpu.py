@@ -80,7 +80,10 @@ def test_relu6_keeps_its_output_or_less(frozen: bool) -> None:
     ]
     expected = plain(x.clone())
     assert torch.equal(out, expected)
-    assert torch.equal(*(torch.autograd.grad(y.square().sum() + y.sum(), x)[0] for y in (out, expected)))
+    assert torch.equal(
+        *(torch.autograd.grad(y.square().sum() + y.sum(), x, retain_graph=True)[0] for y in (out, expected))
+    )
+    assert torch.equal(*(torch.autograd.grad(y, x, torch.full_like(y, torch.inf))[0] for y in (out, expected)))
     assert CPU.place(nn.ReLU6(inplace=True))(torch.tensor([float("nan")]).requires_grad_().clone()).isnan().all()
 
 

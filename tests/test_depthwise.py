@@ -163,6 +163,15 @@ def test_gradient_checks_numerically() -> None:
     assert torch.autograd.gradcheck(lambda x: conv(x), (images(1, (5, 6), torch.float64, 2),))
 
 
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (3, 1, 2), (5, 2, 1)])
+def test_second_derivatives(kernel: int, stride: int, dilation: int) -> None:
+    conv = layer(kernel, stride, dilation, False, torch.float64, 2)
+    inputs = (images(1, (5, 6), torch.float64, 2), conv.weight)
+    assert torch.autograd.gradgradcheck(
+        lambda x, weight: torch.func.functional_call(conv, {"weight": weight}, x), inputs
+    )
+
+
 @pytest.mark.parametrize("mode", ["no_grad", "inference", "frozen", "contiguous", "plain", "strided and dilated"])
 def test_the_library_keeps_what_it_does_well(mode: str) -> None:
     geometry = {"plain": (3, 1, 1), "strided and dilated": (5, 2, 2)}.get(mode, (5, 1, 1))
@@ -212,7 +221,7 @@ def test_it_trains_as_native_does(monkeypatch: pytest.MonkeyPatch) -> None:
         return conv.weight.detach()
 
     ours = train()
-    monkeypatch.setattr(depthwise, "_own", lambda x_NCHW, conv: False)
+    monkeypatch.setattr(depthwise, "_by_us", lambda x_NCHW, conv: False)
     torch.testing.assert_close(ours, train())
 
 

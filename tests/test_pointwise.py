@@ -11,7 +11,11 @@ from test_cpu import CPU, META, classes, detector, images
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fna.training.compute import Compute
+from fna.training.distributed import World
 from fna.training.pointwise import PointwiseConv2d, as_product
+
+GPU = Compute(torch.device("cuda"), None, True, World())  # named, not used
 
 
 class Convolutions(TorchDispatchMode):
@@ -25,12 +29,6 @@ class Convolutions(TorchDispatchMode):
         if func is torch.ops.aten.convolution.default:
             self.kernels.append(tuple(args[1].shape[2:]))
         return func(*args, **(kwargs or {}))
-
-
-def as_products(model: nn.Module) -> None:
-    """What a GPU gets."""
-    for part in model.modules():
-        as_product(part, always=True)
 
 
 def results(conv: nn.Conv2d, x: Tensor) -> list[Tensor]:
@@ -67,7 +65,7 @@ def test_other_convolutions_stay(other: dict[str, int]) -> None:
 def test_a_placed_network_is_the_same_network() -> None:
     plain = detector().eval()
     placed = copy.deepcopy(plain)
-    as_products(placed)
+    GPU.mended(placed)
     assert list(plain.state_dict()) == list(placed.state_dict())
     with torch.no_grad():
         expected, found = plain(images()), placed(images())
@@ -81,7 +79,7 @@ def test_no_1x1_convolution_is_left_to_the_library() -> None:
     model = detector().to(memory_format=torch.channels_last)
     with Convolutions() as plain:
         model(images())
-    as_products(model)
+    GPU.mended(model)
     with Convolutions() as ran:
         model(images())
     assert ran.kernels == [kernel for kernel in plain.kernels if kernel != (1, 1)] != plain.kernels
@@ -91,6 +89,8 @@ def test_no_1x1_convolution_is_left_to_the_library() -> None:
 def test_on_a_cpu_a_frozen_weight_keeps_no_input(frozen: bool) -> None:
     conv = CPU.place(nn.Conv2d(6, 10, 1, bias=False)).requires_grad_(not frozen)
     assert type(conv) is PointwiseConv2d
+    assert not conv.always
+    assert GPU.mended(copy.deepcopy(conv)).always
     x = torch.randn(3, 6, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):

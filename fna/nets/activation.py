@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class LeanReLU6(nn.ReLU6):
-    """What `lean` makes of a ReLU6 in place: the same numbers."""
+    """What `lean` makes of a ReLU6 in place: the same numbers. Nothing may change its output in place."""
 
     frozen = False  # the weights of the network
 
@@ -30,16 +30,15 @@ class _ReLU6(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: bool) -> Tensor:
         through = x.clamp(*_inside(x.dtype)).eq_(x).to(torch.int8) if frozen else None  # the comparisons that are fast
-        ctx.mark_dirty(x.clamp_(0, 6))
+        x.clamp_(0, 6)
+        ctx.mark_dirty(x)
         ctx.save_for_backward(x if through is None else through)
         return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        if kept.dtype is torch.int8:
-            return kept.to(grads[0].dtype).mul_(grads[0]), None
-        return torch.ops.aten.hardtanh_backward(grads[0], kept, 0, 6), None  # what came out at an end came in there
+        (kept,) = ctx.saved_tensors  # the output, at an end where the input was there or outside; or 0 and 1
+        return torch.ops.aten.hardtanh_backward(grads[0], kept.to(grads[0].dtype), 0, 6), None
 
 
 @lru_cache

@@ -1,7 +1,7 @@
 """Bilinear upsampling; in training as two matrix products, whose gradients are fast and the same bits every time.
 
 torch adds up the gradient of its own bilinear upsampling in any order on a GPU, takes another, slow way when asked for
-the same bits every time, and on a CPU needs many times as long as the products.
+the same bits every time, and on a CPU needs many times as long where maps are contiguous, as logits are.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ def upsample(x_NCHW: Tensor, size_hw: tuple[int, int], training: bool) -> Tensor
     rows, columns = (_weights(*sides, x_NCHW.device) for sides in zip(x_NCHW.shape[2:], size_hw, strict=True))
     kind = x_NCHW.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-        out = rows @ (x_NCHW.float() @ columns.T)
-    return out if x_NCHW.is_contiguous() else out.contiguous(memory_format=torch.channels_last)
+        if not x_NCHW.is_contiguous():  # channels last
+            x_NHWC = x_NCHW.float().permute(0, 2, 3, 1)
+            tall = (rows @ x_NHWC.flatten(2)).unflatten(2, x_NHWC.shape[2:])
+            last: Tensor = columns @ tall
+            return last.permute(0, 3, 1, 2)
+        out: Tensor = rows @ (x_NCHW.float() @ columns.T)
+        return out
 
 
 @lru_cache(maxsize=64)
 def _weights(before: int, after: int, device: torch.device) -> Tensor:
     """Return what each of `after` pixels of a side takes of each of `before`, (after, before)."""
     with torch.inference_mode(False):
-        places = (torch.arange(after, device=device) + 0.5) * (before / after) - 0.5
+        places = (torch.arange(after, dtype=torch.float32, device=device) + 0.5) * (before / after) - 0.5
         distances = places.clamp(0, before - 1)[:, None] - torch.arange(before, device=device)
         return (1 - distances.abs()).clamp_min(0)

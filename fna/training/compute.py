@@ -60,8 +60,7 @@ class Compute:
         """Give the layers of a module what training on the device needs."""
         for part in module.modules():
             lean(part)
-            if self.device.type != "cpu":
-                as_product(part, always=True)
+            as_product(part, always=self.device.type != "cpu")
         if self.device.type == "cpu":
             cpu.mend(module)
         return module

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from fna.nets.network import Model
 from fna.training.depthwise import quicken
-from fna.training.pointwise import as_product
 
 
 class WideConv2d(nn.Conv2d):
@@ -43,4 +42,3 @@ def mend(model: nn.Module) -> None:
             quicken(part)
         if type(part) is nn.Conv2d and (part.kernel_size, part.stride) == ((3, 3), (2, 2)):
             part.__class__ = WideConv2d
-        as_product(part, always=False)

@@ -1,10 +1,10 @@
-"""Gradients of depthwise convolutions on CPUs, where the native ones are slow: all but plain 3x3.
+"""Gradients of depthwise convolutions on CPUs, where the native ones are slow.
 
 `benchmarks/results/depthwise.json` says how slow, layer by layer and for a whole training step. Both gradients are
 convolutions again, so they are put together from the cases that are fast:
 
 - the input's gradient is a stride-1 depthwise convolution of the output's gradient with the turned kernel;
-- the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the padded input.
+- the weight's gradient comes in 3x3 pieces from undilated, unstrided sub-grids of the input.
 
 The library's own kernels serve CUDA, evaluation, the plain 3x3 stride-1 case and stride with dilation; in float32 also
 what is strided, or reaches past half of the map. Where the weight is frozen, in the steps of the alphas, all gradients
@@ -33,7 +33,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """Convolve; the output side is ceil(input side / stride)."""
         stride, dilation = self.stride[0], self.dilation[0]
         pads = pad_amounts(x_NCHW, self) if self.same else (_centre(self),) * 4
-        if not _own(x_NCHW, self):
+        if not _by_us(x_NCHW, self):
             return _convolve(x_NCHW, self.weight, pads, stride, dilation)
         weight = self.weight
         if torch.is_autocast_enabled("cpu"):
@@ -68,7 +68,7 @@ def _centre(conv: nn.Conv2d) -> int:
     return conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
 
 
-def _own(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
+def _by_us(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
     """Tell whether the gradients of a call are by our functions."""
     if x_NCHW.device.type != "cpu" or not torch.is_grad_enabled():
         return False
@@ -77,10 +77,10 @@ def _own(x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
     if not conv.weight.requires_grad:
         return x_NCHW.requires_grad
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NCHW.dtype
-    return not _fast(dtype, x_NCHW, conv)
+    return not _library_is_fast(dtype, x_NCHW, conv)
 
 
-def _fast(dtype: torch.dtype, x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
+def _library_is_fast(dtype: torch.dtype, x_NCHW: Tensor, conv: nn.Conv2d) -> bool:
     """Tell whether the library is as fast as our functions, or faster."""
     kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
     if (kernel, stride, dilation) == (3, 1, 1) or (stride > 1 and dilation > 1):
@@ -188,8 +188,8 @@ def _set_taps(out_C1HW: Tensor, xs_NHWC: Sequence[Tensor], grads_NHWC: Sequence[
     height = len(xs_NHWC) * images * high
     pixels = out_C1HW.new_zeros(((height + rows + 3) * wide, channels), dtype=xs_NHWC[0].dtype)
     grad = pixels.new_zeros((height, wide - 2, channels))
-    _lay(pixels[: height * wide].view(len(xs_NHWC), images, high, wide, channels), xs_NHWC, centre)
-    _lay(grad.view(len(xs_NHWC), images, high, wide - 2, channels), grads_NHWC, 0)
+    _put(pixels[: height * wide].view(len(xs_NHWC), images, high, wide, channels), xs_NHWC, centre)
+    _put(grad.view(len(xs_NHWC), images, high, wide - 2, channels), grads_NHWC, 0)
     small, grad = grad.new_zeros((channels, 1, 3, 3)), grad[None].permute(0, 3, 1, 2)
     for i, j in product(_starts(rows), _starts(columns)):
         first = i * wide + j
@@ -200,10 +200,10 @@ def _set_taps(out_C1HW: Tensor, xs_NHWC: Sequence[Tensor], grads_NHWC: Sequence[
         out_C1HW[:, :, i : i + 3, j : j + 3] = taps[:, :, : rows - i, : columns - j]
 
 
-def _lay(places: Tensor, batches_NHWC: Sequence[Tensor], at: int) -> None:
-    """Copy batches to their places, each so far from the upper and the left side."""
-    for place, batch in zip(places, batches_NHWC, strict=True):
-        place[:, at : at + batch.shape[1], at : at + batch.shape[2]] = batch
+def _put(places: Tensor, batches_NHWC: Sequence[Tensor], at: int) -> None:
+    """Copy each batch to its place, so far from the upper and the left side."""
+    for i, batch in enumerate(batches_NHWC):
+        places[i, :, at : at + batch.shape[1], at : at + batch.shape[2]] = batch
 
 
 def _starts(size: int) -> list[int]:

@@ -10,28 +10,41 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # what mallopt(3) sets
-LARGEST = 2**31 - 1  # of its values
-KEEP = ((MMAP_MAX, 0), (TRIM_THRESHOLD, LARGEST))
+KEEP = ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1))
 RESTORE = ((MMAP_MAX, 2**16), (MMAP_THRESHOLD, 2**25), (TRIM_THRESHOLD, 2**26))  # as far as glibc goes by itself
+
+_lock, _inside = Lock(), 0
 
 
 @contextmanager
 def kept_pages() -> Iterator[None]:
-    """Keep what is freed until the context is left. Where another allocator than glibc's serves, nothing happens."""
+    """Keep what is freed until the last context is left.
+
+    It holds for blocks of the process's first thread, and for processes that are forked from it. Settings of glibc's
+    that were made in the environment are not restored. Without glibc nothing happens, and nothing changes where another
+    allocator takes its place.
+    """
     library = ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
-    mallopt: Callable[[int, int], int] | None = getattr(library, "mallopt", None)
-    if library is None or mallopt is None:
-        yield
-        return
-    for option, value in KEEP:
-        mallopt(option, value)
+    _enter(library, 1, KEEP)
     try:
         yield
     finally:
-        for option, value in RESTORE:
-            mallopt(option, value)
-        library.malloc_trim(0)
+        _enter(library, -1, RESTORE)
+
+
+def _enter(library: ctypes.CDLL | None, by: int, options: tuple[tuple[int, int], ...]) -> None:
+    """Count who is inside; set the options when the first comes, or the last leaves."""
+    global _inside
+    with _lock:
+        first, _inside = _inside == 0, _inside + by
+        if library is None or not (first or _inside == 0):
+            return
+        for option, value in options:
+            library.mallopt(option, value)
+        if _inside == 0:
+            library.malloc_trim(0)

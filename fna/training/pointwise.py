@@ -19,7 +19,7 @@ from torch.nn import functional as F
 class PointwiseConv2d(nn.Conv2d):
     """What `as_product` makes of a 1x1 convolution: the same numbers, to rounding."""
 
-    always: bool  # a product; else where the weight is frozen
+    always = False  # a product, and not only where the weight is frozen
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Convolve; maps that do not lie channels_last as any convolution does."""
@@ -36,8 +36,9 @@ def as_product(conv: nn.Module, always: bool) -> None:
         conv: any module.
         always: for every input, and not only where the weight is frozen.
     """
-    if type(conv) is not nn.Conv2d:
+    if type(conv) not in (nn.Conv2d, PointwiseConv2d):
         return
+    assert isinstance(conv, nn.Conv2d)
     if conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
         conv.always = always  # type: ignore[assignment]
         conv.__class__ = PointwiseConv2d
