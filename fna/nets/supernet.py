@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fna.arch import Candidates, SuperArch
 from fna.errors import FnaError
-from fna.nets.activation import LeanReLU6
 from fna.nets.blocks import build_block
 from fna.nets.network import Backbone, Model, build_pool, build_stem, feature_info, initialise
 
@@ -193,33 +192,21 @@ def entropy(alphas: Sequence[Tensor]) -> list[float]:
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
     """Inside, weights get no gradient, and running statistics stay as they are; see `still_norms`."""
-    modules = list(model.modules())  # of a super network there are thousands: one walk
-    weights = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
-    rectifiers = [m for m in modules if isinstance(m, LeanReLU6)]
+    weights = [p for p in model.parameters() if p.requires_grad]
     for p in weights:
         p.requires_grad_(False)
-    for m in rectifiers:
-        m.frozen = True
     try:
-        with _still(modules):
+        with still_norms(model):
             yield
     finally:
         for p in weights:
             p.requires_grad_(True)
-        for m in rectifiers:
-            m.frozen = False
 
 
 @contextmanager
 def still_norms(model: nn.Module) -> Iterator[None]:
     """Inside, batch norms use batch statistics without touching their running ones."""
-    with _still(model.modules()):
-        yield
-
-
-@contextmanager
-def _still(modules: Iterable[nn.Module]) -> Iterator[None]:
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
     try:
