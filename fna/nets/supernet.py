@@ -66,8 +66,8 @@ def _weighted(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Return the weighted sum of the outputs of a layer's candidates."""
     total: Tensor | None = None
     for y, weight in zip(maps, weights, strict=True):
-        term = y * weight.to(y.dtype)
-        total = term if total is None else total + term
+        weight = weight.to(y.dtype)
+        total = y * weight if total is None else torch.addcmul(total, y, weight)
     assert total is not None, "a mixture has at least one candidate"
     return total
 
