@@ -43,19 +43,24 @@ def head(request: pytest.FixtureRequest) -> nn.Module:
     return module
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("before", "after"), [((7, 9), (97, 130)), ((1, 1), (5, 3)), ((6, 8), (6, 8)), ((9, 8), (4, 3))]
 )
 def test_upsampling_in_training_is_the_librarys(
-    before: tuple[int, int], after: tuple[int, int], layout: torch.memory_format
+    before: tuple[int, int], after: tuple[int, int], layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    x = torch.randn(2, 3, *before, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    x = (
+        torch.randn(2, 3, *before, generator=torch.Generator().manual_seed(0))
+        .to(dtype)
+        .contiguous(memory_format=layout)
+    )
     x.requires_grad_()
     ours, theirs = (upsample(x, after, training) for training in (True, False))
     assert ours.is_contiguous(memory_format=layout) or before == (1, 1)  # which lies either way
     torch.testing.assert_close(ours, theirs)
-    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     torch.testing.assert_close(*(torch.autograd.grad(y, x, direction)[0] for y in (ours, theirs)))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(upsample(x, after, True), ours)
