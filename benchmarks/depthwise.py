@@ -35,6 +35,13 @@ CASES = (  # channels, height, width, kernel, stride, dilation
 )
 
 
+def deeplab() -> tuple[nn.Module, torch.Tensor]:
+    """Return the seed under DeepLabv3 at output stride 16, placed, and a batch."""
+    backbone = Backbone(with_output_stride(load_seed("efficientnet_lite0", None).arch, 16))
+    model = CPU.place(Model(backbone, DeepLabV3Head(backbone.feature_info, 11)))
+    return model, torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
+
+
 def library(step: Callable[[], object]) -> Callable[[], object]:
     """Return `step` with the library's own gradients."""
 
@@ -68,11 +75,7 @@ def main() -> None:
             name = f"{str(dtype)[6:]} {channels}x{height}x{width} k{kernel} s{stride} d{dilation}"
             ratios[name] = times["library"] / times["ours"]
             rows += [{"row": f"{name}: {who}", "metric": "seconds", "score": value} for who, value in times.items()]
-    seed = load_seed("efficientnet_lite0", None)
-    backbone = Backbone(with_output_stride(seed.arch, 16))
-    model = CPU.place(Model(backbone, DeepLabV3Head(backbone.feature_info, 11)))
-    images = torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
-
+    model, images = deeplab()
     for dtype in DTYPES:
 
         def whole(dtype: torch.dtype = dtype) -> None:
@@ -84,7 +87,6 @@ def main() -> None:
         name = f"{str(dtype)[6:]} whole training step of the seed"
         ratios[name] = times["library"] / times["ours"]
         rows += [{"row": f"{name}: {who}", "metric": "seconds", "score": value} for who, value in times.items()]
-    rows = [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **row} for row in rows]
     record.write("depthwise", rows, ratios, auto=str(find_precision("auto", CPU.device) or torch.float32)[6:])
     print(json.dumps(ratios, indent=1))
 

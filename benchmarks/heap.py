@@ -20,14 +20,9 @@ from statistics import median
 
 import record
 import torch
+from depthwise import deeplab
 from steps import seconds
 
-from fna.arch import with_output_stride
-from fna.nets.network import Backbone, Model
-from fna.seeds import load_seed
-from fna.tasks.heads import DeepLabV3Head
-from fna.training.compute import Compute
-from fna.training.distributed import World
 from fna.training.heap import kept_pages
 
 WAYS = {"as it is": nullcontext, "kept": kept_pages}
@@ -37,12 +32,7 @@ TURNS, TIMES = 3, 7
 def measure(way: str) -> dict[str, float]:
     """Return the median seconds of each kind of pass, and the largest resident size in bytes."""
     torch.set_num_threads(2)
-    seed = load_seed("efficientnet_lite0", None)
-    backbone = Backbone(with_output_stride(seed.arch, 16))
-    model = Compute(torch.device("cpu"), None, True, World()).place(
-        Model(backbone, DeepLabV3Head(backbone.feature_info, 11))
-    )
-    images = torch.randn(8, 3, 240, 320).contiguous(memory_format=torch.channels_last)
+    model, images = deeplab()
 
     def forward() -> None:
         model.eval()
@@ -84,7 +74,7 @@ def main() -> None:
         for way, numbers in middle.items()
         for name, value in numbers.items()
     ]
-    record.write("heap", [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **r} for r in rows], ratios)
+    record.write("heap", rows, ratios)
     print(json.dumps(ratios, indent=1))
 
 

@@ -17,6 +17,7 @@ import torch
 from fna.training.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
+BARE = {"rng_seed": 0, "params": None, "madds": None, "minutes": None}  # of a row that is of no network
 
 
 def machine() -> str:
@@ -39,7 +40,7 @@ def write(name: str, rows: list[dict[str, Any]], ratios: dict[str, float], **mor
 
     Args:
         name: of the file, without ending.
-        rows: ``row, rng_seed, metric, score, params, madds, minutes`` each.
+        rows: ``row, metric, score`` each, and what else there is of ``rng_seed, params, madds, minutes``.
         ratios: named ratios, measured side by side.
         more: further JSON-ready facts.
     """
@@ -52,7 +53,7 @@ def write(name: str, rows: list[dict[str, Any]], ratios: dict[str, float], **mor
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "rows": rows,
+        "rows": [BARE | row for row in rows],
         "ratios": ratios,
         **more,
     }

@@ -13,7 +13,6 @@ weight step's includes the optimizer's state of the paths it trains.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
@@ -47,6 +46,7 @@ from fna.stages.expand import expand, seed_network
 from fna.tasks.problem import Problem
 from fna.training.compute import Compute, computing
 from fna.training.engine import WeightStep, global_mean
+from fna.training.heap import hand_back
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 PATHS, ROUNDS, DRAWS = 20, 8, 10
@@ -266,7 +266,7 @@ def measure_memory(kind: str, data: str) -> None:
         loop.alpha_batches = iter(batches)
         if kind != "weight":
             loop.config = loop.config.model_copy(update={"estimator": kind})
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not rest
+        hand_back()
         rest = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         for i, (batch, images) in enumerate(batches):
@@ -334,7 +334,6 @@ def main(data: str) -> None:
         for name, values in peaks.items()
         for what, value in values.items()
     ]
-    rows = [{"rng_seed": 0, "params": None, "madds": None, "minutes": None, **row} for row in rows]
     record.write("steps", rows, ratios, precision=str(loop.compute.dtype or torch.float32)[6:])
     print(json.dumps(ratios, indent=1))
 

@@ -29,22 +29,30 @@ def kept_pages() -> Iterator[None]:
     that were made in the environment are not restored. Without glibc nothing happens, and nothing changes where another
     allocator takes its place.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
-    _enter(library, 1, KEEP)
+    _enter(1, KEEP)
     try:
         yield
     finally:
-        _enter(library, -1, RESTORE)
+        if _enter(-1, RESTORE):
+            hand_back()
 
 
-def _enter(library: ctypes.CDLL | None, by: int, options: tuple[tuple[int, int], ...]) -> None:
-    """Count who is inside; set the options when the first comes, or the last leaves."""
+def hand_back() -> None:
+    """Let the system have what is free now."""
+    if library := _glibc():
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
+
+
+def _enter(by: int, options: tuple[tuple[int, int], ...]) -> bool:
+    """Count who is inside; set the options when the first comes, or the last leaves. Return whether that was so."""
     global _inside
     with _lock:
-        first, _inside = _inside == 0, _inside + by
-        if library is None or not (first or _inside == 0):
-            return
-        for option, value in options:
-            library.mallopt(option, value)
-        if _inside == 0:
-            library.malloc_trim(0)
+        outer, _inside = _inside == 0 or _inside + by == 0, _inside + by
+        if outer and (library := _glibc()):
+            for option, value in options:
+                library.mallopt(option, value)
+        return outer
