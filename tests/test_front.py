@@ -24,7 +24,7 @@ from fna.config.budgets import parse_budget
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.reporting.front import dominated
-from fna.runs import pipeline
+from fna.runs import pipeline, pruning
 from fna.runs.folder import Folder
 from fna.runs.front import make_front, pick_point, plan_front
 from fna.runs.jobs import share_network, share_of
@@ -208,6 +208,19 @@ def test_a_pruned_seed_stands_beside_the_network_of_its_budget(fronted: tuple[Pa
     assert plan["compute_minutes"] > read_json(path / "baseline" / "network.json")["compute_minutes"]
     assert load(job).arch == Arch.from_json(target["arch"])
     assert make_front(path, ["0.7x"], controls=["pruned_norm"]) == front
+
+
+def test_a_seed_that_took_most_of_the_time_is_fine_tuned_anew_to_be_pruned(
+    fronted: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(fronted[0], tmp_path / "copy")
+    tuned = read_json(path / "baseline" / "network.json")
+    for budget, total, anew in (("0.65x", 1.9, True), ("0.6x", 2.1, False)):
+        monkeypatch.setattr(pruning, "_total", lambda _, total=total: total * tuned["compute_minutes"])
+        make_front(path, [budget], controls=["pruned_norm"])
+        job = path / "front" / f"pruned_norm_{budget.replace('.', '_')}"
+        assert (job / "seed_short" / "network.json").exists() == anew
+        assert read_json(job / "prune.json")["seed_epochs"] == 1
 
 
 def test_what_a_pruned_control_needs_is_asked_first(

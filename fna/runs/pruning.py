@@ -1,4 +1,4 @@
-"""The fine-tuned seed of a run, pruned to a budget and fine-tuned again for the time that a search's network took."""
+"""The fine-tuned seed of a run, pruned to a budget and fine-tuned again, for the time that a search's network took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fna.nets.weights import Network
 from fna.progress import say
 from fna.reporting.rows import PRUNED, charged_minutes
 from fna.runs.folder import Folder
-from fna.runs.pipeline import keep_target, kept_target, start_network
+from fna.runs.pipeline import PLAIN_SEED, adapt_one, keep_target, kept_target, start_network
 from fna.runs.run import Run
 from fna.runs.saved import TWIN, WEIGHTS
 from fna.searching.choosing import Choice
@@ -26,6 +26,7 @@ from fna.training.clock import Stopwatch
 from fna.training.pace import Pace, measure_pace
 
 FILE = "prune.json"
+SHORT = "seed_short"  # the adaptation of a seed that is fine-tuned for its pruning alone
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Pruning:
 
     Args:
         importance: a name of `stages.prune.IMPORTANCES`.
-        seed: the folder of the fine-tuned seed, in a run's.
+        seed: the folder of the fine-tuned seed, in a run's; see `_tuned_seed` for when it is taken.
         beside: the folder of the network within the same budget, in a run's, whose total time it gets.
     """
 
@@ -61,7 +62,7 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     if run.finished("prune"):
         return int(run.read_json(FILE, "prune")["epochs"])
     watch, own = Stopwatch(run.compute.device.type), run.config.derive
-    seed, spent = _tuned(pruning.seed)
+    seed, spent = _tuned_seed(run, pruning)
     wanted = {"budget": own.budget, "chooser": own.chooser}
     if not kept_target(run, PRUNED, wanted):
         keep_target(run, PRUNED, wanted, _pruned(run, seed, pruning.importance, budget))
@@ -73,7 +74,13 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     left = _total(pruning.beside) - ours
     epochs = max(1, round(left / minutes))
     say(f"prune: {epochs} epochs of {minutes:.2f} minutes, so that it takes as long as {pruning.beside}")
-    about = {"importance": pruning.importance, "compute_minutes": ours, "left_minutes": left, "epochs": epochs}
+    about = {
+        "importance": pruning.importance,
+        "seed_epochs": spent["adapt"]["epochs"],
+        "compute_minutes": ours,
+        "left_minutes": left,
+        "epochs": epochs,
+    }
     run.write("prune", {FILE: about})
     return int(run.read_json(FILE, "prune")["epochs"])
 
@@ -87,6 +94,21 @@ def _pruned(run: Run, seed: Network[Arch], importance: str, budget: Budget) -> D
     choice = Choice((), target, problem.whole(network.arch, budget.cost), (), 0)
     whole = problem.cost(network.arch)
     return Derived(**vars(network), choice=choice, costs=costs, budget=budget, limit=limit, cost=whole)
+
+
+def _tuned_seed(run: Run, pruning: Pruning) -> tuple[Network[Arch], Mapping[str, Any]]:
+    """Return the seed to prune, fine-tuned, and how it was.
+
+    Where the run's own fine-tuned seed took more than half of the total time, little or nothing would be left for the
+    pruned one. Then one is fine-tuned for this pruning, for half of it.
+    """
+    seed, spent = _tuned(pruning.seed)
+    half, minutes = _total(pruning.beside) / 2, spent["compute_minutes"] / spent["adapt"]["epochs"]
+    if spent["compute_minutes"] <= half:
+        return seed, spent
+    epochs = max(1, round(half / minutes))
+    adapt_one(run, run.config.adapt.model_copy(update={"name": SHORT, **PLAIN_SEED, "epochs": epochs}))
+    return _tuned(run.path / SHORT)
 
 
 def _tuned(folder: Path) -> tuple[Network[Arch], Mapping[str, Any]]:
