@@ -199,6 +199,24 @@ def budgets(result: Mapping[str, Any]) -> str:
     return "\n\n".join([table(head, lines), *(said if result["missing"] or result["left_out"] else [])])
 
 
+def iterations(result: Mapping[str, Any]) -> str:
+    """Show what an iteration of each recipe takes, and its whole schedule: a row each."""
+    cells: dict[str, dict[tuple[str, str], float]] = {}
+    for row in result["rows"]:
+        recipe, _, what = row["row"].partition(": ")
+        cells.setdefault(recipe, {})[what, row["metric"]] = row["score"]
+    columns = {
+        **{(f"{kind} step", "seconds"): (f"{kind} step, ms", 1e3) for kind in ("weight", "alpha", "adaptation")},
+        **{(f"{kind} step", "bytes"): (f"{kind} step, GiB", 2**-30) for kind in ("weight", "alpha", "adaptation")},
+        **{(stage, "hours"): (f"{stage}, GPU-hours", 1.0) for stage in ("search", "adaptation")},
+    }
+    lines = [
+        (f"`{recipe}`", *(f"{own[key] * times:.3g}" if key in own else "" for key, (_, times) in columns.items()))
+        for recipe, own in cells.items()
+    ]
+    return table(("recipe", *(title for title, _ in columns.values())), lines)
+
+
 def study(result: Mapping[str, Any]) -> str:
     """Compare the rows of a table of the article on data sets side by side, over RNG seeds."""
     data = {row["data"]: row["metric"] for row in result["rows"]}
@@ -248,6 +266,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "seeds": seeds,
     "steps": ratios,
     "gpu": ratios,
+    "recipes": iterations,
     "heap": ratios,
     "resume": ratios,
     "latency": speed,

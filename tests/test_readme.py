@@ -115,6 +115,17 @@ def test_every_table_has_its_place() -> None:
     assert text.count("<!-- results:") == text.count("<!-- /results -->") == len(names) == len(set(names))
 
 
+def test_iterations_of_a_recipe_are_a_row() -> None:
+    found = {"a: weight step": ("seconds", 0.25), "a: search": ("hours", 1.5), "b: adaptation step": ("bytes", 2**30)}
+    rows = [{"row": name, "metric": metric, "score": score} for name, (metric, score) in found.items()]
+    head, _, *lines = load_script("pages").iterations({"rows": rows}).splitlines()
+    titles, *cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines))
+    assert [{t: c for t, c in zip(titles, row, strict=True) if c} for row in cells] == [
+        {"recipe": "`a`", "weight step, ms": "250", "search, GPU-hours": "1.5"},
+        {"recipe": "`b`", "adaptation step, GiB": "1"},
+    ]
+
+
 def test_tables_are_filled_and_emptied(tmp_path: Path) -> None:
     script = load_script("pages")
     row = {"row": "seed", "metric": "mIoU", "score": 0.5871, "params": 2.5e6, "madds": 2.566e9, "minutes": 12.3}
