@@ -10,7 +10,8 @@ DATA holds camvid/ bccd/ lspet/, those of the recipes; seeds have fresh weights.
   with ours / with those.
 - overhead: `super_step_overhead`, steps on sampled paths / those of the same networks built plain.
 - candidate: `candidate_seconds`, the slowest of the first ten candidates: 8 batches of 32, then 2 held-out ones.
-- adapt: `adapt_vs_bare_*`, images a second of an adaptation / of the same steps on one batch that is there.
+- adapt: `adapt_vs_bare_*`, images a second of an adaptation / of the same steps on one batch that is there; memory,
+  and the share of the time in which the loop waits for a batch.
 - smp: `vs_smp`, a step of segmentation_models_pytorch's network / of ours.
 - deterministic: `deterministic_cost`, the step with engine.deterministic / without, of the task where it is largest.
 - precision: `fp16_vs_bf16`, `tf32_vs_bf16`, `fp32_vs_bf16`, the step of the seed.
@@ -167,6 +168,15 @@ def one_batch(step: WeightStep, batch: Any, images: torch.Tensor) -> Callable[[i
     return lambda i: list(step.readings.take(i, step(i, batch, images), now=False))
 
 
+def waited_for(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
+    """Pass batches on and keep the seconds that each was waited for."""
+    while True:
+        began = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - began)
+        yield batch
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -262,13 +272,17 @@ def adapt(bench: Bench) -> None:
             bench.seconds(stepper(loop), WARM)
             if job.compute.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
+            waits: list[float] = []
+            loop.batches = waited_for(loop.batches, waits)
             ours = size / bench.seconds(stepper(loop), number, WARM)
+            waiting = sum(waits) * ours / size / number
             if job.compute.device.type == "cuda":
                 bench.note(f"{task}: adaptation, memory", torch.cuda.max_memory_allocated(), "bytes")
             step = one_batch(loop.weight_step, *next(loop.batches))
             bench.seconds(step, WARM)
             bare = size / bench.seconds(step, number)
         bench.note(f"{task}: adaptation", ours, "images/s")
+        bench.note(f"{task}: adaptation, waiting for batches", waiting, "share")
         bench.note(f"{task}: the same steps on one batch", bare, "images/s")
         bench.ratios[f"adapt_vs_bare_{task}"] = ours / bare
 
