@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from fna.config import EngineConfig, OptimizerConfig, TaskConfig
 from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.progress import quiet
+from fna.training import compute as hardware
 from fna.training.checkpoints import Checkpoints
-from fna.training.compute import Compute, computing
+from fna.training.compute import Compute, computing, find_workers
 from fna.training.distributed import World
 from fna.training.engine import WeightStep, fit, global_mean, learning_rate, make_optimizer
 from fna.training.freezing import freeze_norms
@@ -424,6 +426,15 @@ def test_device_and_precision_that_are_there() -> None:
     found = next(compute(device="cpu", precision="bf16", channels_last=False))
     assert (found.device.type, found.dtype, found.channels_last) == ("cpu", torch.bfloat16, False)
     assert next(compute(device="cpu", precision="fp32")).dtype is None
+
+
+def test_a_gpu_gets_more_data_workers_than_a_cpu_and_processes_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {name: partial(find_workers, "auto", torch.device(name)) for name in ("cpu", "cuda")}
+    for cpus, processes, beside_gpu in ((1, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (8, 8, 1)):
+        monkeypatch.setattr(hardware, "cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert (own["cpu"](), own["cuda"]()) == (2, beside_gpu)
+    assert find_workers(5, torch.device("cuda")) == 5
 
 
 def test_threads_are_as_many_as_before_afterwards() -> None:

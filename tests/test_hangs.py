@@ -59,9 +59,11 @@ def batches(workers: int) -> list[Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers share otherwise")
-def test_too_little_shared_memory_is_refused_before_anything_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_shared_memory_is_refused_before_anything_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(sampling, "_cpus", lambda: 2)
+    monkeypatch.setattr(sampling, "cpus", lambda: 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(20_000_000))
     said = r"2 data workers need 50 MB in /dev/shm .*has 20 MB left: type --engine\.workers 0, .*--shm-size 2g"
     with pytest.raises(FnaError, match=said):
@@ -69,6 +71,10 @@ def test_too_little_shared_memory_is_refused_before_anything_waits(monkeypatch: 
     assert len(batches(0)) == 2
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(60_000_000))
     assert len(batches(2)) == 2
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(30_000_000))
+    assert len(batches(2)) == 2
+    assert "which has 30 MB left: there will be 1;" in capsys.readouterr().err
 
 
 class Silent(View):

@@ -278,7 +278,9 @@ class EngineConfig(Section):
     )
     channels_last: bool = True
     threads: Processors = note(0, "CPU threads; 0: torch's choice")
-    workers: Processors = note(2, "processes that load data")
+    workers: Literal["auto"] | Processors = note(
+        "auto", "processes that load data; auto: 2 beside a CPU that trains, up to 8 beside a GPU"
+    )
     rng_seed: Natural = 0
     sync_bn: bool = note(True, "share batch statistics between processes")
     deterministic: bool = note(False, "the same bits twice on a GPU, too, more slowly; on the CPU they are anyway")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -13,7 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fna.errors import FnaError
+from fna.progress import say
 from fna.rng import generator
+from fna.training.machine import cpus
 
 PATIENCE = 20 * 60  # seconds without a batch from the workers
 AHEAD = 2  # batches a worker makes ahead, DataLoader's own number
@@ -100,7 +101,8 @@ class Loader:
 
     Args:
         view: makes the samples.
-        workers: processes, at most one a CPU this process may use; 0 makes the samples in this one. They are the same.
+        workers: processes, at most one a CPU this process may use, and on Linux those for whose batches there is memory
+            to share; 0 makes the samples in this one. They are the same.
         batches: says which samples make which batch; None: every sample by itself, in order.
         collate: makes a batch of some samples.
         pinned: put the batches where a GPU can copy them from while it works.
@@ -114,18 +116,21 @@ class Loader:
         collate: Callable[[Any], Any] | None = None,
         pinned: bool = False,
     ) -> None:
-        workers = min(workers, _cpus())
-        self._shares = workers > 0 and sys.platform == "linux"
-        self._view, self._batches, self._workers, self._collate = view, batches, workers, collate
-        self._loader: DataLoader[Any] = DataLoader(
-            view,
-            batch_size=None if batches is None else 1,
-            batch_sampler=batches,
+        self._view, self._batches, self._collate, self._pinned = view, batches, collate, pinned
+        self._workers = min(workers, cpus())
+        self._loader = self._made_by(self._workers)
+
+    def _made_by(self, workers: int) -> DataLoader[Any]:
+        linux = sys.platform == "linux"
+        return DataLoader(
+            self._view,
+            batch_size=None if self._batches is None else 1,
+            batch_sampler=self._batches,
             num_workers=workers,
-            collate_fn=collate or _as_it_is,
-            pin_memory=pinned,
+            collate_fn=self._collate or _as_it_is,
+            pin_memory=self._pinned,
             # fork shares the cache of decoded images; elsewhere each worker gets a copy
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            multiprocessing_context="fork" if workers and linux else None,
             worker_init_fn=_leave_interrupts,
             timeout=PATIENCE if workers else 0,
             generator=torch.Generator(),  # or the DataLoader would draw from the global one
@@ -141,8 +146,8 @@ class Loader:
             FnaError: a record cannot be read any more, a worker process died or is silent, or they have too little
                 memory to share.
         """
-        if self._shares:
-            self._refuse_small_memory()
+        if self._workers and sys.platform == "linux":
+            self._fit_shared_memory()
         try:
             yield from self._loader
         except FnaError as error:  # from a worker it comes with the worker's traceback around it
@@ -158,8 +163,8 @@ class Loader:
                 raise
             raise FnaError(f"a data worker process died ({error}); out of memory? try --engine.workers 0") from error
 
-    def _refuse_small_memory(self) -> None:
-        """Refuse to begin where the batches that are made ahead do not fit into the memory that processes share."""
+    def _fit_shared_memory(self) -> None:
+        """Take fewer workers where the batches that they make ahead do not fit into the memory that processes share."""
         try:
             free = shutil.disk_usage(SHARED).free
         except OSError:
@@ -170,12 +175,17 @@ class Loader:
         if not keys:
             return
         batch = sum(_tensor_bytes(self._view[key]) for key in keys)
-        needed = self._workers * AHEAD * batch
-        if needed > free:
-            raise FnaError(
-                f"{self._workers} data workers need {needed / 1e6:.0f} MB in {SHARED} for the batches they make ahead, "
-                f"which has {free / 1e6:.0f} MB left: type --engine.workers 0, or give the container --shm-size 2g"
-            )
+        needed, fit = self._workers * AHEAD * batch, free // (AHEAD * batch or 1)
+        if needed <= free:
+            return
+        has = (
+            f"{self._workers} data workers need {needed / 1e6:.0f} MB in {SHARED} for the batches they make ahead, "
+            f"which has {free / 1e6:.0f} MB left"
+        )
+        if not fit:
+            raise FnaError(f"{has}: type --engine.workers 0, or give the container --shm-size 2g")
+        say(f"{has}: there will be {fit}; to have more, give the container --shm-size 2g")
+        self._workers, self._loader = fit, self._made_by(fit)
 
 
 def _tensor_bytes(sample: Any) -> int:
@@ -193,11 +203,6 @@ def _leave_interrupts(worker: int) -> None:
 
 def _as_it_is(sample: Any) -> Any:
     return sample
-
-
-def _cpus() -> int:
-    """Number of CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def split_indices(n: int, share: float, rng_seed: int, name: str = "search.alpha_split") -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,10 +20,12 @@ from fna.nets.network import Model
 from fna.training import cpu, distributed
 from fna.training.determinism import deterministic, products
 from fna.training.heap import kept_pages
+from fna.training.machine import cpus
 from fna.training.pointwise import as_product
 from fna.training.tracking import need_trackers
 
 M = TypeVar("M", bound=nn.Module)
+BESIDE_CPU, BESIDE_GPU = 2, 8  # processes that load data, unless they are told
 AMPERE = (8, 0)  # the first GPUs that compute in bf16; torch emulates it on older ones
 
 
@@ -132,10 +135,10 @@ def computing(config: EngineConfig) -> Iterator[Compute]:
             if world.size > 1:
                 device = find_device(f"cuda:{world.local_rank}")
             torch.cuda.set_device(device)
-        own = ("channels_last", "rng_seed", "workers", "sync_bn")
+        own = ("channels_last", "rng_seed", "sync_bn")
         heap = kept_pages() if device.type == "cpu" else nullcontext()
         with deterministic(config.deterministic), products(config.tf32), heap:
-            settings = {key: getattr(config, key) for key in own}
+            settings = {key: getattr(config, key) for key in own} | {"workers": find_workers(config.workers, device)}
             yield Compute(device, precision, world=world, one_shape=device.type == "cuda", **settings)
 
 
@@ -164,6 +167,20 @@ def find_device(name: str) -> torch.device:
     if name not in known:
         raise FnaError(f"engine.device is '{name}'{nearest(name, known)}; there is: auto, {', '.join(known)}")
     return torch.device("cuda:0" if name == "cuda" else name)
+
+
+def find_workers(given: int | str, device: torch.device) -> int:
+    """Return the number of processes that load data: `given`, or for ``auto`` what suits the device.
+
+    Beside a CPU that trains more would only slow it down. A GPU waits for fewer than its process has CPUs, one of which
+    feeds it.
+    """
+    if given != "auto":
+        return int(given)
+    if device.type == "cpu":
+        return BESIDE_CPU
+    own = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(BESIDE_GPU, own - 1))
 
 
 def _has_fast_bf16() -> bool:

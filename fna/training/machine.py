@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -18,3 +19,8 @@ def processor() -> str:
 def load() -> float | None:
     """Say how busy the machine is: processes that compute, a minute's mean; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
+
+
+def cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
