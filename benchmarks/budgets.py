@@ -3,11 +3,12 @@
     python benchmarks/budgets.py DATA RUN [--budgets A,B,...] [--job-array K/N] [--write] [key=value ...]
 
 Does the recipe camvid_deeplabv3 in RUN, or goes on with a run that is there, then the front of its super network at the
-budgets (0.64x,0.5x,0.35x) with every control: the fine-tuned seed, the seed cut by hand, the seed with narrower
-expansions, and the fine-tuned seed pruned by Torch-Pruning, by either of its importances, and trained until it has had
-the compute of the network of that budget, search included. Writes ``results/gain_camvid_budgets.json``, as far as there
-is something; `missing` says what is not. --job-array does a part of it beside other processes; --write does nothing but
-the file. DATA is CamVid's folder.
+budgets (0.64x,0.5x,0.35x), one of which may be the recipe's own (search.budget=0.64x), with every control: the
+fine-tuned seed, the seed cut by hand, the seed with narrower expansions, and the fine-tuned seed pruned by
+Torch-Pruning, by either of its importances, and trained until it has had the compute of the network of that budget,
+search included; half of it for the seed's fine-tuning at most. Writes ``results/gain_camvid_budgets.json``, as far as
+there is something; `missing` says what is not. --job-array does a part of it beside other processes; --write does
+nothing but the file. DATA is CamVid's folder.
 
 Ratios are differences of mIoU as shares, by budget: found_minus_seed, found_minus_pruned (the better of the pruned ones
 on val, which favours them), found_minus_cut (the better of those cut by hand and narrowed within the budget), and
@@ -37,8 +38,11 @@ RIVALS = {"pruned": tuple(PRUNINGS), "cut": CONTROLS}
 
 def train(data: str, folder: Path, budgets: Sequence[str], array: str | None, settings: Sequence[str]) -> None:
     """Do the run, unless it has searched and adapted, and its front."""
-    smaller = f"search.smaller_budgets=[{', '.join(budgets)}]"
-    config = None if (folder / "config.yaml").exists() else configure(RECIPE, data, [smaller, *settings])
+    config = None
+    if not (folder / "config.yaml").exists():
+        own = parse_budget(configure(RECIPE, data, settings).search.budget)
+        smaller = ", ".join(budget for budget in budgets if parse_budget(budget) != own)
+        config = configure(RECIPE, data, [f"search.smaller_budgets=[{smaller}]", *settings])
     if not (folder / "metrics.json").exists():
         pipeline.run(folder, config, settings if config is None else ())
     make_front(folder, budgets, settings, array, (*CONTROLS, *PRUNINGS))
