@@ -80,6 +80,17 @@ def test_parts_do_all_of_it_and_the_same(fronted: tuple[Path, dict[str, Any]], t
     assert plain[0] == plain[1]
 
 
+def test_a_network_that_is_found_twice_is_trained_once(
+    fronted: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shutil.copytree(fronted[0], tmp_path / "copy")
+    front = make_front(path, ["0.7x", "0.70001x"], controls=())
+    one, other = (next(p for p in front["points"] if p["budget"] == budget) for budget in ("0.7x", "0.70001x"))
+    assert "found_0_7x/adapted is the same network; it is not trained again" in capsys.readouterr().err
+    assert {**one, "name": 0, "budget": 0, "folder": 0} == {**other, "name": 0, "budget": 0, "folder": 0}
+    assert load(other["folder"]).arch == load(one["folder"]).arch
+
+
 def test_the_best_within_a_cost_is_picked(
     fronted: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,13 +20,15 @@ from fna.files import read_json, remove, write_bytes, write_json, write_text
 from fna.progress import first_rank, say
 from fna.reporting.front import dominated, front_page, front_png
 from fna.reporting.rows import PRUNED
+from fna.runs import pipeline
 from fna.runs.folder import Folder
 from fna.runs.jobs import alone, finish, share_network, share_of
+from fna.runs.manifest import MANIFEST
 from fna.runs.opening import settle_config
 from fna.runs.points import FILE, FRONT, POINT, all_costs, job_point, other_points, own_points, own_rows
 from fna.runs.pruning import Pruning, prune_seed
 from fna.runs.run import Run
-from fna.runs.saved import ADAPTED, BASELINE
+from fna.runs.saved import ADAPTED, BASELINE, TWIN
 from fna.searching.choosing import NoControlError
 from fna.searching.forms import allowed
 from fna.searching.rescoring import score_again
@@ -154,11 +156,11 @@ def _make(folder: Path, config: Config, job: Job) -> None:
         own = make_config(merge(config.model_dump(mode="json", by_alias=True), _texts({**OWN, **job.settings})))
         share_network(folder, where, own)
         with Run.open(where, own) as run:
-            _do(run, job, config)
+            _do(run, job, config, folder)
 
 
-def _do(run: Run, job: Job, config: Config) -> None:
-    """Do one job and leave what it came to in its point.json."""
+def _do(run: Run, job: Job, config: Config, folder: Path) -> None:
+    """Do one job of a front and leave what it came to in its point.json."""
     if run.finished("point") and "left_out" in run.read_json(POINT, "point"):
         return
     if job.kind == "found" and job.budget:
@@ -168,6 +170,8 @@ def _do(run: Run, job: Job, config: Config) -> None:
     try:
         if job.pruning and job.budget:
             adapt = adapt.model_copy(update={"epochs": prune_seed(run, job.pruning, job.budget)})
+        elif adapt.arch == run.config.derive.name:
+            _adopt_twin(run, folder)
         row = finish(run, adapt)
     except NoControlError as error:
         run.write("point", {POINT: {**point, "left_out": str(error)}})
@@ -175,6 +179,21 @@ def _do(run: Run, job: Job, config: Config) -> None:
     target = run.read_json(f"{ADAPTED}/network.json", f"adapt:{ADAPTED}")
     scored = {key: row.get(key) for key in ("minutes", *Form._fields)} | {"score": row[run.problem.task.metric]}
     run.write("point", {POINT: {**point, **scored, "costs": all_costs(run.problem, Target.from_json(target))}})
+
+
+def _adopt_twin(run: Run, folder: Path) -> None:
+    """Derive the target of a run; where the front, or its own run, has adapted the same network already, take that."""
+    pipeline.stage(run, "derive")
+    stage, name = f"adapt:{ADAPTED}", run.config.derive.name
+    target = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
+    wanted = {**run.config.adapt.model_dump(mode="json"), "name": ADAPTED}
+    for where in (folder, *sorted(file.parent for file in (folder / FRONT).glob(f"*/{MANIFEST}"))):
+        other = Folder.open(where, writer=False)
+        if run.finished(stage) or not other.finished(stage) or other.info(stage)["adapt"] != wanted:
+            continue
+        if Target.from_json(other.read_json(stage, f"{ADAPTED}/{TWIN}")) == target:
+            say(f"front: {where / ADAPTED} is the same network; it is not trained again")
+            run.folder.adopt(stage, other)
 
 
 def _score_for(run: Run, budget: Budget, config: Config) -> None:
