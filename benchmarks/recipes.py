@@ -147,8 +147,8 @@ def main() -> None:
         config = configure(recipe, given.device, given.tiny)
         try:
             took = measure(config, 2 if given.tiny else STEPS)
-        except FnaError as error:  # out of memory, say
-            print(f"{recipe}: {error}", flush=True)
+        except (FnaError, torch.OutOfMemoryError) as error:
+            print(f"{recipe}: left out: {error}", flush=True)
             continue
         whole = hours(recipe, config, took)
         new = [(f"{recipe}: {step}", what, value) for step, values in took.items() for what, value in values.items()]
