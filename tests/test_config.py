@@ -157,6 +157,19 @@ WRONG = {
     "nothing for bool": ("baseline: ~", "expected true or false"),
     "inf": ("search: {optimizer: {lr: .inf}}", "'search.optimizer.lr' is inf; expected a finite number"),
     "nan": ("search: {optimizer: {lr: .nan}}", "expected a finite number"),
+    "neither word nor number": (
+        "engine: {workers: many}",
+        "'engine.workers' is 'many'; expected 'auto' or a whole number",
+    ),
+    "nearly a word": ("adapt: {freeze: backbon}", "or a whole number (did you mean 'backbone'?)"),
+    "an item of one of several kinds": (
+        "adapt: {class_weights: [1, -2]}",
+        "recipe.yaml: 'adapt.class_weights.1' is -2; expected greater than 0",
+    ),
+    "none of several kinds": (
+        "adapt: {class_weights: 5}",
+        "is 5; expected 'none' or 'balanced' or a list such as [5] or a section of names and values",
+    ),
     "overflow": ("search: {budget_rate: 1e999}", "expected a finite number"),
     "huge int": ("search: {epochs: " + "9" * 400 + "}", "expected less than"),
     "longer int": ("search: {epochs: " + "9" * 5000 + "}", "not valid YAML"),

@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from fna.config.configs import Config, config_class
 from fna.config.listing import owned_settings, settings
@@ -99,8 +101,7 @@ def make_config(data: Mapping[str, Any], where: str = "the configuration", typed
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        wrong = [_explain(item, kind) for item in error.errors(include_url=False)]
-        raise FnaError(_blamed(wrong, where, typed)) from error
+        raise FnaError(_blamed(_explain_all(error, kind), where, typed)) from error
 
 
 def dump_yaml(config: Config) -> str:
@@ -121,10 +122,42 @@ def _blamed(wrong: Sequence[str], where: str, typed: Sequence[str]) -> str:
     return "; ".join([*own, *others][:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
 
 
-def _explain(item: Any, kind: type[Config]) -> str:
+def _explain_all(error: ValidationError, kind: type[Config]) -> list[str]:
+    """Say pydantic's errors in plain words; those of one value that may be of several kinds are one mistake."""
+    told: dict[str, list[tuple[list[str], Any]]] = {}
+    for item in error.errors(include_url=False):
+        place, inside = _placed([str(part) for part in item["loc"]], kind)
+        told.setdefault(".".join(place), []).append((place + inside, item))
+    wrong = []
+    for key, items in told.items():
+        deep = [(location, item) for location, item in items if ".".join(location) != key]
+        if deep or any(len(location) == len(item["loc"]) for location, item in items):
+            wrong += [_explain(item, location, kind) for location, item in deep or items]
+        else:
+            expected, hints = zip(*(_expected(item, location, kind) for location, item in items), strict=True)
+            wrong.append(f"'{key}' is {_shown(items[0][1])}; expected {' or '.join(expected)}{''.join(hints)}")
+    return wrong
+
+
+def _placed(location: list[str], kind: type[Config]) -> tuple[list[str], list[str]]:
+    """Split the place of an error into the setting's and what follows; of several kinds of value pydantic names one."""
+    for length in range(1, len(location)):
+        *outer, last = location[:length]
+        field = (section(kind, *outer) or kind).model_fields.get(last)
+        if field and _kinds(field) > 1:
+            return location[:length], location[length + 1 :]
+    return location, []
+
+
+def _kinds(field: FieldInfo) -> int:
+    """Return of how many kinds a value may be, null aside."""
+    union = get_origin(field.annotation) in (Union, UnionType)
+    return sum(part is not type(None) for part in get_args(field.annotation)) if union else 1
+
+
+def _explain(item: Any, location: Sequence[str], kind: type[Config]) -> str:
     """Say one pydantic error in plain words, with the nearest key where a key is unknown."""
-    location = [str(part) for part in item["loc"]]
-    key, message, given = ".".join(location), str(item["msg"]), item.get("input")
+    key, message = ".".join(location), str(item["msg"])
     if item["type"] == "extra_forbidden":
         return _unknown(location, kind)
     if item["type"] == "value_error":
@@ -133,13 +166,21 @@ def _explain(item: Any, kind: type[Config]) -> str:
         return f"{key}: {message}"
     if item["type"] == "missing":  # of a pair; the place is that of the item it lacks
         *place, _ = location
-        return f"'{'.'.join(place)}' is {str(given)[:80]}; expected a list of 2{_such_as(place, kind)}"
+        return f"'{'.'.join(place)}' is {str(item.get('input'))[:80]}; expected a list of 2{_such_as(place, kind)}"
+    expected, hint = _expected(item, location, kind)
+    return f"'{key}' is {_shown(item)}; expected {expected}{hint}"
+
+
+def _expected(item: Any, location: Sequence[str], kind: type[Config]) -> tuple[str, str]:
+    """Return what a pydantic error expected, and the nearest of some words."""
+    given, message = item.get("input"), str(item["msg"])
     expected = {
         "model_type": "a section with keys of its own",
         "tuple_type": f"a list{_such_as(location, kind, given)}",
+        "dict_type": "a section of names and values",
         "too_long": f"a list of {item.get('ctx', {}).get('max_length')}{_such_as(location, kind)}",
         "string_pattern_mismatch": "a cell such as k5g2"
-        if key.startswith("space.cells")
+        if location[:2] == ["space", "cells"]
         else "a file name of letters, digits, '_', '.' and '-'",
         "invalid_key": "a key that is text",
         "string_type": "text (put it in quotes)" if isinstance(given, int | float) else "text",
@@ -147,11 +188,13 @@ def _explain(item: Any, kind: type[Config]) -> str:
         "int_type": "a whole number",
         "float_type": "a number",
     }.get(item["type"], message.removeprefix("Input should be "))
-    hint = ""
-    if item["type"] == "literal_error":
-        hint = nearest(str(given)[:80], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    shown = f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)[:80]
-    return f"'{key}' is {shown}; expected {expected}{hint}"
+    known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
+    return expected, nearest(str(given)[:80], known) if known else ""
+
+
+def _shown(item: Any) -> str:
+    given = item.get("input")
+    return f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)[:80]
 
 
 def _such_as(location: Sequence[str], kind: type[Config], given: Any = None) -> str:
