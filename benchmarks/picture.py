@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fna.arch import Arch
-from fna.reporting.figures import PAPER, VARIABLES, draw_archs, to_svg
+from fna.reporting.figures import PAPER, VARIABLES, to_svg
+from fna.reporting.layouts import draw_archs
 from fna.seeds import find_variant
 
 ROOT = Path(__file__).resolve().parents[1]

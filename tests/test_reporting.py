@@ -28,6 +28,7 @@ from fna.config import dump_yaml, make_config
 from fna.cost.units import shown_in, with_unit
 from fna.errors import FnaError
 from fna.reporting import figures
+from fna.reporting.layouts import draw_archs
 from fna.reporting.page import SECTIONS, write_report
 from fna.reporting.parts import DASH, MINUS, TIMES
 from fna.reporting.rows import charged_minutes
@@ -625,7 +626,7 @@ def test_every_block_is_a_box() -> None:
     seed = with_output_stride(from_net_config(MOBILENET_V2), 16)
     space = make_space(from_net_config(MOBILENET_V2))
     target = space.path_arch([len(blocks) - 1 for _, blocks in space.layers()])  # skips wherever it can be
-    figure = figures.draw_archs({"seed": seed, "target": target})
+    figure = draw_archs({"seed": seed, "target": target})
     assert len(boxes(figure, "block")) == 17 + 7
     assert len(boxes(figure, "stage")) == 7 + 7
     assert len(boxes(figure, "stem")) == 2
@@ -636,7 +637,7 @@ def test_every_block_is_a_box() -> None:
 
 def test_boxes_show_kernel_and_expansion_in_one_column() -> None:
     nets = {"a": "[[32, 16], ['k3_e6', 'k5_e3'], 1]", "b": "[[32, 16], ['k7_e3', 'skip'], 1]"}
-    figure = figures.draw_archs({name: from_net_config(text) for name, text in nets.items()})
+    figure = draw_archs({name: from_net_config(text) for name, text in nets.items()})
     first, second, third = boxes(figure, "block")
     assert [to_hex(box.get_facecolor()) for box in (first, second, third)] == [
         figures.KERNEL_COLORS[k] for k in (3, 5, 7)

@@ -14,6 +14,7 @@ from fna.cost.shares import Parts
 from fna.cost.units import with_unit
 from fna.errors import quoted
 from fna.reporting import figures
+from fna.reporting.layouts import draw_archs
 from fna.reporting.parts import DAMAGES, DASH, TIMES, Part, Table, read_config, read_json, task_settings, unusable
 from fna.reporting.rows import NUMBERS, measured_text
 from fna.reporting.shares import draw_shares, shares_table
@@ -146,7 +147,7 @@ def draw_networks(part: Part, networks: Mapping[str, Arch], more: str = "") -> N
         "Dashed frames are stages: channels above, stride (S) and dilation (D) below. Look for where a target spends "
         "what it saves elsewhere."
     )
-    part.draw(figures.draw_archs(networks), caption + more)
+    part.draw(draw_archs(networks), caption + more)
 
 
 def side_by_side(seed_run: Path, networks: Mapping[str, Path]) -> Part:
