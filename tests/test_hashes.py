@@ -58,4 +58,4 @@ def test_near_copies_across_splits_are_said_also_from_the_index(
         capsys.readouterr()
         open_splits("segmentation", config, ["train", "val"], tmp_path / "run")
     said = capsys.readouterr().err
-    assert "1 images of 'val' are nearly the same as one of 'train' (7.jpg as 6.jpg)" in said
+    assert "split 'val': images that are nearly the same as one of 'train': 1 (7.jpg as 6.jpg)" in said

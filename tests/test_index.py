@@ -68,13 +68,13 @@ def test_images_to_learn_from_that_are_scored_are_told(tmp_path: Path, capsys: p
     write(tmp_path / "test.txt", "train/train2.png trainannot/train2.png\n")
     folder = tmp_path / "run"
     open_splits("segmentation", config, ["train", "val"], folder)
-    assert "are in 'train', too" not in capsys.readouterr().err
+    assert "that are in 'train', too" not in capsys.readouterr().err
     for splits in (["test"], ["train", "test"]):  # of 'train', the index tells the names
         open_splits("segmentation", config, splits, folder)
-        assert "1 images of 'test' are in 'train', too (train2.png)" in capsys.readouterr().err
+        assert "split 'test': images that are in 'train', too: 1 (train2.png)" in capsys.readouterr().err
     twice = config.model_copy(update={"val": "train"})
     open_splits("segmentation", twice, ["train"])
-    assert "3 images of 'train' are in 'train', too" in capsys.readouterr().err
+    assert "split 'train': images that are in 'train', too: 3 (" in capsys.readouterr().err
 
 
 def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:

@@ -246,15 +246,15 @@ def _remark(package: ModuleType, config: DataConfig, opened: Mapping[str, Any], 
         both = overlap(train, opened[split])
         if both:
             say(
-                f"data: {len(both)} images of '{split}' are in '{config.train}', too ({', '.join(both[:3])}): the "
-                "score will flatter every network"
+                f"data: split '{split}': images that are in '{config.train}', too: {len(both)} "
+                f"({', '.join(both[:3])}); the score will flatter every network"
             )
         copies = near_copies(opened[split], train) if split != config.train else []
         if copies:
             say(
-                f"data: {len({own for own, _ in copies})} images of '{split}' are nearly the same as one of "
-                f"'{config.train}' ({', '.join(f'{own} as {other}' for own, other in copies[:3])}): the score will "
-                "flatter every network"
+                f"data: split '{split}': images that are nearly the same as one of '{config.train}': "
+                f"{len({own for own, _ in copies})} ({', '.join(f'{own} as {other}' for own, other in copies[:3])}); "
+                "the score will flatter every network"
             )
 
 
