@@ -20,9 +20,10 @@ from fna.config.budgets import parse_budget
 from fna.errors import FnaError
 from fna.nets.supernet import Choice, Mixture, expected_cost
 from fna.rng import generator
-from fna.searching.alphas import Holder, SearchLoop, objective, search
+from fna.searching.alphas import SearchLoop, search
 from fna.searching.collapsing import collapse
 from fna.searching.estimators import ESTIMATORS, Vectors
+from fna.searching.penalty import Holder, objective
 from fna.searching.sampling import draw_path
 from fna.stages.expand import expand
 from fna.training.sinks import read_log
@@ -290,6 +291,19 @@ def test_alpha_steps_move_alphas_alone(loop: SearchLoop) -> None:
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     moved = [i for i, (old, new) in enumerate(zip(alphas, loop.alphas, strict=True)) if not torch.equal(old, new)]
     assert tuple(moved) == loop.arch.searchable
+
+
+def test_alpha_steps_that_overflow_are_skipped_and_counted(loop: SearchLoop) -> None:
+    alphas = [a.detach().clone() for a in loop.alphas]
+    loop.weight_step.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
+    assert loop.lost() == []
+    for step in (6, 7):
+        assert math.isfinite(loop.alpha_step(step))
+    assert all(torch.equal(old, new) for old, new in zip(alphas, loop.alphas, strict=True))
+    state, loop.overflowed = loop.state(), 0
+    loop.load(state)
+    steps = loop.total_steps - loop.alpha_start
+    assert loop.lost() == [f"fp16 overflowed in 2 of {steps} alpha steps, which were skipped: use bf16 or fp32"]
 
 
 @pytest.mark.parametrize("loop", [["search.cycle=2"]], indirect=True)

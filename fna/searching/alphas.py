@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from fna.searching.found import Alphas, Evidence, Found
 from fna.searching.halving import halve
 from fna.searching.measured import measure
 from fna.searching.parting import part_records
+from fna.searching.penalty import Holder, objective
 from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
 from fna.training import distributed
@@ -45,57 +45,6 @@ from fna.training.memory import in_memory
 from fna.training.readings import Readings, Row, check_finite
 
 TINY = 1e-12  # loss below which its relative change means nothing
-
-
-def objective(task_loss: Tensor, cost: Tensor, weight: float) -> Tensor:
-    """Return the loss of the alphas, task + weight * lg cost.
-
-    Args:
-        task_loss: mean loss of the batch, a scalar.
-        cost: expected cost of the searchable layers in 1e9 MAdds (1e6 params), a scalar.
-        weight: the article's lambda.
-
-    Implements: FNA++ Eq. (8).
-    """
-    return task_loss + weight * torch.log10(cost)
-
-
-@dataclass
-class Holder:
-    """Holds the expected cost at a budget, in place of a fixed lambda.
-
-    The penalty is an augmented Lagrangian of the constraint lg(cost / budget) = 0: its multiplier grows while the
-    network is too dear and falls, below zero if need be, while it is too cheap. So neither all-skip nor all-largest is
-    an attractor. It needs time: where the task's gradient is steep against `rate` and `weight`, a short search ends
-    off the budget; `collapse` reports that, and the derivation keeps to the budget all the same.
-
-    It is weighed against the relative change of the task's loss (the gradient of its logarithm). So one `rate` and
-    `weight` serve every task, be its loss a cross entropy near 1 or the squared error of heatmaps near 0.001, beside
-    which a penalty of fixed size would drown what the candidates are worth.
-
-    Args:
-        target: cost of the layers to hold.
-        rate: step size of the multiplier.
-        weight: of the quadratic term.
-        multiplier: the current price of a tenfold cost.
-    """
-
-    target: float
-    rate: float
-    weight: float
-    multiplier: float = 0.0
-
-    def penalty(self, cost: Tensor) -> Tensor:
-        """Return the term to add to the task's loss, a scalar."""
-        excess = torch.log10(cost / self.target)
-        return self.multiplier * excess + self.weight * excess.square()
-
-    def update(self, cost: float) -> None:
-        """Move the multiplier after a step that ended at `cost`."""
-        self.multiplier += self.rate * math.log10(cost / self.target)
-
-
-# --- the search -----------------------------------------------------------------------------------
 
 
 class SearchLoop:
@@ -130,6 +79,7 @@ class SearchLoop:
         own = cast(SuperBackbone, self.model.backbone)
         self.backbones = strided_backbones(own, problem, network.arch, self.forms, compute)
         self._make_alphas()
+        self.overflowed = 0  # alpha steps that fp16 could not hold
         held = None if limit is None or not self.learns_alphas else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
         self.records = len(data)
@@ -259,6 +209,7 @@ class SearchLoop:
         distributed.average_(gradients)
         norm = float(torch.nn.utils.clip_grad_norm_(self.alphas, config.alpha.clip or math.inf))
         if scaler.is_enabled() and not math.isfinite(norm):  # fp16 skips a step that overflows
+            self.overflowed += 1
             return value
         check_finite(norm, "gradient norm of the alphas", step, config.alpha.lr, batch)
         self.alpha_optimizer.step()
@@ -275,8 +226,15 @@ class SearchLoop:
         names = [f"{s}.{n}" for (s, n), _ in self.arch.layers()]
         return {names[i]: values[i] for i in self.arch.searchable}
 
+    def lost(self) -> list[str]:
+        """Return a warning if alpha steps were skipped."""
+        if not self.overflowed:
+            return []
+        steps = self._alpha_steps_before(self.total_steps)
+        return [f"fp16 overflowed in {self.overflowed} of {steps} alpha steps, which were skipped: use bf16 or fp32"]
+
     def state(self) -> dict[str, Any]:
-        """Return weights, momenta, alphas and the multiplier."""
+        """Return weights, momenta, alphas, the multiplier and how many alpha steps overflowed."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.weight_step.optimizer.state_dict(),
@@ -284,6 +242,7 @@ class SearchLoop:
             "alphas": [a.detach() for a in self.alphas],
             "alpha_optimizer": self.alpha_optimizer.state_dict(),
             "multiplier": self.holder.multiplier if self.holder else 0.0,
+            "overflowed": self.overflowed,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -295,6 +254,7 @@ class SearchLoop:
             for alpha, saved in zip(self.alphas, state["alphas"], strict=True):
                 alpha.copy_(saved)
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.overflowed = state.get("overflowed", 0)  # not in older checkpoints
         if self.holder:
             self.holder.multiplier = state["multiplier"]
 
@@ -352,7 +312,7 @@ def _evidence(
         pool, warnings, scoring = measure(loop, checkpoints.path / SCORES if checkpoints else None)
         return pool, warnings, spent + scoring
     held_at = loop.holder.target if loop.holder else None
-    warnings = tuple(collapse(loop.arch, loop.alphas, loop.table, held_at))
+    warnings = (*collapse(loop.arch, loop.alphas, loop.table, held_at), *loop.lost())
     if warnings and engine.strict:
         raise FnaError(" ".join(warnings))
     return Alphas([a.detach().tolist() for a in loop.alphas]), warnings, spent
