@@ -192,6 +192,7 @@ def test_two_workers_one_killed_end_where_one_does(fronted: tuple[Path, dict[str
     path, front = fronted
     copy = shutil.copytree(path, tmp_path / "copy", ignore=shutil.ignore_patterns("front"))
     words = [sys.executable, "-m", "fna", "front", str(copy), "--budgets", ",".join(BUDGETS), "--quiet"]
+    words += ["--engine.threads", str(torch.get_num_threads())]  # as here: other sums, other bits
     first, second = (subprocess.Popen([*words, "--job-array", part]) for part in ("1/2", "2/2"))
     while not (copy / "front" / "found_0_7x" / "targets").exists() and first.poll() is None:
         time.sleep(0.02)
