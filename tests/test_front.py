@@ -32,6 +32,7 @@ from fna.runs.saved import load
 from fna.searching.found import Pool
 from fna.searching.rescoring import score_again
 from fna.stages.derive import derive
+from fna.training.clock import Stopwatch
 
 BUDGETS = ("0.9x", "0.7x")
 
@@ -227,10 +228,18 @@ def test_a_seed_that_took_most_of_the_time_is_fine_tuned_anew_to_be_pruned(
 ) -> None:
     path = shutil.copytree(fronted[0], tmp_path / "copy")
     tuned = read_json(path / "baseline" / "network.json")
+    begun = list[bool]()  # whether the seed was fine-tuned before the pruning was timed
+
+    def watch(device: str) -> Stopwatch:
+        begun.append((job / "seed_short").exists())
+        return Stopwatch(device)
+
+    monkeypatch.setattr(pruning, "Stopwatch", watch)
     for budget, total, anew in (("0.65x", 1.9, True), ("0.6x", 2.1, False)):
         monkeypatch.setattr(pruning, "_total", lambda _, total=total: total * tuned["compute_minutes"])
-        make_front(path, [budget], controls=["pruned_norm"])
         job = path / "front" / f"pruned_norm_{budget.replace('.', '_')}"
+        make_front(path, [budget], controls=["pruned_norm"])
+        assert begun.pop() == anew
         assert (job / "seed_short" / "network.json").exists() == anew
         assert read_json(job / "prune.json")["seed_epochs"] == 1
 

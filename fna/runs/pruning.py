@@ -61,8 +61,8 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     """
     if run.finished("prune"):
         return int(run.read_json(FILE, "prune")["epochs"])
-    watch, own = Stopwatch(run.compute.device.type), run.config.derive
     seed, spent = _tuned_seed(run, pruning)
+    watch, own = Stopwatch(run.compute.device.type), run.config.derive  # the seed's own time is in `spent`
     wanted = {"budget": own.budget, "chooser": own.chooser}
     if not kept_target(run, PRUNED, wanted):
         keep_target(run, PRUNED, wanted, _pruned(run, seed, pruning.importance, budget))
