@@ -185,15 +185,18 @@ def _adopt_twin(run: Run, folder: Path) -> None:
     """Derive the target of a run; where the front, or its own run, has adapted the same network already, take that."""
     pipeline.stage(run, "derive")
     stage, name = f"adapt:{ADAPTED}", run.config.derive.name
+    if run.finished(stage):
+        return
     target = Target.from_json(run.read_json(f"targets/{name}.json", f"derive:{name}"))
     wanted = {**run.config.adapt.model_dump(mode="json"), "name": ADAPTED}
     for where in (folder, *sorted(file.parent for file in (folder / FRONT).glob(f"*/{MANIFEST}"))):
         other = Folder.open(where, writer=False)
-        if run.finished(stage) or not other.finished(stage) or other.info(stage)["adapt"] != wanted:
+        if not other.finished(stage) or other.info(stage)["adapt"] != wanted:
             continue
         if Target.from_json(other.read_json(stage, f"{ADAPTED}/{TWIN}")) == target:
             say(f"front: {where / ADAPTED} is the same network; it is not trained again")
             run.folder.adopt(stage, other)
+            return
 
 
 def _score_for(run: Run, budget: Budget, config: Config) -> None:
