@@ -21,7 +21,7 @@ from fna.errors import FnaError
 from fna.progress import bar
 from fna.runs.foreseeing import foresee_names
 from fna.searching.forms import MEASURED, allowed, forms_of
-from fna.searching.measured import FINALISTS
+from fna.searching.measured import finalists
 from fna.searching.scoring import HELD
 from fna.seeds import IMAGENET_MEAN, IMAGENET_STD, collect, load_seed
 from fna.seeds.finding import is_here
@@ -287,13 +287,9 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
         return weight_step * steps * config.epochs
     singles = sum(2 for row in costs[0].table if len(row) > 1)
     batches = config.recalibrate + max(1, min(held, HELD) // config.batch_size)
-    scored = (config.candidates + singles) * batches + _finalists(problem.config) * min(held, HELD) * _area(problem)
+    measures = finalists(set(problem.config.space.input_scales)) * min(held, HELD)
+    scored = (config.candidates + singles) * batches + measures * _area(problem)
     return weight_step * steps * config.epochs + scored * pace.forward * seconds
-
-
-def _finalists(config: Config) -> int:
-    """Return about how many networks are scored on whole images."""
-    return 1 + FINALISTS * (2 + len(set(config.space.input_scales)))
 
 
 def _area(problem: Problem) -> float:

@@ -3,20 +3,21 @@
 First the seed. Then the skip and the cheapest block of every layer, each put into the seed's path alone: an additive
 estimate of what savings cost in loss, of which a knapsack makes the first generation in each form (head width, input
 scale, output stride); beside them the seed cut by hand to that form. Then evolution: children of the best, by mutation
-and crossover. At last the neighbours of the best. The seed is always in the pool. Every score is a function of the
-super network and the candidate, every proposal one of the random seed and the scores of the rounds before it: neither
-an interruption nor the number of processes changes what is found.
+and crossover, that spend the budget. The seed is always in the pool. Every score is a function of the super network and
+the candidate, every proposal one of the random seed and the scores of the rounds before it: neither an interruption nor
+the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
-is scored by: rare classes and small things hardly show in it. So the best by loss, some of each input scale, are scored
-by the task's metric on whole images, and that decides.
+is scored by: rare classes and small things hardly show in it, and it favours no form fairly. So the best by loss, some
+of each input scale, are scored by the task's metric on whole images, and that decides on a form. At last children and
+neighbours of the best in that form are scored by loss, the best of them by the metric, and that decides again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ import torch
 from fna.arch import LayerPath
 from fna.arch.cutting import SPENT, cut_by_hand
 from fna.arch.target import Form
+from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.progress import bar
 from fna.rng import generator
@@ -44,7 +46,7 @@ ROUND = 10  # candidates that are proposed at once, from the same scores
 PARENTS = 12  # of the best that have children
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
-LOCAL = 0.2  # of the candidates are neighbours of the best
+LOCAL = 0.3  # of the candidates are of the form that the metric has chosen
 FINALISTS = 2  # of each input scale, and twice as many of all, are scored by the task's metric
 TINY = 1e-9  # of a loss: beside it nothing is as good
 CLEAR = 0.01  # a difference of metrics that is no noise
@@ -64,31 +66,27 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
     """
     buffers = {name: value.clone() for name, value in loop.model.named_buffers()}
     seed, singles = seed_of(loop), list(_single_changes(loop))
-    total = 1 + len(singles) + (loop.config.candidates + FINALISTS * len(loop.forms.choices)) * len(loop.limits)
+    finals = finalists({form.scale for form in loop.forms.choices})
+    total = 1 + len(singles) + (loop.config.candidates + finals) * len(loop.limits)
     with bar(total, "candidates") as progress:
         scorer = Scorer(loop, file, lambda **number: progress.advance(1, **number))
         alone = [((*seed[0][:layer], choice, *seed[0][layer + 1 :]), SEEDS) for layer, choice in singles]
         scorer.score([seed, *alone])
         base = scorer.loss(*seed)
         harms = {at: scorer.loss(*one) - base for at, one in zip(singles, alone, strict=True)}
-        harm, pools = _additive(loop, harms), []
-        for limit in loop.limits:
-            pools.append(_Pool(loop, scorer, harm, loop.costs.seed if limit is None else limit))
-            _fill(pools[-1], seed)
-            pools[-1].finish(seed)
+        harm, members = _additive(loop, harms), dict[Candidacy, Candidate]()
+        pools = [_Pool(loop, scorer, harm, loop.costs.seed if at is None else at, members) for at in loop.limits]
+        for pool in pools:
+            pool.search(seed)
     with torch.no_grad():
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
-    members = {one: candidate for pool in pools for one, candidate in pool.members.items()}
     return Pool(tuple(members.values())), _doubts(pools[0], scorer, seed), scorer.spent
 
 
-def _fill(pool: _Pool, seed: Candidacy) -> None:
-    """Propose and score until there are as many candidates as the settings say, or nothing new is found."""
-    pool.add([seed])
-    while len(pool.members) < pool.loop.config.candidates and (proposed := pool.propose()):
-        pool.scorer.score(proposed)
-        pool.add(proposed)
+def finalists(scales: Collection[float]) -> int:
+    """Return how many networks are scored by the metric for a budget, at most."""
+    return 1 + FINALISTS * (2 + len(scales) + 2)
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -131,13 +129,13 @@ def hand_cuts(loop: SearchLoop, limit: int) -> Iterator[Candidacy]:
 
 @dataclass
 class _Pool:
-    """The candidates for a budget so far, and what they suggest to try next."""
+    """The search for a budget: the candidates so far, and what they suggest to try next."""
 
     loop: SearchLoop
     scorer: Scorer
     harm: Sequence[Sequence[float]]  # additive estimate
     limit: int  # the most that a candidate may cost
-    members: dict[Candidacy, Candidate] = field(default_factory=dict)
+    members: dict[Candidacy, Candidate]  # those of the budgets before it, too
     rounds: int = 0
 
     def add(self, scored: Sequence[Candidacy]) -> None:
@@ -155,25 +153,37 @@ class _Pool:
         """Return what a whole network costs."""
         return self.loop.forms.costs[form].whole(path)
 
-    def finish(self, seed: Candidacy) -> None:
-        """Score the seed and the best by loss by the task's metric, too; of each input scale some."""
-        ranked = self.best(len(self.members))
-        scales = dict.fromkeys(c.scale for c in ranked)
-        finalists = [c for scale in scales for c in [c for c in ranked if c.scale == scale][:FINALISTS]]
-        chosen = dict.fromkeys([seed, *((c.path, c.form) for c in [*ranked[: 2 * FINALISTS], *finalists])])
-        self.scorer.measure(list(chosen))
+    def search(self, seed: Candidacy) -> None:
+        """Propose and score as many candidates as the settings say, or until nothing new is found."""
+        new = self.loop.config.candidates
+        total, local = len(self.members) + new, int(LOCAL * new)
+        self.add([seed])
+        self._grow(self._first_generation, total, total)
+        self._grow(partial(self._children, self.forms), total - local)
+        scales = dict.fromkeys(c.scale for c in self.best())
+        some = [c for scale in scales for c in [c for c in self.best() if c.scale == scale][:FINALISTS]]
+        self._measure([seed, *((c.path, c.form) for c in [*self.best()[: 2 * FINALISTS], *some])])
+        if (chosen := choose(list(self.members.values()), self.limit)) is not None:
+            self._grow(partial(self._children, (chosen.form,)), total - local // 2)
+            self._grow(partial(self._neighbours, chosen.form), total)
+            self._measure([(c.path, c.form) for c in self.best(chosen.form)[: 2 * FINALISTS]])
+
+    def _grow(self, propose: Callable[[], Iterator[Candidacy]], total: int, at_once: int = ROUND) -> None:
+        """Score what is proposed until there are so many candidates, or nothing new."""
+        while (left := total - len(self.members)) > 0:
+            self.rounds += 1
+            proposed = list(islice(self._new(propose()), min(at_once, left)))
+            if not proposed:
+                break
+            self.scorer.score(proposed)
+            self.add(proposed)
+
+    def _measure(self, finalists: Sequence[Candidacy]) -> None:
+        """Score networks by the task's metric, too."""
+        chosen = list(dict.fromkeys(finalists))
+        self.scorer.measure(chosen)
         for one in chosen:
             self.members[one] = replace(self.members[one], score=self.scorer.metric(*one))
-
-    def propose(self) -> list[Candidacy]:
-        """Return the next networks to score, none where nothing new is found."""
-        self.rounds += 1
-        left = self.loop.config.candidates - len(self.members)
-        if self.rounds == 1:
-            return list(islice(self._new(self._first_generation()), left))
-        local = int(LOCAL * self.loop.config.candidates)
-        children = list(islice(self._new(self._children()), min(ROUND, left - local))) if left > local else []
-        return children or list(islice(self._new(self._neighbours()), min(ROUND, left)))
 
     def _new(self, proposals: Iterator[Candidacy]) -> Iterator[Candidacy]:
         """Yield the proposals that are within the budget and not yet in the pool, each once."""
@@ -192,15 +202,15 @@ class _Pool:
             yield best_path(table, worth, room), form
         yield from hand_cuts(self.loop, self.limit)
 
-    def best(self, number: int) -> list[Candidate]:
-        """Return the best within the budget, of equal ones the cheaper."""
-        within = [c for c in self.members.values() if c.cost <= self.limit]
-        return sorted(within, key=by_loss)[:number]
+    def best(self, form: Form | None = None) -> list[Candidate]:
+        """Return the candidates within the budget, the best by loss first, of equal ones the cheaper."""
+        within = (c for c in self.members.values() if c.cost <= self.limit and form in (None, c.form))
+        return sorted(within, key=by_loss)
 
-    def _children(self) -> Iterator[Candidacy]:
-        """Yield networks near the best ones that spend the budget."""
+    def _children(self, forms: Sequence[Form]) -> Iterator[Candidacy]:
+        """Yield networks near the best ones, in some forms, that spend the budget."""
         draw = generator(self.loop.compute.rng_seed, "children", self.rounds)
-        parents, forms = self.best(PARENTS), self.forms
+        parents = [c for c in self.best() if c.form in forms][:PARENTS]
 
         def integer(stop: int) -> int:
             return int(torch.randint(stop, (), generator=draw))
@@ -212,25 +222,39 @@ class _Pool:
             one, other = parents[integer(len(parents))], parents[integer(len(parents))]
             crossed = chance() < 0.5
             path = [b if crossed and chance() < 0.5 else a for a, b in zip(one.path, other.path, strict=True)]
-            for layer, costs in enumerate(self.loop.costs.table):
+            for layer, row in enumerate(self.loop.costs.table):
                 if chance() < MUTATION:
-                    path[layer] = integer(len(costs))
+                    path[layer] = integer(len(row))
             form = (other if crossed and chance() < 0.5 else one).form
             if chance() < 0.2 or form not in forms:
                 form = forms[integer(len(forms))]
-            if SPENT * self.limit <= self.loop.forms.costs[form].charged(path, self.limit):
+            costs = self.loop.forms.costs[form]
+            self._grow_path(path, costs, integer)
+            if SPENT * self.limit <= costs.charged(path, self.limit):
                 yield tuple(path), form
 
-    def _neighbours(self) -> Iterator[Candidacy]:
-        """Yield the best network with one layer or its form changed, what is held for the least harm first."""
-        (best,) = self.best(1)
-        changes: list[tuple[float, Candidacy]] = [(0.0, (best.path, form)) for form in self.forms]
+    def _grow_path(self, path: list[int], costs: Costs, integer: Callable[[int], int]) -> None:
+        """Make blocks of a path dearer, of layers drawn one after the other, until it spends the budget."""
+        layers = list(range(len(path)))
+        while layers and costs.charged(path, self.limit) < SPENT * self.limit:
+            layer = layers.pop(integer(len(layers)))
+            own, row = path[layer], costs.table[layer]
+            dearer = [j for j in range(len(row)) if row[j] > row[own]]
+            within = [j for j in dearer if costs.whole([*path[:layer], j, *path[layer + 1 :]]) <= self.limit]
+            path[layer] = within[integer(len(within))] if within else own
+
+    def _neighbours(self, form: Form) -> Iterator[Candidacy]:
+        """Yield the best network of a form with one layer changed, what is held for the least harm first.
+
+        Of what is held for equal, what spends the most of the budget is first.
+        """
+        best, costs = self.best(form)[0], self.loop.forms.costs[form]
+        changes = []
         for layer, row in enumerate(self.harm):
-            own = best.path[layer]
-            for choice in range(len(row)):
+            for choice, harm in enumerate(row):
                 path = (*best.path[:layer], choice, *best.path[layer + 1 :])
-                changes.append((row[choice] - row[own], (path, best.form)))
-        yield from (one for _, one in sorted(changes, key=lambda change: (change[0], change[1][0], change[1][1].order)))
+                changes.append((harm - row[best.path[layer]], -costs.whole(path), path))
+        yield from ((path, form) for *_, path in sorted(changes))
 
 
 def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
