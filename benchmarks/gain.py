@@ -5,7 +5,9 @@
 Does the recipe with all rows of `fna run --controls` in RUN/seed_0, RUN/seed_1 ... and writes
 ``results/gain_NAME.json``; the same command goes on with what was interrupted. The file is written anew after each RNG
 seed, and says in `missing` which rows are not there and why. --only does some of the N seeds, say in another process;
---write does nothing but the file. DATA is the data set's folder, ``-`` where there is none.
+--write does nothing but the file. Rows of an RNG seed without a folder in RUN stay in the file as they are: seeds may
+be measured on several machines, and `elsewhere` says where and by what. DATA is the data set's folder, ``-`` where
+there is none.
 
 Ratios are differences of the headline score as shares: c_minus_a is the FNA++ network minus the fine-tuned seed, each
 with its mean, its standard deviation over RNG seeds (of two or more) and its least.
@@ -24,7 +26,7 @@ import record
 
 from fna.config import Config, load_config
 from fna.errors import FnaError
-from fna.reporting.controls import compare, sentences
+from fna.reporting.controls import compare, join, sentences
 from fna.reporting.parts import read_optional
 from fna.runs.controls import repeat
 from fna.runs.opening import open_jobs
@@ -74,8 +76,18 @@ def measure(name: str, config: Config, run: str | Path, rng_seeds: int = 1, only
 
 
 def write(name: str, folders: Mapping[int, Path]) -> Path:
-    """Write what there is of a result."""
-    compared = compare(folders)
+    """Write what there is of a result, and what the file has of RNG seeds without a folder."""
+    here = {rng_seed: folder for rng_seed, folder in folders.items() if folder.exists()}
+    before = read_optional(record.RESULTS / f"{name}.json") or {"rows": [], "search_shares": {}, "found": {}}
+    kept = sorted({row["rng_seed"] for row in before["rows"]} & (folders.keys() - here.keys()))
+    own = compare({k: folder for k, folder in folders.items() if k not in kept})
+    own["entries"] += [row for row in before["rows"] if row["rng_seed"] in kept]
+    own["missing"] += [row for k in kept for row in _missing_before(before, k)]
+    shares, found = (
+        {k: before[key][str(k)] for k in kept if str(k) in before[key]} for key in ("search_shares", "found")
+    )
+    compared = join(list(folders), own["entries"], own["missing"], shares | own["search_shares"])
+
     ratios = {
         f"{key}_{what}": difference[what]
         for key, difference in compared["differences"].items()
@@ -85,17 +97,35 @@ def write(name: str, folders: Mapping[int, Path]) -> Path:
     ratios |= {
         key: compared[key] for key in ("madds_target_over_seed_max", "search_share") if compared[key] is not None
     }
-    warnings, targets = [], []
-    for rng_seed, folder in folders.items():
+    warnings = [warning for k in kept for warning in before["warnings"] if warning.startswith(f"RNG seed {k}:")]
+    for rng_seed, folder in here.items():
         metrics, target = (read_optional(folder / file) for file in ("metrics.json", "targets/derived.json"))
         warnings += [f"RNG seed {rng_seed}: {warning}" for warning in (metrics["warnings"] if metrics else ())]
-        targets += [target] if target else []
-    missing = [f"RNG seed {row['rng_seed']}, {row['row']}: {row['why']}" for row in compared["missing"]]
-    more: dict[str, Any] = {"missing": missing, "warnings": warnings, "words": sentences(compared)}
-    if targets:
-        more |= {key: targets[0][key] for key in ("disagreements", "arch")}
-        more["scales"] = [target["scale"] for target in targets]
-    return record.write(name, compared["entries"], ratios, **more)
+        found |= {rng_seed: {key: target[key] for key in ("arch", "disagreements")}} if target else {}
+    more: dict[str, Any] = {
+        "missing": [f"RNG seed {row['rng_seed']}, {row['row']}: {row['why']}" for row in compared["missing"]],
+        "warnings": warnings,
+        "words": sentences(compared),
+        "search_shares": compared["search_shares"],
+        "found": found,
+        "elsewhere": _elsewhere(before, kept),
+    }
+    return record.write(name, sorted(compared["entries"], key=lambda row: row["rng_seed"]), ratios, **more)
+
+
+def _missing_before(before: Mapping[str, Any], rng_seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an RNG seed that a file said are missing."""
+    begin = f"RNG seed {rng_seed}, "
+    for line in before["missing"]:
+        if line.startswith(begin):
+            row, _, why = line.removeprefix(begin).partition(": ")
+            yield {"rng_seed": rng_seed, "row": row, "why": why}
+
+
+def _elsewhere(before: Mapping[str, Any], kept: Sequence[int]) -> dict[int, Any]:
+    """Return how the rows of RNG seeds that are kept were measured, as their file said it first."""
+    own = {key: before.get(key) for key in ("command", "threads", "machine", "date", "commit", "versions")}
+    return {k: before["elsewhere"].get(str(k), own) for k in kept}
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ def draw(result: dict[str, Any]) -> str:
     seed = next(row for row in result["rows"] if row["row"].endswith("fine-tuned seed"))
     archs = {
         f"seed: EfficientNet-Lite0, {seed['madds'] / 1e9:.3f} G MAdds": find_variant(SEED).arch,
-        f"found on street scenes, input {result['scales'][0]:g} x: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(
-            result["arch"]
+        f"found on street scenes, input {found['scale']:g} x: {found['madds'] / 1e9:.3f} G MAdds": Arch.from_json(
+            result["found"]["0"]["arch"]
         ),
     }
     svg = to_svg(draw_archs(archs)).replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")

@@ -33,15 +33,13 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
         left_out: for each of them the rows that there cannot be, and why; None: what its controls.json says.
 
     Returns:
-        JSON-ready: `metric` (its title), `entries` (a row of a run each), `missing` (rows of a run that are not there,
-        and why), `rows` (a row each: mean and spread), `differences` (of scores, as shares, over the runs that have
-        both rows; see `spread`), `search_share` (computing time of the search / that of the seed's adaptation) and
-        `madds_target_over_seed_max`.
+        See `join`.
 
     Raises:
         FnaError: a file of theirs is damaged.
     """
-    entries, missing, shares, metric = [], [], [], ""
+    entries: list[dict[str, Any]] = []
+    missing, shares = [], {}
     for rng_seed, folder in runs.items():
         metrics = _read(folder / "metrics.json") or {"rows": {}}
         why = left_out[rng_seed] if left_out else (_read(folder / "controls.json") or {}).get("left_out", {})
@@ -49,11 +47,32 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
         for name, title in CONTROLS.items():
             if name in rows:
                 entries.append(_entry(metrics, rows[name], title, rng_seed))
-                metric = entries[-1]["metric"]
             else:
                 missing.append({"rng_seed": rng_seed, "row": title, "why": why.get(name, TODO)})
         if "baseline" in rows and metrics["search_compute_minutes"]:
-            shares.append(metrics["search_compute_minutes"] / rows["baseline"]["compute_minutes"])
+            shares[rng_seed] = metrics["search_compute_minutes"] / rows["baseline"]["compute_minutes"]
+    return join(list(runs), entries, missing, shares)
+
+
+def join(
+    rng_seeds: Sequence[int],
+    entries: Sequence[Mapping[str, Any]],
+    missing: Sequence[Mapping[str, Any]],
+    search_shares: Mapping[int, float],
+) -> dict[str, Any]:
+    """Compare rows of runs that differ in their RNG seed.
+
+    Args:
+        rng_seeds: of the runs.
+        entries: a row of a run each.
+        missing: rows of a run that are not there: `rng_seed`, `row` (its title) and `why`.
+        search_shares: by RNG seed: computing time of the search / that of the seed's adaptation.
+
+    Returns:
+        JSON-ready: the above, `search_share` being a mean, `metric` (its title), `rows` (a row each: mean and spread),
+        `differences` (of scores, as shares, over the runs that have both rows; see `spread`) and
+        `madds_target_over_seed_max`.
+    """
     by_letter = {
         letter: {entry["rng_seed"]: entry for entry in entries if entry["row"] == title}
         for letter, title in LETTERS.items()
@@ -63,8 +82,8 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
         for one, other in PAIRS
     }
     return {
-        "rng_seeds": list(runs),
-        "metric": metric,
+        "rng_seeds": list(rng_seeds),
+        "metric": next((entry["metric"] for entry in entries), ""),
         "entries": entries,
         "missing": missing,
         "rows": [_row(title, list(by_letter[letter].values())) for letter, title in LETTERS.items()],
@@ -72,7 +91,8 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
             f"{one}_minus_{other}": spread([a["score"] - b["score"] for a, b in both])
             for (one, other), both in pairs.items()
         },
-        "search_share": statistics.mean(shares) if shares else None,
+        "search_share": statistics.mean(search_shares.values()) if search_shares else None,
+        "search_shares": {str(k): share for k, share in search_shares.items()},
         "madds_target_over_seed_max": max((c["madds"] / a["madds"] for c, a in pairs["c", "a"]), default=None),
     }
 
