@@ -275,8 +275,11 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     steps = ((basis.train or 0) - held) // config.batch_size
     seconds = config.batch_size / problem.config.adapt.batch_size  # of a batch here per second of one there
     costs = [problem.at(form).costs(space) for form in forms_of(problem.config)]
-    ratio = sum(_drawn(config, one, problem.cost(space.seed).madds, spent) for one in costs) / len(costs)
-    weight_step = pace.step * seconds * (ratio if config.sampler != "anchored" else _anchored(config, ratio))
+    seed = problem.cost(space.seed).madds
+    ratio = sum(_drawn(config, one, seed, spent) for one in costs) / len(costs)
+    if config.sampler == "anchored":
+        ratio = config.anchor * sum(one.seed for one in costs) / (seed * len(costs)) + (1 - config.anchor) * ratio
+    weight_step = pace.step * seconds * ratio
     if config.distill:  # the teacher's forward pass
         areas = [form.scale**2 for form in forms_of(problem.config)]
         weight_step += (1 - config.anchor) * pace.forward * seconds * sum(areas) / len(areas)
@@ -296,10 +299,6 @@ def _area(problem: Problem) -> float:
     """Return what an image that is scored has to compute, in batches of training crops."""
     height, width = problem.config.data.crop
     return problem.size_hw[0] * problem.size_hw[1] / (height * width) / problem.config.search.batch_size
-
-
-def _anchored(config: SearchConfig, others: float) -> float:
-    return config.anchor + (1 - config.anchor) * others
 
 
 def _drawn(config: SearchConfig, costs: Costs, seed: int, spent: float) -> float:

@@ -129,11 +129,11 @@ class SearchLoop:
         return train_batches(self.problem, self.data, indices, size, purpose, self.compute, (first, last), scales)
 
     def drawn_for(self, step: int) -> tuple[Form, Step]:
-        """Return the form of a weight step and what its path is drawn for; an anchor runs the seed in its own form."""
+        """Return the form of a weight step and what its path is drawn for; an anchor runs the seed in any form."""
         draw = generator(self.compute.rng_seed, "form", step)
         anchor = self.config.sampler == "anchored" and float(torch.rand((), generator=draw)) < self.config.anchor
         limit = self.limits[int(torch.randint(len(self.limits), (), generator=draw))]
-        form = SEEDS if anchor else self.forms.draw(limit, draw)
+        form = self.forms.draw(limit, draw)
         return form, Step(self.arch, self.forms.costs[form], limit, self.config, anchor)
 
     def _alpha_steps_before(self, step: int) -> int:

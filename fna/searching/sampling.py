@@ -64,9 +64,10 @@ def draw_path(arch: SuperArch, alphas: Sequence[Tensor] | None, generator: torch
 def sample_anchored(step: Step, alphas: Sequence[Tensor] | None, generator: torch.Generator) -> LayerPath:
     """Draw the seed's own path, or one near it whose cost lies in a window of the budget.
 
-    A share ``search.anchor`` of the steps runs the seed in its own form. In the others a layer has the seed's block
-    with probability ``search.near``, else any; all are tilted towards cheap blocks until the expected cost is one drawn
-    from ``search.window`` x the budget.
+    A share ``search.anchor`` of the steps runs the seed, in each form as often as the other steps have it: else its own
+    form would be trained most, and be scored for the best. In the others a layer has the seed's block with probability
+    ``search.near``, else any; all are tilted towards cheap blocks until the expected cost is one drawn from
+    ``search.window`` x the budget.
     """
     seed = step.arch.seed_path()
     if step.anchor:
