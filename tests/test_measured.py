@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 
 import fna
 from fna.arch import LayerPath
+from fna.arch.cutting import SPENT
 from fna.arch.target import Form
 from fna.config import SearchConfig
 from fna.cost.costs import Costs
@@ -28,11 +30,14 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.nets.supernet import path_network
 from fna.rng import generator
+from fna.searching.alphas import SearchLoop
 from fna.searching.found import Candidate, Found, Pool, choose
+from fna.searching.measured import _Pool
 from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
 from fna.tasks.heads import DeepLabV3Head
+from fna.tasks.problem import Problem
 from fna.training.sinks import read_log
 
 MEASURED = (
@@ -143,6 +148,44 @@ def test_finalists_are_scored_by_the_metric_and_it_decides(job: Job, found: Foun
     assert choose([replace(one, cost=11), replace(other, cost=11), left], 10) == left, "no finals there"
     assert choose([replace(left, loss=0.2), one, other], 10) == replace(left, loss=0.2), "finals at another limit"
     assert choose([one], 3) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.25])
+def test_a_search_ends_in_the_form_that_the_metric_takes(
+    scale: float, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever the loss prefers, the last three tenths of the candidates are of it, and their best have a final."""
+    measured: list[float] = []
+
+    def metric(self: Scorer, network: nn.Module, problem: Problem) -> float:
+        measured.append(problem.config.data.crop[0] / 64)
+        return float(measured[-1] == scale) + len(measured) / 1000
+
+    monkeypatch.setattr(Scorer, "held_metric", metric)
+    found = search_tiny(job, tmp_path)
+    assert isinstance(found.evidence, Pool)
+    chosen = choose(found.evidence.candidates, job.problem.cost(job.seed.arch).madds)
+    assert chosen is not None
+    assert chosen.scale == scale
+    assert {c.form for c in found.evidence.candidates[-3:]} == {chosen.form}
+    assert measured[-1] == scale
+    assert set(measured) == {1.0, 1.25}
+
+
+@pytest.mark.parametrize("form", [Form(), Form(0.5), Form(0.5, 1.25)])
+def test_children_of_cheap_networks_spend_the_budget(form: Form, job: Job) -> None:
+    space = expand(job.seed, job.problem)
+    loop = SearchLoop(space, job.problem, job.data.train, job.compute, job.problem.costs(space.arch), None)
+    cheapest = tuple(min(range(len(row)), key=row.__getitem__) for row in loop.costs.table)
+    limit = loop.costs.seed
+    pool = _Pool(loop, Scorer(loop), (), limit, {})
+    pool.members[cheapest, form] = Candidate(cheapest, pool.cost(cheapest, form), 1.0, None, *form)
+    children = list(islice(pool._new(pool._children((form,))), 30))
+    assert len(children) >= 3
+    for path, of in children:
+        assert of == form
+        assert SPENT * limit <= pool.cost(path, of) <= limit
+    assert children == list(islice(pool._new(pool._children((form,))), 30)), "of the round and the random seed alone"
 
 
 def test_smaller_budgets_get_candidates_of_their_own(job: Job, tmp_path: Path) -> None:
