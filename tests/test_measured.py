@@ -32,7 +32,7 @@ from fna.nets.supernet import path_network
 from fna.rng import generator
 from fna.searching.alphas import SearchLoop
 from fna.searching.found import Candidate, Found, Pool, choose
-from fna.searching.measured import _Pool
+from fna.searching.measured import _Pool, hand_cuts
 from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
@@ -170,6 +170,10 @@ def test_a_search_ends_in_the_form_that_the_metric_takes(
     assert {c.form for c in found.evidence.candidates[-3:]} == {chosen.form}
     assert measured[-1] == scale
     assert set(measured) == {1.0, 1.25}
+    space = expand(job.seed, job.problem)
+    loop = SearchLoop(space, job.problem, job.data.train, job.compute, job.problem.costs(space.arch), None)
+    scored = {(c.path, c.form) for c in found.evidence.candidates if c.score is not None}
+    assert set(hand_cuts(loop, loop.costs.seed, [chosen.form])) <= scored
 
 
 @pytest.mark.parametrize("form", [Form(), Form(0.5), Form(0.5, 1.25)])

@@ -113,7 +113,7 @@ def _starters(loop: SearchLoop) -> Iterator[Candidacy]:
             form = loop.forms.draw(limit, draw)
             yield sample_anchored(Step(loop.arch, loop.forms.costs[form], limit, config), None, draw), form
 
-    for source in ([seed_of(loop)], hand_cuts(loop, limit), near()):
+    for source in ([seed_of(loop)], hand_cuts(loop, limit, loop.forms.within(limit)), near()):
         for path, form in source:
             fits = SPENT * limit <= loop.forms.costs[form].charged(path, limit) <= limit or (path, form) == seed_of(
                 loop

@@ -8,9 +8,10 @@ the candidate, every proposal one of the random seed and the scores of the round
 the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
-is scored by: rare classes and small things hardly show in it, and it favours no form fairly. So the best by loss, some
-of each input scale, are scored by the task's metric on whole images, and that decides on a form. At last children and
-neighbours of the best in that form are scored by loss, the best of them by the metric, and that decides again.
+is scored by: rare classes and small things hardly show in it, and that of larger crops is of other sums. So the best by
+loss, some of each input scale, are scored by the task's metric on whole images, and that decides on a form. At last
+children and neighbours of the best in that form are scored by loss, the best of them and the seed cut by hand by the
+metric, and that decides again.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
 
 def finalists(scales: Collection[float]) -> int:
     """Return how many networks are scored by the metric for a budget, at most."""
-    return 1 + FINALISTS * (2 + len(scales) + 2)
+    return 2 + FINALISTS * (2 + len(scales) + 2)
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -114,10 +115,10 @@ def _additive(loop: SearchLoop, harms: Mapping[tuple[int, int], float]) -> list[
     return estimate
 
 
-def hand_cuts(loop: SearchLoop, limit: int) -> Iterator[Candidacy]:
+def hand_cuts(loop: SearchLoop, limit: int, forms: Sequence[Form]) -> Iterator[Candidacy]:
     """Yield the seed, cut to a limit in each form as somebody without a search would; see `cut_by_hand`."""
     space, problem = loop.arch, loop.problem
-    for form in loop.forms.within(limit):
+    for form in forms:
         count = partial(charged, loop.forms.costs[form], space, limit)
         try:
             arch = cut_by_hand(space.seed, space, limit, count, problem.prepared(space.seed).taps)
@@ -166,7 +167,8 @@ class _Pool:
         if (chosen := choose(list(self.members.values()), self.limit)) is not None:
             self._grow(partial(self._children, (chosen.form,)), total - local // 2)
             self._grow(partial(self._neighbours, chosen.form), total)
-            self._measure([(c.path, c.form) for c in self.best(chosen.form)[: 2 * FINALISTS]])
+            best = [(c.path, c.form) for c in self.best(chosen.form)[: 2 * FINALISTS]]
+            self._measure([*best, *(c for c in hand_cuts(self.loop, self.limit, [chosen.form]) if c in self.members)])
 
     def _grow(self, propose: Callable[[], Iterator[Candidacy]], total: int, at_once: int = ROUND) -> None:
         """Score what is proposed until there are so many candidates, or nothing new."""
@@ -200,7 +202,7 @@ class _Pool:
         for form in self.forms:
             table, room = self.loop.forms.costs[form].added(self.limit)
             yield best_path(table, worth, room), form
-        yield from hand_cuts(self.loop, self.limit)
+        yield from hand_cuts(self.loop, self.limit, self.forms)
 
     def best(self, form: Form | None = None) -> list[Candidate]:
         """Return the candidates within the budget, the best by loss first, of equal ones the cheaper."""
