@@ -12,7 +12,7 @@ from tiny import opened, tiny_config, write_images
 from fna.cli import main
 from fna.config import load_config
 from fna.errors import FnaError
-from fna.training.batches import train_batches
+from fna.training.batches import Stream
 
 CODE = """
 import torch
@@ -45,8 +45,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def batches(images: Path, *overrides: str, steps: tuple[int, int] = (0, 3)) -> list[Any]:
     config = tiny_config(images, *overrides)
     with opened(config) as job:
-        found = train_batches(job.problem, job.data.train, range(4), 2, "adapt", job.compute, steps)
-        return [batch["image"] for batch, _ in found]
+        stream = Stream(job.problem, job.data.train, range(4), 2, "adapt", job.compute)
+        return [batch["image"] for batch, _ in stream.batches(*steps)]
 
 
 def test_a_transform_changes_training_samples_and_draws_statelessly(images: Path) -> None:

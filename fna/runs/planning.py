@@ -28,7 +28,7 @@ from fna.seeds.finding import is_here
 from fna.tasks import load_task
 from fna.tasks.labels import Labels
 from fna.tasks.problem import Problem
-from fna.training.batches import train_batches
+from fna.training.batches import Stream
 from fna.training.compute import Compute
 from fna.training.engine import Batch
 from fna.training.memory import training_memory
@@ -248,7 +248,7 @@ def _sample(basis: Basis, compute: Compute) -> _Sample:
     data = open_splits(drawn.task.name, drawn.data, [drawn.data.train])[drawn.data.train]
     problem = replace(Problem.of(drawn, data, _NoSeed), size_hw=basis.problem.size_hw)
     alone = replace(compute, workers=0)
-    batch, images_N3HW = next(iter(train_batches(problem, data, range(len(data)), size, "plan", alone, (0, 1))))
+    batch, images_N3HW = next(Stream(problem, data, range(len(data)), size, "plan", alone).batches(0, 1))
     return _Sample(problem, batch, images_N3HW)
 
 

@@ -21,7 +21,7 @@ from fna.searching.choosing import Choice
 from fna.searching.forms import allowed
 from fna.stages.derive import Derived
 from fna.stages.prune import prune
-from fna.training.batches import train_batches
+from fna.training.batches import Stream
 from fna.training.clock import Stopwatch
 from fna.training.pace import Pace, measure_pace
 
@@ -69,7 +69,7 @@ def prune_seed(run: Run, pruning: Pruning, budget: Budget) -> int:
     target = Target.from_json(run.read_json(f"targets/{PRUNED}.json", f"derive:{PRUNED}"))
     network = start_network(run, target, "target", PRUNED)  # of several processes each has pruned with other batches
     seconds = {n: _pace(run, net).step for n, net in (("seed", seed), ("pruned", network))}
-    minutes = spent["compute_minutes"] / spent["adapt"]["epochs"] * seconds["pruned"] / seconds["seed"]  # an epoch
+    minutes = _epoch_minutes(spent) * seconds["pruned"] / seconds["seed"]
     ours = spent["compute_minutes"] + watch.read().compute_minutes
     left = _total(pruning.beside) - ours
     epochs = max(1, round(left / minutes))
@@ -103,10 +103,10 @@ def _tuned_seed(run: Run, pruning: Pruning) -> tuple[Network[Arch], Mapping[str,
     pruned one. Then one is fine-tuned for this pruning, for half of it.
     """
     seed, spent = _tuned(pruning.seed)
-    half, minutes = _total(pruning.beside) / 2, spent["compute_minutes"] / spent["adapt"]["epochs"]
+    half = _total(pruning.beside) / 2
     if spent["compute_minutes"] <= half:
         return seed, spent
-    epochs = max(1, round(half / minutes))
+    epochs = max(1, round(half / _epoch_minutes(spent)))
     adapt_one(run, run.config.adapt.model_copy(update={"name": SHORT, **PLAIN_SEED, "epochs": epochs}))
     return _tuned(run.path / SHORT)
 
@@ -119,6 +119,11 @@ def _tuned(folder: Path) -> tuple[Network[Arch], Mapping[str, Any]]:
     return Network(target.arch, state, *target.form), run.info(stage)
 
 
+def _epoch_minutes(spent: Mapping[str, Any]) -> float:
+    """Return the compute minutes of an epoch of an adaptation."""
+    return float(spent["compute_minutes"] / spent["adapt"]["epochs"])
+
+
 def _total(folder: Path) -> float:
     """Return the compute minutes of an adapted network of a run by its folder, those of the search included."""
     run = Folder.open(folder.parent, writer=False)
@@ -129,6 +134,6 @@ def _total(folder: Path) -> float:
 def _pace(run: Run, network: Network[Arch]) -> Pace:
     """Time training steps of a network."""
     problem, config, (train,) = run.problem.at(network), run.config.adapt, run.data("train")
-    few = train_batches(problem, train, range(len(train)), config.at_once, "pace", run.compute, (0, 1))
-    batch, images_N3HW = next(iter(few))
+    few = Stream(problem, train, range(len(train)), config.at_once, "pace", run.compute)
+    batch, images_N3HW = next(few.batches(0, 1))
     return measure_pace(problem, network.arch, batch, images_N3HW, config, run.compute)

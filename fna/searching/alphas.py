@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from fna.searching.penalty import Holder, objective
 from fna.searching.sampling import SAMPLERS, Step
 from fna.tasks.problem import Problem
 from fna.training import distributed
-from fna.training.batches import make_sampler, train_batches
+from fna.training.batches import Stream, make_sampler
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
@@ -118,15 +118,13 @@ class SearchLoop:
         self.network.train()
         if self.config.bn == "frozen":
             freeze_norms(self.model)
-        self.weight_batches = self._batches(0, "weights", step, self.total_steps, lambda s: self.drawn_for(s)[0].scale)
+        size, (own, others), compute = self.config.batch_size, self.parts, self.compute
+        weights = Stream(
+            self.problem, self.data, own, size, "weights", compute, lambda step: self.drawn_for(step)[0].scale
+        )
+        self.weight_batches = weights.batches(step, self.total_steps)
         first, last = (self._alpha_steps_before(s) for s in (step, self.total_steps))
-        self.alpha_batches = self._batches(1, "alphas", first, last)
-
-    def _batches(
-        self, part: int, purpose: str, first: int, last: int, scales: Callable[[int], float] | None = None
-    ) -> Any:
-        size, indices = self.config.batch_size, self.parts[part]
-        return train_batches(self.problem, self.data, indices, size, purpose, self.compute, (first, last), scales)
+        self.alpha_batches = Stream(self.problem, self.data, others, size, "alphas", compute).batches(first, last)
 
     def drawn_for(self, step: int) -> tuple[Form, Step]:
         """Return the form of a weight step and what its path is drawn for; an anchor runs the seed in any form."""

@@ -31,7 +31,7 @@ from fna.searching.measured import hand_cuts
 from fna.searching.sampling import Step, sample_anchored
 from fna.searching.scoring import Candidacy, Scorer, seed_of
 from fna.training import distributed
-from fna.training.batches import train_batches
+from fna.training.batches import Stream
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
 from fna.training.engine import WeightStep, make_optimizer
@@ -163,12 +163,12 @@ class _Race:
             load_weights(model, kept["model"], "the checkpoint of a candidate")
             optimizer.load_state_dict(kept["optimizer"])
             step.scaler.load_state_dict(kept["scaler"])
-        batches = train_batches(
-            *(loop.problem, loop.data, loop.parts[0], config.batch_size, "halving", loop.compute, (done, last)),
+        stream = Stream(
+            *(loop.problem, loop.data, loop.parts[0], config.batch_size, "halving", loop.compute),
             lambda step: self.form.scale,
         )
         network.train()
-        for at, (batch, images) in enumerate(batches, done):
+        for at, (batch, images) in enumerate(stream.batches(done, last), done):
             for _ in step.readings.take(at, step(at, batch, images), now=at + 1 == last):
                 pass  # nobody sees the rows, but what is not finite stops here
         if self.checkpoints and loop.compute.world.writes:

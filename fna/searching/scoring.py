@@ -22,7 +22,7 @@ from fna.searching.kept import Kept
 from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.training import distributed
-from fna.training.batches import host_batches, on_device
+from fna.training.batches import Stream, on_device
 from fna.training.clock import Spent
 from fna.training.engine import Batch
 from fna.training.norms import recalibrate
@@ -160,10 +160,8 @@ class Scorer:
             size = min(config.batch_size * loop.compute.world.size, *map(len, loop.parts))
 
             def made(part: int, purpose: str, number: int) -> list[Batch]:
-                one = host_batches(
-                    *(loop.problem, loop.data, loop.parts[part], size, purpose, alone, (0, number)), lambda step: scale
-                )
-                return list(one)
+                stream = Stream(loop.problem, loop.data, loop.parts[part], size, purpose, alone, lambda step: scale)
+                return list(stream.on_host(0, number))
 
             held = max(1, min(len(loop.parts[1]), HELD) // size)
             self.batches[scale] = made(0, "recalibrate", config.recalibrate), made(1, "held out", held)

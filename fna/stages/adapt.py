@@ -18,7 +18,7 @@ from fna.stages.evaluate import evaluate
 from fna.tasks.problem import Problem
 from fna.tasks.weighting import class_weights
 from fna.training.averaging import make_average
-from fna.training.batches import make_sampler, train_batches
+from fna.training.batches import Stream, make_sampler
 from fna.training.checkpoints import Checkpoints
 from fna.training.clock import Spent
 from fna.training.compute import Compute
@@ -87,7 +87,8 @@ class AdaptLoop:
 
     def _batches(self, purpose: str, first: int, last: int) -> Any:
         size = self.config.batch_size
-        return train_batches(self.problem, self.data.train, self.indices, size, purpose, self.compute, (first, last))
+        stream = Stream(self.problem, self.data.train, self.indices, size, purpose, self.compute)
+        return stream.batches(first, last)
 
     def _train(self) -> None:
         self.network.train()

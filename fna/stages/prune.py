@@ -19,7 +19,7 @@ from fna.nets.weights import Network, cpu_state, load_weights
 from fna.progress import say
 from fna.searching.choosing import NoControlError
 from fna.tasks.problem import Problem
-from fna.training.batches import train_batches
+from fna.training.batches import Stream
 from fna.training.compute import Compute
 from fna.training.engine import Batch
 
@@ -83,7 +83,7 @@ def prune(
         out_channel_groups={},
     )
     size = own.config.adapt.at_once
-    batches = train_batches(own, data, range(len(data)), size, "prune", compute, (0, steps))
+    batches = Stream(own, data, range(len(data)), size, "prune", compute).batches(0, steps)
     for step in range(1, steps):
         if importance == "taylor":
             _differentiate(model, own, next(batches), compute)

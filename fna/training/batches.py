@@ -36,17 +36,9 @@ def make_sampler(
     )
 
 
-def train_batches(
-    problem: Problem,
-    data: Any,
-    indices: Sequence[int],
-    batch_size: int,
-    purpose: str,
-    compute: Compute,
-    steps: tuple[int, int],
-    scales: Callable[[int], float] | None = None,
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield (batch, normalised images) on the device, for iterations from ``steps[0]`` to ``steps[1]`` (exclusive).
+@dataclass(frozen=True)
+class Stream:
+    """What is trained on, an iteration after the other.
 
     A batch is a function of (rng seed, purpose, iteration): workers, processes and interruptions do not change it.
 
@@ -57,33 +49,34 @@ def train_batches(
         batch_size: records per step and process.
         purpose: other purposes, other orders.
         compute: hardware and processes.
-        steps: first iteration, and the one to stop before.
-        scales: iteration -> input scale of its samples; None: 1.
+        scales: iteration -> input scale of its samples.
     """
-    for batch in host_batches(problem, data, indices, batch_size, purpose, compute, steps, scales):
-        yield on_device(batch, problem, compute)
 
+    problem: Problem
+    data: Any
+    indices: Sequence[int]
+    batch_size: int
+    purpose: str
+    compute: Compute
+    scales: Callable[[int], float] = lambda step: 1.0
 
-def host_batches(
-    problem: Problem,
-    data: Any,
-    indices: Sequence[int],
-    batch_size: int,
-    purpose: str,
-    compute: Compute,
-    steps: tuple[int, int],
-    scales: Callable[[int], float] | None = None,
-) -> Iterator[Batch]:
-    """Yield what `train_batches` takes to the device: images of 8 bits, and truths."""
-    sampler = make_sampler(data, indices, batch_size, purpose, compute, steps)
-    views: Dataset[Any] = _ScaledViews(problem, data, indices)
-    batches = _WithScales(sampler, scales or (lambda step: 1.0))
-    preload(data)
-    if problem.config.data.transform and indices:
-        views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
-    pinned = compute.device.type == "cuda"
-    for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate, pinned=pinned):
-        yield {**batch, "names": [data.name(int(i)) for i in batch["index"]]}
+    def batches(self, first: int, last: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield (batch, normalised images) on the device, for iterations from `first` to `last` (exclusive)."""
+        for batch in self.on_host(first, last):
+            yield on_device(batch, self.problem, self.compute)
+
+    def on_host(self, first: int, last: int) -> Iterator[Batch]:
+        """Yield what `batches` takes to the device: images of 8 bits, and truths."""
+        problem, data, compute = self.problem, self.data, self.compute
+        sampler = make_sampler(data, self.indices, self.batch_size, self.purpose, compute, (first, last))
+        views: Dataset[Any] = _ScaledViews(problem, data, self.indices)
+        batches = _WithScales(sampler, self.scales)
+        preload(data)
+        if problem.config.data.transform and self.indices:
+            views[0, 0, 1.0]  # a mistake in it shows here, not in a worker
+        pinned = compute.device.type == "cuda"
+        for batch in Loader(views, compute.workers, batches=batches, collate=problem.task.collate, pinned=pinned):
+            yield {**batch, "names": [data.name(int(i)) for i in batch["index"]]}
 
 
 def on_device(batch: Batch, problem: Problem, compute: Compute) -> tuple[Batch, Tensor]:
