@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fna.cost.shares import moved
 from fna.errors import FnaError
 from fna.files import read_json
 from fna.runs import evaluating, pipeline
+from fna.runs.folder import Folder
 from fna.runs.run import Run
 from fna.runs.saved import predict_images
 
@@ -100,6 +102,20 @@ def test_running_again_redoes_nothing(finished: tuple[Path, dict[str, Any]]) -> 
     for name, row in metrics["rows"].items():
         assert {**again[name], "latency": {}} == {**row, "latency": {}}
     assert [(path / name).stat().st_mtime_ns for name in names] == before
+
+
+def test_a_target_whose_file_was_removed_is_derived_again(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    file = path / "targets" / "derived.json"
+    before = read_json(file)
+    file.unlink()
+    with pytest.raises(FnaError, match=r"the target 'derived' of .* is not finished; type: fna derive .*"):
+        Folder.open(path, writer=False).read_json("derive:derived", "targets/derived.json")
+    with Run.open(path) as run:
+        pipeline.stage(run, "derive")
+    assert read_json(file) == before
 
 
 @pytest.mark.parametrize("init", ["super", "seed", "random"])

@@ -149,6 +149,8 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         say(f"derive: '{name}' {measured_text(timed)}")
     target = {"name": name, **choice.target.to_json(), "path": list(choice.path), **info}
     for other in run.names("derive"):
+        if not run.finished(f"derive:{other}"):
+            continue  # its file was removed, as that of this one may have been
         if Target.from_json(run.read_json(f"targets/{other}.json", f"derive:{other}")) == choice.target:
             say(f"derive: '{name}' is the same network as '{other}'")
     files = {f"targets/{name}.json": target, f"targets/{name}.safetensors": derived.state}
