@@ -13,6 +13,8 @@ DATA holds camvid/ bccd/ lspet/, those of the recipes; seeds have fresh weights.
 - adapt: `adapt_vs_bare_*`, images a second of an adaptation / of the same steps on one batch that is there; memory,
   and the share of the time in which the loop waits for a batch.
 - smp: `vs_smp`, a step of segmentation_models_pytorch's network / of ours.
+- theirs: `adapt_vs_theirs_*`, images a second of an adaptation / of a training loop as others write it, data and all:
+  segmentation_models_pytorch's network behind torchvision's transforms, and torchvision's own SSDLite.
 - deterministic: `deterministic_cost`, the step with engine.deterministic / without, of the task where it is largest.
 - precision: `fp16_vs_bf16`, `tf32_vs_bf16`, `fp32_vs_bf16`, the step of the seed.
 
@@ -38,7 +40,8 @@ from typing import Any
 
 import record
 import torch
-from steps import Rival, plain_step, take_turns
+from rivals import SmpNetwork, detection_loop, segmentation_loop
+from steps import plain_step, take_turns
 from torch import nn
 
 from fna.config import load_config
@@ -119,14 +122,8 @@ class Bench:
             FnaError: the data are not there.
         """
         root = f"data.root={json.dumps(str(self.data / task))}"
-        settings = [
-            root,
-            f"engine.device={self.device}",
-            "adapt.recalibrate=0",
-            *(TINY if self.tiny else ()),
-            *overrides,
-        ]
-        config = load_config(RECIPES / f"{TASKS[task]}.yaml", settings)
+        settings = [root, f"engine.device={self.device}", "adapt.recalibrate=0", *(TINY if self.tiny else ())]
+        config = load_config(RECIPES / f"{TASKS[task]}.yaml", [*settings, *overrides])
         seed, data = load_seed(config.seed.name, None), open_data(config)
         with computing(config.engine) as compute:
             yield Job(Problem.of(config, data.val, seed), data, compute, seed)
@@ -293,13 +290,30 @@ def smp(bench: Bench) -> None:
         batch, images = next(loop.weight_batches)
         nets = {
             "ours": loop.compute.place(loop.problem.build(loop.arch.seed)),
-            "smp": loop.compute.move(Rival(len(loop.problem.labels.classes))),
+            "smp": loop.compute.move(SmpNetwork(len(loop.problem.labels.classes))),
         }
         steps = {name: bench.waited(plain_step(loop, net, batch, images)) for name, net in nets.items()}
         times = take_turns(steps, bench.often(50))
     for name, value in times.items():
         bench.note(f"training step: {name}", value)
     bench.ratios["vs_smp"] = times["smp"] / times["ours"]
+
+
+def theirs(bench: Bench) -> None:
+    for task, rival in {"camvid": segmentation_loop, "bccd": detection_loop}.items():
+        with bench.job(task) as job:
+            size, number = job.problem.config.adapt.batch_size, bench.often(100)
+            steps = rival(job.problem, job.data.train, job.compute)
+            ours = stepper(job.adapt())
+            for step in (ours, lambda i, steps=steps: next(steps)):
+                bench.seconds(step, WARM)
+            speeds = {
+                "ours": size / bench.seconds(ours, number, WARM),
+                "theirs": size / bench.seconds(lambda i, steps=steps: next(steps), number),
+            }
+        for name, value in speeds.items():
+            bench.note(f"{task}: training with data, {name}", value, "images/s")
+        bench.ratios[f"adapt_vs_theirs_{task}"] = speeds["ours"] / speeds["theirs"]
 
 
 def deterministic(bench: Bench) -> None:
@@ -337,7 +351,7 @@ def _seed_step(bench: Bench, task: str, *overrides: str) -> float:
 
 PARTS = {
     part.__name__: part
-    for part in (identical, first, library, overhead, candidate, adapt, smp, deterministic, precision)
+    for part in (identical, first, library, overhead, candidate, adapt, smp, theirs, deterministic, precision)
 }
 
 

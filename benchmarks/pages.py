@@ -48,6 +48,8 @@ MEANINGS = {  # ratio: what it is, and the aim
     "adapt_vs_bare_camvid": ("images per second of an adaptation / of its steps on one batch, CamVid", "≥ 0.8"),
     "adapt_vs_bare_bccd": ("likewise, BCCD", "≥ 0.8"),
     "adapt_vs_bare_lspet": ("likewise, Leeds Sports Pose", "≥ 0.8"),
+    "adapt_vs_theirs_camvid": ("likewise / of segmentation_models_pytorch behind torchvision's transforms, CamVid", ""),
+    "adapt_vs_theirs_bccd": ("images per second of an adaptation / of torchvision's own SSDLite and loop, BCCD", ""),
     "deterministic_cost": ("training step with `engine.deterministic` / without", "≤ 1.1"),
     "tf32_vs_bf16": ("training step in float32 with `engine.tf32` / in bf16", ""),
     "fp32_vs_bf16": ("training step in float32 without it / in bf16", ""),

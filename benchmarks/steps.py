@@ -26,6 +26,7 @@ from typing import Any
 
 import record
 import torch
+from rivals import SmpNetwork
 from torch import Tensor, nn
 
 from fna.arch import Arch
@@ -178,27 +179,6 @@ def quality(loop: SearchLoop, batch: Any, images: Tensor) -> list[dict[str, Any]
     return rows
 
 
-class Rival(nn.Module):
-    """The same encoder in segmentation_models_pytorch's parts, as near to ours as they allow.
-
-    Its DeepLabV3 decoder has a further 3x3 convolution and dropout, which are left out: they would slow it down.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP
-        from segmentation_models_pytorch.encoders import get_encoder
-
-        self.encoder = get_encoder("tu-tf_efficientnet_lite0", depth=5, weights=None, output_stride=16)
-        self.aspp = ASPP(self.encoder.out_channels[-1], 256, (6, 12, 18), separable=True, dropout=0.0)
-        self.classifier = nn.Conv2d(256, classes, 1)
-
-    def forward(self, images_N3HW: Tensor) -> Tensor:
-        """Return logits at the size of the images."""
-        logits = self.classifier(self.aspp(self.encoder(images_N3HW)[-1]))
-        return nn.functional.interpolate(logits, size=images_N3HW.shape[2:], mode="bilinear", align_corners=False)
-
-
 def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
     """Time the same 10 paths in a space of 4 and in one of 13 candidates a layer."""
     config = configure(data, "seed.name=mobilenet_v2", "seed.weights=null")
@@ -299,7 +279,7 @@ def main(data: str) -> None:
         nets = take_turns(
             {
                 "seed": plain_step(loop, loop.compute.place(loop.problem.build(loop.arch.seed)), batch, images),
-                "smp": plain_step(loop, loop.compute.move(Rival(len(loop.problem.labels.classes))), batch, images),
+                "smp": plain_step(loop, loop.compute.move(SmpNetwork(len(loop.problem.labels.classes))), batch, images),
                 "path": lambda: loop.weight_step(
                     50, batch, images, draw_path(loop.arch, None, generator(6, "path", next(draw)))
                 ),
