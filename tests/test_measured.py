@@ -32,7 +32,7 @@ from fna.nets.supernet import path_network
 from fna.rng import generator
 from fna.searching.alphas import SearchLoop
 from fna.searching.found import Candidate, Found, Pool, choose
-from fna.searching.measured import _Pool, hand_cuts
+from fna.searching.measured import _Evolution, hand_cuts
 from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
 from fna.stages.expand import expand
@@ -182,14 +182,15 @@ def test_children_of_cheap_networks_spend_the_budget(form: Form, job: Job) -> No
     loop = SearchLoop(space, job.problem, job.data.train, job.compute, job.problem.costs(space.arch), None)
     cheapest = tuple(min(range(len(row)), key=row.__getitem__) for row in loop.costs.table)
     limit = loop.costs.seed
-    pool = _Pool(loop, Scorer(loop), (), limit, {})
-    pool.members[cheapest, form] = Candidate(cheapest, pool.cost(cheapest, form), 1.0, None, *form)
-    children = list(islice(pool._new(pool._children((form,))), 30))
+    evolution = _Evolution(loop, Scorer(loop), (), limit, {})
+    evolution.members[cheapest, form] = Candidate(cheapest, evolution.cost(cheapest, form), 1.0, None, *form)
+    children = list(islice(evolution._new(evolution._children((form,))), 30))
     assert len(children) >= 3
     for path, of in children:
         assert of == form
-        assert SPENT * limit <= pool.cost(path, of) <= limit
-    assert children == list(islice(pool._new(pool._children((form,))), 30)), "of the round and the random seed alone"
+        assert SPENT * limit <= evolution.cost(path, of) <= limit
+    again = list(islice(evolution._new(evolution._children((form,))), 30))
+    assert again == children, "of the round and the random seed alone"
 
 
 def test_smaller_budgets_get_candidates_of_their_own(job: Job, tmp_path: Path) -> None:

@@ -76,13 +76,14 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
         base = scorer.loss(*seed)
         harms = {at: scorer.loss(*one) - base for at, one in zip(singles, alone, strict=True)}
         harm, members = _additive(loop, harms), dict[Candidacy, Candidate]()
-        pools = [_Pool(loop, scorer, harm, loop.costs.seed if at is None else at, members) for at in loop.limits]
-        for pool in pools:
-            pool.search(seed)
+        limits = [loop.costs.seed if limit is None else limit for limit in loop.limits]
+        evolutions = [_Evolution(loop, scorer, harm, limit, members) for limit in limits]
+        for evolution in evolutions:
+            evolution.search(seed)
     with torch.no_grad():
         for name, value in loop.model.named_buffers():
             value.copy_(buffers[name])
-    return Pool(tuple(members.values())), _doubts(pools[0], scorer, seed), scorer.spent
+    return Pool(tuple(members.values())), _doubts(evolutions[0], scorer, seed), scorer.spent
 
 
 def finalists(scales: Collection[float]) -> int:
@@ -129,7 +130,7 @@ def hand_cuts(loop: SearchLoop, limit: int, forms: Sequence[Form]) -> Iterator[C
 
 
 @dataclass
-class _Pool:
+class _Evolution:
     """The search for a budget: the candidates so far, and what they suggest to try next."""
 
     loop: SearchLoop
@@ -180,11 +181,11 @@ class _Pool:
             self.scorer.score(proposed)
             self.add(proposed)
 
-    def _measure(self, finalists: Sequence[Candidacy]) -> None:
-        """Score networks by the task's metric, too."""
-        chosen = list(dict.fromkeys(finalists))
-        self.scorer.measure(chosen)
-        for one in chosen:
+    def _measure(self, scored: Sequence[Candidacy]) -> None:
+        """Score networks of the pool by the task's metric, too."""
+        finals = list(dict.fromkeys(scored))
+        self.scorer.measure(finals)
+        for one in finals:
             self.members[one] = replace(self.members[one], score=self.scorer.metric(*one))
 
     def _new(self, proposals: Iterator[Candidacy]) -> Iterator[Candidacy]:
@@ -259,9 +260,9 @@ class _Pool:
         yield from ((path, form) for *_, path in sorted(changes))
 
 
-def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
+def _doubts(evolution: _Evolution, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     """Return a warning where nothing within the budget beats the seed, or where it may be luck."""
-    best = choose(list(pool.members.values()), pool.limit)
+    best = choose(list(evolution.members.values()), evolution.limit)
     if best is None or (best.path, best.form) == seed:
         return ("nothing that was scored within the budget beats the seed on held-out training images",)
     gained = (best.score or 0.0) - scorer.metric(*seed)
@@ -270,8 +271,9 @@ def _doubts(pool: _Pool, scorer: Scorer, seed: Candidacy) -> tuple[str, ...]:
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
     if float(gains.mean()) < DOUBT * error and gained < CLEAR:
         spread = f"standard error {error:.4f}" if len(gains) > 1 else "on one batch"
+        metric = evolution.loop.problem.task.metric
         return (
-            f"undecided: the best candidate's held-out {pool.loop.problem.task.metric} is {100 * gained:+.1f} beside "
-            f"the seed's, its loss {float(gains.mean()):.4f} below, {spread}; hold out more images or train longer",
+            f"undecided: the best candidate's held-out {metric} is {100 * gained:+.1f} beside the seed's, its loss "
+            f"{float(gains.mean()):.4f} below, {spread}; hold out more images or train longer",
         )
     return ()
