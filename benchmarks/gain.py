@@ -83,6 +83,7 @@ def write(name: str, folders: Mapping[int, Path]) -> Path:
     own = compare({k: folder for k, folder in folders.items() if k not in kept})
     own["entries"] += [row for row in before["rows"] if row["rng_seed"] in kept]
     own["missing"] += [row for k in kept for row in _missing_before(before, k)]
+    own["missing"].sort(key=lambda row: row["rng_seed"])
     shares, found = (
         {k: before[key][str(k)] for k in kept if str(k) in before[key]} for key in ("search_shares", "found")
     )

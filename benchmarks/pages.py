@@ -159,7 +159,11 @@ def gain(result: Mapping[str, Any]) -> str:
         scale = statistics.mean(run["scale"] for run in runs)
         lines.append((title, _score(runs), difference, str(len(runs)), f"{scale:g}", *_costs(runs)))
     whole = table((*header, "input scale", "params", "MAdds", "minutes, search included"), lines)
-    return "\n".join([whole, "", *(f"- {sentence}" for sentence in result["words"])])
+    elsewhere = [
+        f"RNG seed {rng_seed} was measured before, at commit {by['commit']}: {by['date']}, {by['machine']}."
+        for rng_seed, by in result["elsewhere"].items()
+    ]
+    return "\n".join([whole, "", *(f"- {sentence}" for sentence in [*result["words"], *elsewhere])])
 
 
 def speed(result: Mapping[str, Any]) -> str:

@@ -153,6 +153,7 @@ def test_a_gain_is_shown_with_its_spread_its_words_and_what_is_missing(tmp_path:
         "ratios": {"c_minus_a_mean": 0.09, "c_minus_a_std": 0.0141, "c_minus_b_mean": -0.05, "search_share": 2.0},
         "words": ["(c) is not the best: (b) is ahead.", "Not there, RNG seed 1: (b); still to do."],
         **{"date": "2026-01-02", "machine": "a machine", "versions": {"torch": "2.14.1"}},
+        "elsewhere": {"0": {"commit": "abc1234", "date": "2025-12-31", "machine": "another machine"}},
     }
     (tmp_path / "gain_leaves.json").write_text(json.dumps(result))
     full = script.render("<!-- results:gain_leaves -->\n<!-- /results -->", tmp_path)
@@ -160,6 +161,45 @@ def test_a_gain_is_shown_with_its_spread_its_words_and_what_is_missing(tmp_path:
     assert f"| (b) longer | 55.0 % | {script.MINUS}5.0 | 1 |" in full
     assert full.index("(a) seed") < full.index("(c) network")
     assert "\n- (c) is not the best: (b) is ahead.\n- Not there, RNG seed 1: (b); still to do.\n" in full
+    assert "\n- RNG seed 0 was measured before, at commit abc1234: 2025-12-31, another machine.\n" in full
+
+
+def test_a_gain_keeps_the_rows_of_rng_seeds_that_were_measured_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = load_script("gain")
+    monkeypatch.setattr(script.record, "RESULTS", tmp_path / "results")
+    row = dict.fromkeys(("params", "madds", "minutes", "compute_minutes", "epochs", "head_width", "scale"), 3)
+    about = {"metric": "miou", "titles": {"miou": "mIoU"}, "search_minutes": 6.0, "search_compute_minutes": 6.0}
+
+    def measure(place: Path, rng_seed: int, seed: float, found: float) -> dict[str, Any]:
+        folders = {k: place / f"seed_{k}" for k in (0, 1)}
+        rows = {
+            "baseline": {**row, "arch": "seed", "init": "seed", "miou": seed},
+            "adapted": {**row, "arch": "derived", "init": "super", "miou": found},
+        }
+        folder = folders[rng_seed]
+        (folder / "targets").mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({**about, "rows": rows, "warnings": [f"of {rng_seed}"]}))
+        (folder / "targets" / "derived.json").write_text(json.dumps({"arch": rng_seed, "disagreements": []}))
+        path: Path = script.write("gain_leaves", folders)
+        result: dict[str, Any] = json.loads(path.read_text())
+        return result
+
+    one = measure(tmp_path / "here", 0, 0.4, 0.5)
+    assert [(row["rng_seed"], row["score"]) for row in one["rows"]] == [(0, 0.4), (0, 0.5)]
+    assert sum(line.startswith("RNG seed 1, ") for line in one["missing"]) == 6
+    both = measure(tmp_path / "there", 1, 0.5, 0.8)
+    assert [(row["rng_seed"], row["score"]) for row in both["rows"]] == [(0, 0.4), (0, 0.5), (1, 0.5), (1, 0.8)]
+    assert both["ratios"]["c_minus_a_mean"] == pytest.approx(0.2)
+    assert both["search_shares"] == {"0": 2.0, "1": 2.0}
+    assert both["warnings"] == ["RNG seed 0: of 0", "RNG seed 1: of 1"]
+    assert {k: found["arch"] for k, found in both["found"].items()} == {"0": 0, "1": 1}
+    assert [line for line in both["missing"] if "seed 0" in line] == [x for x in one["missing"] if "seed 0" in x]
+    assert both["elsewhere"] == {"0": {key: one[key] for key in both["elsewhere"]["0"]}}
+    again = measure(tmp_path / "third", 1, 0.5, 0.9)
+    assert again["elsewhere"] == both["elsewhere"], "where it was measured first"
 
 
 # --- commands and outputs ---------------------------------------------------------------------------------------------
