@@ -19,6 +19,7 @@ from fna.errors import FnaError
 from fna.files import read_json
 from fna.stages.photos import find_images
 
+FULL = ["engine.precision=fp32"]  # as `fna.predict` computes; half precision is the default where a CPU has it
 ALL = {"segmentation": ("overlay", "png", "npz"), "detection": ("coco", "yolo", "csv")}
 
 
@@ -42,7 +43,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_masks_are_class_ids_and_pictures_are_mixed(tmp_path: Path, photos: Path) -> None:
     network = write_network(tmp_path / "net", "deeplabv3")
-    done = fna.predict_images(network, photos, tmp_path / "out", formats=ALL["segmentation"])
+    done = fna.predict_images(network, photos, tmp_path / "out", None, FULL, ALL["segmentation"])
     out, model = tmp_path / "out", fna.load(network)
     assert (done["images"], done["files"][-1]) == (3, "classes.txt")
     assert done["images_per_second"] > 0
@@ -105,7 +106,7 @@ def test_poses_have_their_joints_names(tmp_path: Path, photos: Path) -> None:
     network = write_network(tmp_path / "net", "simple_baseline")
     model, size = fna.load(network), np.array([100, 70])
     middle = float(fna.predict(model, photos / "0.png")["points"][:, 2].median())
-    settings = [f"evaluate.draw_threshold={middle}"] if 0 <= middle < 1 else []
+    settings = [*FULL, *([f"evaluate.draw_threshold={middle}"] if 0 <= middle < 1 else [])]
     fna.predict_images(network, photos / "0.png", tmp_path / "out", None, settings, ["yolo", "csv"])
     (row,), (line,) = table(tmp_path / "out" / "predictions.csv"), numbers(tmp_path / "out" / "labels" / "0.txt")
     found, joints = fna.predict(model, photos / "0.png"), np.array(line[5:]).reshape(-1, 3)

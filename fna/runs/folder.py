@@ -321,8 +321,7 @@ class Folder:
         what, option = f"stage '{stage}'", ""
         if name:
             kind, option = NAMED[command]
-            others = [done for done in self.stages() if done.startswith(f"{command}:") and done != stage]
-            known = [done.removeprefix(f"{command}:") for done in others]
+            known = [s.partition(":")[2] for s in self.stages() if s.startswith(f"{command}:") and s != stage]
             what, option = f"{kind} '{name}'{nearest(name, known)}", f" {option} {name}"
         return f"the {what} of {self.path} is not finished; type: fna {command} {quoted(self.path)}{option}"
 
