@@ -149,7 +149,7 @@ def keep_target(run: Run, name: str, wanted: Mapping[str, Any], derived: Derived
         say(f"derive: '{name}' {measured_text(timed)}")
     target = {"name": name, **choice.target.to_json(), "path": list(choice.path), **info}
     for other in run.names("derive"):
-        if not run.finished(f"derive:{other}"):
+        if not run.folder.finished(f"derive:{other}"):  # as this process sees it: it may be here after the first wrote
             continue  # its file was removed, as that of this one may have been
         if Target.from_json(run.read_json(f"targets/{other}.json", f"derive:{other}")) == choice.target:
             say(f"derive: '{name}' is the same network as '{other}'")
