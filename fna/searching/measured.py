@@ -160,11 +160,12 @@ class _Evolution:
         new = self.loop.config.candidates
         total, local = len(self.members) + new, int(LOCAL * new)
         self.add([seed])
-        self._grow(self._first_generation, total, total)
+        self._grow(partial(iter, list(self._first_generation())), total, total)
         self._grow(partial(self._children, self.forms), total - local)
-        scales = dict.fromkeys(c.scale for c in self.best())
-        some = [c for scale in scales for c in [c for c in self.best() if c.scale == scale][:FINALISTS]]
-        self._measure([seed, *((c.path, c.form) for c in [*self.best()[: 2 * FINALISTS], *some])])
+        ranked = self.best()
+        scales = dict.fromkeys(c.scale for c in ranked)
+        some = [c for scale in scales for c in [c for c in ranked if c.scale == scale][:FINALISTS]]
+        self._measure([seed, *((c.path, c.form) for c in [*ranked[: 2 * FINALISTS], *some])])
         if (chosen := choose(list(self.members.values()), self.limit)) is not None:
             self._grow(partial(self._children, (chosen.form,)), total - local // 2)
             self._grow(partial(self._neighbours, chosen.form), total)
