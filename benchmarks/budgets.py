@@ -40,7 +40,7 @@ def train(data: str, folder: Path, budgets: Sequence[str], array: str | None, se
     """Do the run, unless it has searched and adapted, and its front."""
     config = None
     if not (folder / "config.yaml").exists():
-        own = parse_budget(configure(RECIPE, data, settings).search.budget)
+        own = parse_budget(configure(RECIPE, data, settings).search.budget or 1.0)
         smaller = ", ".join(budget for budget in budgets if parse_budget(budget) != own)
         config = configure(RECIPE, data, [f"search.smaller_budgets=[{smaller}]", *settings])
     if not (folder / "metrics.json").exists():

@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import record
-from first import result_row
 
 from fna.config import make_config, merge
+from fna.reporting.controls import entry
 from fna.runs import pipeline
 from fna.runs.run import Run
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "seed": {"name": "efficientnet_lite0"},
     "task": {"model": "retinanet", "channels": 64, "anchor_scale": 2.0},
     "data": {
@@ -56,12 +57,14 @@ SETTINGS = {
 def main(data: str, run: str, epochs: int, overrides: list[str]) -> Path:
     """Train, score on the training images, and write the result."""
     given = [f"data.root={json.dumps(data)}", f"adapt.epochs={epochs}", *overrides]
-    with Run.open(run, make_config(merge(SETTINGS, given))) as job:
+    config = make_config(merge(SETTINGS, given))
+    with Run.open(run, config) as job:
         pipeline.stage(job, "expand")
         pipeline.stage(job, "adapt")
         metrics = pipeline.stage(job, "evaluate")
         images = len(job.splits.train)
-    row = result_row(metrics, "overfit", f"RetinaNet, {images} images, {epochs} epochs")
+    title = f"RetinaNet, {images} images, {epochs} epochs"
+    row = entry(metrics, metrics["rows"]["overfit"], title, config.engine.rng_seed)
     ratios = {"train_ap50": row["scores"]["map50"]}
     return record.write("coco128_overfit", [row], ratios, settings=SETTINGS, overrides=overrides)
 

@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,11 @@ class Bench:
 
     def waited(self, step: Callable[[], object]) -> Callable[[], object]:
         """Return a step that ends when the device has done it."""
-        return lambda: (step(), self.wait())
+        return lambda: self.seconds(lambda _: step(), 1)
 
     @contextmanager
     def job(self, task: str, *overrides: str) -> Iterator[Job]:
-        """Open a recipe on its data.
-
-        Raises:
-            FnaError: the data are not there.
-        """
+        """Open a recipe on its data."""
         root = f"data.root={json.dumps(str(self.data / task))}"
         settings = [root, f"engine.device={self.device}", "adapt.recalibrate=0", *(TINY if self.tiny else ())]
         config = load_config(RECIPES / f"{TASKS[task]}.yaml", [*settings, *overrides])
@@ -142,17 +139,22 @@ class Job:
         """Begin a search."""
         grown = expand(self.seed, self.problem)
         costs = self.problem.costs(grown.arch)
-        limit = costs.limit(parse_budget(self.problem.config.search.budget), "search.budget")
-        return self._begun(SearchLoop(grown, self.problem, self.data.train, self.compute, costs, limit))
+        limit = costs.limit(parse_budget(self.problem.config.search.budget or 1.0), "search.budget")
+        loop = SearchLoop(grown, self.problem, self.data.train, self.compute, costs, limit)
+        loop.start(0)
+        return loop
 
     def adapt(self) -> AdaptLoop:
         """Begin an adaptation of the seed."""
         network, config = seed_network(self.seed, self.problem), self.problem.config.adapt
-        return self._begun(AdaptLoop(network, self.problem, self.data, self.compute, config))
-
-    def _begun(self, loop: Any) -> Any:
+        loop = AdaptLoop(network, self.problem, self.data, self.compute, config)
         loop.start(0)
         return loop
+
+
+def each(call: Callable[..., object], *given: object) -> Callable[[int], object]:
+    """Return a step that is the same call each time."""
+    return lambda _: call(*given)
 
 
 def stepper(loop: SearchLoop | AdaptLoop) -> Callable[[int], object]:
@@ -219,7 +221,7 @@ def _first(bench: Bench, kind: str) -> tuple[float, float]:
         loop = job.search()
         for part in loop.model.modules() if kind else ():
             if type(part) is PointwiseConv2d:
-                part.__class__ = nn.Conv2d
+                part.__class__ = nn.Conv2d  # type: ignore[assignment]
         step, number = stepper(loop), bench.often(100)
         step(0)  # what CUDA itself needs once
         fresh, steady = (bench.seconds(step, number, start) for start in (1, 1 + number))
@@ -237,8 +239,8 @@ def overhead(bench: Bench) -> None:
             path = draw_path(loop.arch, None, generator(1, "path", i))
             network = loop.compute.place(loop.problem.build(loop.arch.path_arch(path)))
             plain = plain_step(loop, network, batch, images)
-            steps = {
-                "super": bench.waited(lambda path=path: loop.weight_step(50, batch, images, path)),
+            steps: dict[str, Callable[[], object]] = {
+                "super": bench.waited(partial(loop.weight_step, 50, batch, images, path)),
                 "plain": bench.waited(plain),
             }
             for name, value in take_turns(steps, bench.often(100) // 10 or 1).items():
@@ -255,8 +257,8 @@ def candidate(bench: Bench) -> None:
         scorer._batches(1.0)  # of all candidates
         times = []
         for i in range(bench.often(10)):
-            path = draw_path(loop.arch, None, generator(2, "path", i))
-            times.append(bench.seconds(lambda _, path=path: scorer.score([(path, SEEDS)]), 1))
+            wanted = [(draw_path(loop.arch, None, generator(2, "path", i)), SEEDS)]
+            times.append(bench.seconds(each(scorer.score, wanted), 1))
             bench.note(f"candidate {i + 1}", times[-1])
     bench.ratios["candidate_seconds"] = max(times)
 
@@ -303,14 +305,13 @@ def theirs(bench: Bench) -> None:
     for task, rival in {"camvid": segmentation_loop, "bccd": detection_loop}.items():
         with bench.job(task) as job:
             size, number = job.problem.config.adapt.batch_size, bench.often(100)
-            steps = rival(job.problem, job.data.train, job.compute)
-            ours = stepper(job.adapt())
-            for step in (ours, lambda i, steps=steps: next(steps)):
-                bench.seconds(step, WARM)
-            speeds = {
-                "ours": size / bench.seconds(ours, number, WARM),
-                "theirs": size / bench.seconds(lambda i, steps=steps: next(steps), number),
+            loops = {
+                "ours": stepper(job.adapt()),
+                "theirs": each(next, rival(job.problem, job.data.train, job.compute)),
             }
+            for step in loops.values():
+                bench.seconds(step, WARM)
+            speeds = {name: size / bench.seconds(step, number, WARM) for name, step in loops.items()}
         for name, value in speeds.items():
             bench.note(f"{task}: training with data, {name}", value, "images/s")
         bench.ratios[f"adapt_vs_theirs_{task}"] = speeds["ours"] / speeds["theirs"]

@@ -15,7 +15,8 @@ import json
 import resource
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 
 import record
@@ -25,7 +26,7 @@ from steps import seconds
 
 from fna.training.heap import kept_pages
 
-WAYS = {"as it is": nullcontext, "kept": kept_pages}
+WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {"as it is": nullcontext, "kept": kept_pages}
 TURNS, TIMES = 3, 7
 
 

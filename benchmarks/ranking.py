@@ -61,9 +61,13 @@ def architectures(loop: SearchLoop, number: int) -> list[Candidacy]:
         for _ in range(TRIES):
             yield draw_path(loop.arch, None, draw), loop.forms.draw(limit, draw)
 
-    third = (number - 1) // 3
+    third, cuts = (number - 1) // 3, hand_cuts(loop, limit, loop.forms.within(limit))
     chosen = [seed_of(loop)]
-    for source, many in ((hand_cuts(loop, limit), third), (anyhow(), third), (near(), number)):
+    for source, many in (
+        (cuts, third),
+        (anyhow(), third),
+        (near(), number),
+    ):
         fitting = (
             one
             for one in source

@@ -36,7 +36,8 @@ from fna.config import Config, make_config
 from fna.errors import FnaError
 from fna.files import fingerprint, read_bytes, read_json, read_state
 from fna.runs import pipeline
-from fna.runs.folder import LOCK, MANIFEST, Folder
+from fna.runs.folder import LOCK, Folder
+from fna.runs.manifest import MANIFEST
 from fna.tasks import load_task
 from fna.training.checkpoints import Checkpoints
 from fna.training.sinks import read_log
@@ -193,7 +194,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
     def same(x: Any, y: Any) -> bool:
         if isinstance(x, torch.Tensor):
-            return x.dtype == y.dtype and x.shape == y.shape and x.numpy().tobytes() == y.numpy().tobytes()
+            return x.dtype == y.dtype and x.shape == y.shape and bool(x.numpy().tobytes() == y.numpy().tobytes())
         return bool(x == y)
 
     return sorted(name for name in a.keys() | b.keys() if not (name in a and name in b and same(a[name], b[name])))
@@ -384,7 +385,7 @@ def main(kills: int = 200) -> None:
 
     def mean(metric: str) -> float:
         scores = [line["score"] for line in lines if line["metric"] == metric and "unbroken" not in line["row"]]
-        return sum(scores) / len(scores)
+        return float(sum(scores) / len(scores))
 
     ratios = {
         "kills": float(len(killed)),

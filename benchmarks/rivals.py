@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -54,7 +54,7 @@ class Pyramid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = timm.create_model(ENCODER, features_only=True, out_indices=(3, 4))
-        channels = [self.encoder.feature_info.channels()[-1], *EXTRAS]
+        channels = [cast(Any, self.encoder).feature_info.channels()[-1], *EXTRAS]
         self.extra = nn.ModuleList(_extra_block(*pair, NORM) for pair in pairwise(channels))
 
     def forward(self, images_N3HW: Tensor) -> OrderedDict[str, Tensor]:

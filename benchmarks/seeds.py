@@ -155,7 +155,7 @@ def classify(name: str) -> list[dict[str, Any]]:
     model = Classifier(seed.arch).eval()
     assert seed.state is not None
     model.load_state_dict(seed.state)
-    with get_sample_data(PHOTO) as file:
+    with Path(str(get_sample_data(PHOTO, asfileobj=False))).open("rb") as file:
         photo = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     image = F.normalize(F.pil_to_tensor(photo) / 255, list(seed.mean), list(seed.std))
     with torch.no_grad():

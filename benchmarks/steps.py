@@ -51,8 +51,8 @@ from fna.training.heap import hand_back
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_deeplabv3.yaml"
 PATHS, ROUNDS, DRAWS = 20, 8, 10
-FOUR = {"kernels": (3,), "expansions": (3, 4, 6)}  # with skip, candidates a layer
-THIRTEEN = {"kernels": (3, 5, 7, 9), "expansions": (3, 4, 6)}
+EXPANSIONS = (3, 4, 6)
+FOUR, THIRTEEN = (3,), (3, 5, 7, 9)  # kernels; candidates a layer with skip
 
 Step = Callable[[], Any]
 
@@ -71,7 +71,7 @@ def searching(config: Config) -> Iterator[SearchLoop]:
     grown = expand(seed, problem)
     costs = problem.costs(grown.arch)
     with computing(config.engine) as compute:
-        limit = costs.limit(parse_budget(config.search.budget), "search.budget")
+        limit = costs.limit(parse_budget(config.search.budget or 1.0), "search.budget")
         loop = SearchLoop(grown, problem, data.train, compute, costs, limit)
         loop.start(0)
         yield loop
@@ -112,7 +112,7 @@ def overhead(loop: SearchLoop, batch: Any, images: Tensor) -> dict[str, float]:
         path = draw_path(loop.arch, None, generator(1, "path", i))
         model = loop.problem.build(loop.arch.path_arch(path))
         steps: dict[str, Step] = {
-            "super": lambda path=path: loop.weight_step(50, batch, images, path),
+            "super": partial(loop.weight_step, 50, batch, images, path),
             "plain": plain_step(loop, loop.compute.place(model), batch, images),
         }
         for name, value in take_turns(steps, 3).items():
@@ -186,7 +186,10 @@ def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
     problem = Problem.of(config, splits.val, seed)
     with computing(config.engine) as compute:
         layers = (4, 4, 6, 6, 4, 1)
-        spaces = {name: make_space(seed.arch, layers=layers, **kind) for name, kind in (("4", FOUR), ("13", THIRTEEN))}
+        spaces = {
+            name: make_space(seed.arch, layers=layers, kernels=kernels, expansions=EXPANSIONS)
+            for name, kernels in (("4", FOUR), ("13", THIRTEEN))
+        }
         loops = {
             name: SearchLoop(Network(space, {}), problem, splits.train, compute, _free(space), None)
             for name, space in spaces.items()
@@ -196,7 +199,7 @@ def growth(data: str, batch: Any, images: Tensor) -> dict[str, float]:
             loop.network.train()
         for i in range(10):
             arch: Arch = spaces["4"].path_arch(draw_path(spaces["4"], None, generator(4, "path", i)))
-            steps = {
+            steps: dict[str, Step] = {
                 name: partial(loop.weight_step, 50, batch, images, loop.arch.path_of(arch))
                 for name, loop in loops.items()
             }

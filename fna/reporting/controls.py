@@ -46,7 +46,7 @@ def compare(runs: Mapping[int, Path], left_out: Mapping[int, Mapping[str, str]] 
         rows = {name: row for name, row in metrics["rows"].items() if name in CONTROLS and name not in why}
         for name, title in CONTROLS.items():
             if name in rows:
-                entries.append(_entry(metrics, rows[name], title, rng_seed))
+                entries.append(entry(metrics, rows[name], title, rng_seed))
             else:
                 missing.append({"rng_seed": rng_seed, "row": title, "why": why.get(name, TODO)})
         if "baseline" in rows and metrics["search_compute_minutes"]:
@@ -111,7 +111,7 @@ def _read(path: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def _entry(metrics: Mapping[str, Any], row: Mapping[str, Any], title: str, rng_seed: int) -> dict[str, Any]:
+def entry(metrics: Mapping[str, Any], row: Mapping[str, Any], title: str, rng_seed: int) -> dict[str, Any]:
     """Return a row of one run: the headline score, costs, and the other scores that are numbers."""
     metric = metrics["metric"]
     return {
