@@ -96,7 +96,8 @@ def adapt(folder: Path, path: Sequence[int], form: Form, number: int, epochs: in
     file = folder / f"ranking_{number:02d}.json"
     with Run.open(folder) as job:
         file.write_text(json.dumps(job.space.path_arch(path).to_json()))
-    settings = {"name": f"ranking_{number:02d}", "arch": file, "init": "seed", "epochs": epochs, **form._asdict()}
+    own = {key: value for key, value in form._asdict().items() if value is not None}
+    settings = {"name": f"ranking_{number:02d}", "arch": file, "init": "seed", "epochs": epochs, **own}
     with Run.open(folder, None, [f"adapt.{key}={value}" for key, value in settings.items()]) as job:
         done, metric = pipeline.adapt_one(job, job.config.adapt), job.problem.task.metric
     row = {"row": f"architecture {number}", "rng_seed": job.config.engine.rng_seed, "metric": metric}

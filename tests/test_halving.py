@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from tiny import Job, opened, search_tiny, tiny_config, write_images
 
 from fna.errors import FnaError
 from fna.searching.found import Found, Pool
-from fna.searching.halving import _Race
 from fna.searching.scoring import Scorer
+from fna.searching.trials import Trial
 from fna.stages.expand import expand
 
 SETTINGS = (
@@ -53,16 +54,16 @@ def test_the_super_network_is_left_as_the_seed_made_it(job: Job, found: Found) -
 def test_an_interrupted_halving_goes_on_and_finds_the_same(
     job: Job, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, runs = _Race.run, [0]
+    own, runs = Trial.run, [0]
 
-    def run(self: _Race, scorer: Scorer, first: int, last: int, final: bool) -> tuple[float, float | None]:
+    def run(self: Trial, scorer: Scorer, *given: Any) -> tuple[list[float], float | None]:
         if runs[0] == 5:  # the first of the second round
             raise KeyboardInterrupt
         runs[0] += 1
-        return own(self, scorer, first, last, final)
+        return own(self, scorer, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Race, "run", run)
+        patch.setattr(Trial, "run", run)
         with pytest.raises(KeyboardInterrupt):
             search_tiny(job, tmp_path)
     assert list((tmp_path / "search").glob("candidate_*/step-*.pt"))

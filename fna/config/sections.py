@@ -189,6 +189,9 @@ class SearchConfig(Section):
     chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
     candidates: Positive = note(100, "measured: how many whole networks are scored")
+    trial: Annotated[float, Field(ge=0, lt=1)] = note(
+        0.1, "measured: iterations that each finalist is trained for by itself, x those of the search; 0: none"
+    )
     recalibrate: Positive = note(4, "measured: batches to recompute a candidate's BN statistics on")
     bn: Literal["open", "frozen"] = note("open", "FNA++ trains batch norms in the super network, FNA froze them")
     optimizer: OptimizerConfig = OptimizerConfig()

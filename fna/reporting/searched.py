@@ -93,15 +93,15 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
             *[str(row.get(key) or own.get(key, DASH)) for key in varied],
         )
         for rank, (row, name) in enumerate(zip(candidates, called, strict=True), 1)
-        if rank <= BEST or name
+        if rank <= BEST or name or row.get("score") is not None
     ]
     head = (
         *("rank", "target", "held-out loss", "held-out score (%)", f"cost ({unit.word})"),
         *("head width", "input scale", *(NUMBERS[key] for key in varied)),
     )
     caption = (
-        f"The best of {len(candidates)} candidates by loss, and the targets. The first of them, and the best of "
-        "every input size, were scored by the task's metric, too, and that decided. Look at how far they lie apart."
+        f"The best of {len(candidates)} candidates by loss with shared weights, and those that had a trial: after it, "
+        "the task's metric decided. Look at how far its scores lie apart, and whether the loss agrees with them."
     )
     part.tables.append(Table(caption, head, rows, words=2))
 

@@ -261,7 +261,7 @@ def synthetic(config: Config) -> Config:
 
 
 def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) -> float:
-    """Estimate the search: its weight steps on paths of the mean cost drawn, then alpha steps or scored candidates.
+    """Estimate the search: its weight steps, on paths of the mean cost drawn, then alpha steps or scores and trials.
 
     Args:
         basis: the number of images.
@@ -290,9 +290,10 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
         return weight_step * steps * config.epochs
     singles = sum(2 for row in costs[0].table if len(row) > 1)
     batches = config.recalibrate + max(1, min(held, HELD) // config.batch_size)
-    measures = finalists(set(problem.config.space.input_scales)) * min(held, HELD)
-    scored = (config.candidates + singles) * batches + measures * _area(problem)
-    return weight_step * steps * config.epochs + scored * pace.forward * seconds
+    finals = finalists(set(problem.config.space.input_scales))
+    scored = (config.candidates + singles) * batches + finals * min(held, HELD) * _area(problem)
+    trained = finals * round(config.trial * steps * config.epochs) * pace.step * seconds * spent
+    return weight_step * steps * config.epochs + trained + scored * pace.forward * seconds
 
 
 def _area(problem: Problem) -> float:

@@ -38,7 +38,7 @@ class Candidate:
         path: the candidate of every layer.
         cost: of the whole network.
         loss: there, with shared weights; less is better.
-        score: the task's metric there, of finalists; more is better.
+        score: the task's metric there, of those that had a trial, after it; more is better.
         head_width: channels of its head, x those of the settings.
         scale: side of its input, x that of the settings.
         output_stride: of its last feature map; None: that of the settings.

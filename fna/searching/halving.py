@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fna.arch import LayerPath
 from fna.arch.cutting import SPENT
-from fna.arch.target import Form
 from fna.errors import FnaError
 from fna.nets.supernet import path_network
-from fna.nets.weights import load_weights, put, take
+from fna.nets.weights import put, take
 from fna.progress import bar
 from fna.rng import generator
 from fna.searching.found import Candidate, Pool, choose
@@ -30,11 +27,9 @@ from fna.searching.kept import Kept
 from fna.searching.measured import hand_cuts
 from fna.searching.sampling import Step, sample_anchored
 from fna.searching.scoring import Candidacy, Scorer, seed_of
-from fna.training import distributed
-from fna.training.batches import Stream
+from fna.searching.trials import Trial
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
-from fna.training.engine import WeightStep, make_optimizer
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
@@ -64,25 +59,26 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     starters = starters[: 1 << (len(starters).bit_length() - 1)]
     rounds = len(starters).bit_length() - 1
     lengths = [max(1, loop.total_steps // rounds // (len(starters) >> r)) for r in range(rounds)]
-    races = [_Race(loop, *one, i, sum(lengths), checkpoints) for i, one in enumerate(starters)]
+    files = [checkpoints and Checkpoints(checkpoints.path / f"candidate_{i:02d}", 1) for i in range(len(starters))]
+    trials = [Trial(loop, one, sum(lengths), "halving", own) for one, own in zip(starters, files, strict=True)]
     kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute, "results")
     results: dict[str, tuple[float, float | None]] = kept.tables["results"]  # loss and score after a round
-    scorer, left, last = Scorer(loop), races, dict[int, Candidate]()
+    scorer, left, last = Scorer(loop), list(range(len(trials))), dict[int, Candidate]()
     with bar(sum(n * (len(starters) >> r) for r, n in enumerate(lengths)), "halving") as progress:
         for r, steps in enumerate(lengths):
             first = sum(lengths[:r])
-            for race in left:
-                key = f"{r} {race.number}"
-                if key not in results:
-                    results[key] = race.run(scorer, first, first + steps, r == rounds - 1)
+            for i in left:
+                if f"{r} {i}" not in results:
+                    losses, score = trials[i].run(scorer, _start(scorer, starters[i]), first, first + steps)
+                    results[f"{r} {i}"] = math.fsum(losses) / len(losses), score
                     kept.save()
-                loss, score = results[key]
-                last[race.number] = race.candidate(loss, score)
+                (path, form), (loss, score) = starters[i], results[f"{r} {i}"]
+                last[i] = Candidate(path, loop.forms.costs[form].whole(path), loss, score, *form)
                 progress.advance(steps, loss=loss)
-            left = sorted(left, key=lambda race: (last[race.number].loss, race.number))[: len(left) // 2]
-    if loop.compute.world.writes:
-        for race in races:
-            race.clear()
+            left = sorted(left, key=lambda i: (last[i].loss, i))[: len(left) // 2]
+    for own in files:
+        if own and loop.compute.world.writes:
+            own.clear()
     pool = Pool(tuple(last[i] for i in range(len(starters))))
     best = choose(pool.candidates, None)
     nothing = best is not None and (best.path, best.form) == seed_of(loop)
@@ -123,72 +119,8 @@ def _starters(loop: SearchLoop) -> Iterator[Candidacy]:
                 yield path, form
 
 
-@dataclass
-class _Race:
-    """A candidate with weights of its own.
-
-    Args:
-        loop: the search.
-        path: the candidate of every layer.
-        form: head width, input scale and output stride.
-        number: its name.
-        total: iterations it will have been trained for if it is never dropped: those of its schedule.
-        search: the checkpoints of the search, beside which its own lie.
-    """
-
-    loop: SearchLoop
-    path: LayerPath
-    form: Form
-    number: int
-    total: int
-    search: Checkpoints | None
-
-    @property
-    def checkpoints(self) -> Checkpoints | None:
-        """Where weights and momenta lie between rounds."""
-        return self.search and Checkpoints(self.search.path / f"candidate_{self.number:02d}", 1)
-
-    def run(self, scorer: Scorer, first: int, last: int, final: bool) -> tuple[float, float | None]:
-        """Train from iteration `first` to `last`; return the held-out loss then, and in the final the metric."""
-        loop, problem, config = self.loop, self.loop.problem.at(self.form), self.loop.config
-        model = problem.build(loop.arch.path_arch(self.path))
-        load_weights(model, self._start(scorer), "the start of a candidate")
-        network = loop.compute.parallel(model, partial=False)
-        optimizer = make_optimizer(model, config.optimizer)
-        step = WeightStep(
-            network, optimizer, config.optimizer, problem.loss, loop.compute, self.total, loop.steps_per_epoch
-        )
-        done, kept = (self.checkpoints.load_latest() if self.checkpoints and first else None) or (first, None)
-        if kept:
-            load_weights(model, kept["model"], "the checkpoint of a candidate")
-            optimizer.load_state_dict(kept["optimizer"])
-            step.scaler.load_state_dict(kept["scaler"])
-        stream = Stream(
-            *(loop.problem, loop.data, loop.parts[0], config.batch_size, "halving", loop.compute),
-            lambda step: self.form.scale,
-        )
-        network.train()
-        for at, (batch, images) in enumerate(stream.batches(done, last), done):
-            for _ in step.readings.take(at, step(at, batch, images), now=at + 1 == last):
-                pass  # nobody sees the rows, but what is not finite stops here
-        if self.checkpoints and loop.compute.world.writes:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            self.checkpoints.save(last, {**state, "scaler": step.scaler.state_dict()})
-        distributed.barrier()
-        losses = scorer.held_losses(network.eval(), problem, self.form.scale)
-        return math.fsum(losses) / len(losses), scorer.held_metric(model, problem) if final else None
-
-    def _start(self, scorer: Scorer) -> dict[str, Tensor]:
-        """Return the remapped seed's weights, with those of the head's first channels."""
-        network = path_network(self.loop.model, self.path)
-        head = scorer.head(self.form).state_dict()
-        return {**put(take(network.state_dict(), "backbone"), "backbone"), **put(head, "head")}
-
-    def candidate(self, loss: float, score: float | None) -> Candidate:
-        """Return what is known of it."""
-        return Candidate(self.path, self.loop.forms.costs[self.form].whole(self.path), loss, score, *self.form)
-
-    def clear(self) -> None:
-        """Remove what was kept between rounds."""
-        if self.checkpoints:
-            self.checkpoints.clear()
+def _start(scorer: Scorer, one: Candidacy) -> dict[str, Tensor]:
+    """Return the remapped seed's weights, with those of the head's first channels."""
+    path, form = one
+    backbone, head = path_network(scorer.loop.model, path).state_dict(), scorer.head(form).state_dict()
+    return {**put(take(backbone, "backbone"), "backbone"), **put(head, "head")}

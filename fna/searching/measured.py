@@ -8,10 +8,11 @@ the candidate, every proposal one of the random seed and the scores of the round
 the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
-is scored by: rare classes and small things hardly show in it, and that of larger crops is of other sums. So the best by
-loss, some of each input scale, are scored by the task's metric on whole images, and that decides on a form. At last
-children and neighbours of the best in that form are scored by loss, the best of them and the seed cut by hand by the
-metric, and that decides again.
+is scored by: rare classes and small things hardly show in it, and that of larger crops is of other sums. Nor do shared
+weights serve all input scales alike. So the best by loss of each scale has a trial: it is trained for a while by
+itself, then scored by the task's metric on whole images, and that decides on a form. At last children and neighbours of
+the best in that form are scored by loss, the best of them and the seed cut by hand have a trial, too, and that decides
+again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from fna.searching.forms import SEEDS
 from fna.searching.found import Candidate, Pool, by_loss, choose
 from fna.searching.knapsack import best_path
 from fna.searching.scoring import Candidacy, Scorer, seed_of
+from fna.searching.trials import try_out
 from fna.training.clock import Spent
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ PARENTS = 12  # of the best that have children
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
 LOCAL = 0.3  # of the candidates are of the form that the metric has chosen
-FINALISTS = 2  # of each input scale, and twice as many of all, are scored by the task's metric
+FINALISTS = 2  # of the form that is chosen have a trial
 TINY = 1e-9  # of a loss: beside it nothing is as good
 CLEAR = 0.01  # a difference of metrics that is no noise
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
@@ -87,8 +89,8 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
 
 
 def finalists(scales: Collection[float]) -> int:
-    """Return how many networks are scored by the metric for a budget, at most."""
-    return 2 + FINALISTS * (2 + len(scales) + 2)
+    """Return how many networks have a trial for a budget, at most."""
+    return 1 + len(scales) + FINALISTS + 1
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -162,15 +164,13 @@ class _Evolution:
         self.add([seed])
         self._grow(partial(iter, list(self._first_generation())), total, total)
         self._grow(partial(self._children, self.forms), total - local)
-        ranked = self.best()
-        scales = dict.fromkeys(c.scale for c in ranked)
-        some = [c for scale in scales for c in [c for c in ranked if c.scale == scale][:FINALISTS]]
-        self._measure([seed, *((c.path, c.form) for c in [*ranked[: 2 * FINALISTS], *some])])
+        first_of_scale = {c.scale: (c.path, c.form) for c in reversed(self.best())}
+        self._try([seed, *(first_of_scale[scale] for scale in sorted(first_of_scale))])
         if (chosen := choose(list(self.members.values()), self.limit)) is not None:
             self._grow(partial(self._children, (chosen.form,)), total - local // 2)
             self._grow(partial(self._neighbours, chosen.form), total)
-            best = [(c.path, c.form) for c in self.best(chosen.form)[: 2 * FINALISTS]]
-            self._measure([*best, *(c for c in hand_cuts(self.loop, self.limit, [chosen.form]) if c in self.members)])
+            best = [(c.path, c.form) for c in self.best(chosen.form)[:FINALISTS]]
+            self._try([*best, *(c for c in hand_cuts(self.loop, self.limit, [chosen.form]) if c in self.members)])
 
     def _grow(self, propose: Callable[[], Iterator[Candidacy]], total: int, at_once: int = ROUND) -> None:
         """Score what is proposed until there are so many candidates, or nothing new."""
@@ -182,10 +182,10 @@ class _Evolution:
             self.scorer.score(proposed)
             self.add(proposed)
 
-    def _measure(self, scored: Sequence[Candidacy]) -> None:
-        """Score networks of the pool by the task's metric, too."""
+    def _try(self, scored: Sequence[Candidacy]) -> None:
+        """Give networks of the pool a trial, after which the task's metric is known."""
         finals = list(dict.fromkeys(scored))
-        self.scorer.measure(finals)
+        try_out(self.scorer, finals)
         for one in finals:
             self.members[one] = replace(self.members[one], score=self.scorer.metric(*one))
 
@@ -267,7 +267,7 @@ def _doubts(evolution: _Evolution, scorer: Scorer, seed: Candidacy) -> tuple[str
     if best is None or (best.path, best.form) == seed:
         return ("nothing that was scored within the budget beats the seed on held-out training images",)
     gained = (best.score or 0.0) - scorer.metric(*seed)
-    pairs = zip(scorer.losses(*seed), scorer.losses(best.path, best.form), strict=True)
+    pairs = zip(scorer.last_losses(*seed), scorer.last_losses(best.path, best.form), strict=True)
     gains = torch.tensor([a - b for a, b in pairs], dtype=torch.float64)
     error = float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
     if float(gains.mean()) < DOUBT * error and gained < CLEAR:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fna.arch import LayerPath
 from fna.arch.target import Form
@@ -53,9 +53,10 @@ class Scorer:
     saved: float = 0.0
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.file, self.loop.compute, "losses", "metrics")
+        self.kept = Kept(self.file, self.loop.compute, "losses", "metrics", "trained")
         self._by_batch: dict[str, list[float]] = self.kept.tables["losses"]
         self._metrics: dict[str, float] = self.kept.tables["metrics"]
+        self._trained: dict[str, list[float]] = self.kept.tables["trained"]  # losses, of what was
 
     @property
     def spent(self) -> Spent:
@@ -65,6 +66,14 @@ class Scorer:
     def losses(self, path: LayerPath, form: Form) -> list[float]:
         """Return the loss of a network that has been scored on each of the held-out batches."""
         return self._by_batch[_key(path, form)]
+
+    def last_losses(self, path: LayerPath, form: Form) -> list[float]:
+        """Return the same after a trial, if there was one."""
+        return self._trained.get(_key(path, form)) or self.losses(path, form)
+
+    def is_measured(self, one: Candidacy) -> bool:
+        """Tell whether the metric of a network is known."""
+        return _key(*one) in self._metrics
 
     def metric(self, path: LayerPath, form: Form) -> float:
         """Return the metric of a network that has been measured."""
@@ -95,15 +104,29 @@ class Scorer:
 
     def measure(self, wanted: Sequence[Candidacy]) -> None:
         """Score networks by the task's metric on whole images, as `evaluate` does; all processes together."""
-        name = self.loop.problem.task.metric
         for one in wanted:
-            if _key(*one) not in self._metrics:
+            if not self.is_measured(one):
                 with distributed.apart(self.loop.model):
                     network, problem = self._network(*one)
                 self._metrics[_key(*one)] = self.held_metric(network, problem)
                 self._save()
-            self.told(**{name: self.metric(*one)})
+            self.tell(one)
         self._save(now=True)
+
+    def keep(self, one: Candidacy, losses: list[float], metric: float | None) -> None:
+        """Take in what a network reached after a trial: its loss on each of the held-out batches, and the metric."""
+        assert metric is not None, "a trial that is over"
+        self._trained[_key(*one)], self._metrics[_key(*one)] = losses, metric
+        self._save(now=True)
+
+    def tell(self, one: Candidacy) -> None:
+        """Tell the metric of a network."""
+        self.told(**{self.loop.problem.task.metric: self.metric(*one)})
+
+    def shared(self, one: Candidacy) -> dict[str, Tensor]:
+        """Return the shared weights of a network, with statistics of its own."""
+        with distributed.apart(self.loop.model):
+            return self._network(*one)[0].state_dict()
 
     def held_metric(self, network: nn.Module, problem: Problem) -> float:
         """Return the task's metric of any network on the held-out images."""
