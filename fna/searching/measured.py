@@ -9,10 +9,10 @@ the number of processes changes what is found.
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
 is scored by: rare classes and small things hardly show in it, and that of larger crops is of other sums. Nor do shared
-weights serve all input scales alike. So the best by loss of each scale has a trial: it is trained for a while by
-itself, then scored by the task's metric on whole images, and that decides on a form. At last children and neighbours of
-the best in that form are scored by loss, the best of them and the seed cut by hand have a trial, too, and that decides
-again.
+weights serve all input scales alike. So the seed and the best by loss of each scale that spends the budget have a
+trial: they are trained for a while by themselves, then scored by the task's metric on whole images, and that decides on
+a form. At last children and neighbours of the best in that form are scored by loss, the best of them and the seed cut
+by hand have a trial, too, and that decides again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ PARENTS = 12  # of the best that have children
 TRIES = 500  # children drawn until one is new and within the budget
 MUTATION = 0.1  # chance of a layer to change
 LOCAL = 0.3  # of the candidates are of the form that the metric has chosen
-FINALISTS = 2  # of the form that is chosen have a trial
 TINY = 1e-9  # of a loss: beside it nothing is as good
 CLEAR = 0.01  # a difference of metrics that is no noise
 DOUBT = 2.0  # standard errors within which a difference of losses is noise
@@ -90,7 +89,7 @@ def measure(loop: SearchLoop, file: Path | None = None) -> tuple[Pool, tuple[str
 
 def finalists(scales: Collection[float]) -> int:
     """Return how many networks have a trial for a budget, at most."""
-    return 1 + len(scales) + FINALISTS + 1
+    return 2 + len(scales) + 2
 
 
 def _single_changes(loop: SearchLoop) -> Iterator[tuple[int, int]]:
@@ -157,6 +156,10 @@ class _Evolution:
         """Return what a whole network costs."""
         return self.loop.forms.costs[form].whole(path)
 
+    def _spends(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate takes nearly all of the budget."""
+        return SPENT * self.limit <= self.loop.forms.costs[candidate.form].charged(candidate.path, self.limit)
+
     def search(self, seed: Candidacy) -> None:
         """Propose and score as many candidates as the settings say, or until nothing new is found."""
         new = self.loop.config.candidates
@@ -164,13 +167,15 @@ class _Evolution:
         self.add([seed])
         self._grow(partial(iter, list(self._first_generation())), total, total)
         self._grow(partial(self._children, self.forms), total - local)
-        first_of_scale = {c.scale: (c.path, c.form) for c in reversed(self.best())}
-        self._try([seed, *(first_of_scale[scale] for scale in sorted(first_of_scale))])
+        ranked = self.best()
+        of_scales = {c.scale: c for c in reversed(ranked) if self._spends(c)}
+        self._try([seed, *((c.path, c.form) for c in [ranked[0], *of_scales.values()])])
         if (chosen := choose(list(self.members.values()), self.limit)) is not None:
             self._grow(partial(self._children, (chosen.form,)), total - local // 2)
             self._grow(partial(self._neighbours, chosen.form), total)
-            best = [(c.path, c.form) for c in self.best(chosen.form)[:FINALISTS]]
-            self._try([*best, *(c for c in hand_cuts(self.loop, self.limit, [chosen.form]) if c in self.members)])
+            best = self.best(chosen.form)[0]
+            cuts = (one for one in hand_cuts(self.loop, self.limit, [chosen.form]) if one in self.members)
+            self._try([(best.path, best.form), *cuts])
 
     def _grow(self, propose: Callable[[], Iterator[Candidacy]], total: int, at_once: int = ROUND) -> None:
         """Score what is proposed until there are so many candidates, or nothing new."""
