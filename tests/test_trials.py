@@ -1,4 +1,4 @@
-"""Trials: finalists of a measured choice are trained by themselves, on what is not held out; then the metric decides."""
+"""Trials: finalists of a measured choice are trained by themselves, on what is not held out; the metric decides."""
 
 from __future__ import annotations
 
