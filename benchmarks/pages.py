@@ -23,6 +23,11 @@ MARKER = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTA
 
 MINUS = "\N{MINUS SIGN}"
 PRECISIONS = ("bfloat16", "float32")
+WAYS = {  # to train a super network; see ranking.py
+    "anchored": "anchored paths, tied candidates (the default)",
+    "untied": "anchored paths, candidates with weights of their own",
+    "uniform": "uniform paths, candidates with weights of their own (the article's)",
+}
 MEANINGS = {  # ratio: what it is, and the aim
     "weight_step_overhead": (
         "weight step of the super network / training step of the same path built plainly",
@@ -223,6 +228,29 @@ def iterations(result: Mapping[str, Any]) -> str:
     return table(("recipe", *(title for title, _ in columns.values())), lines)
 
 
+def ranking(result: Mapping[str, Any]) -> str:
+    """Show how well super networks rank architectures, then what each architecture is and scores."""
+    rows, numbers = sorted(result["rows"], key=lambda row: -row["score"]), result["ratios"]
+    taus = [
+        (title, *(f"{numbers[key]:.2f}".replace("-", MINUS) for key in (f"tau_{way}", f"tau_{way}_metric")))
+        for way, title in WAYS.items()
+    ]
+    head = ("super network", "tau of the held-out loss", f"tau of the held-out {rows[0]['metric']}")
+    lines = [
+        (
+            row["row"].removeprefix("architecture "),
+            _score([row]),
+            f"{row['scale']:g}",
+            f"{row['head_width']:g}",
+            *_costs([row])[:2],
+            *(f"{row['shared'][way]['loss']:.3f}" for way in WAYS),
+        )
+        for row in rows
+    ]
+    what = ("architecture", f"val {rows[0]['metric']}", "input scale", "head width", "params", "MAdds")
+    return "\n\n".join([table(head, taus), table((*what, *(f"loss, {way}" for way in WAYS)), lines)])
+
+
 def study(result: Mapping[str, Any]) -> str:
     """Compare the rows of a table of the article on data sets side by side, over RNG seeds."""
     data = {row["data"]: row["metric"] for row in result["rows"]}
@@ -279,7 +307,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "depthwise": precisions,
     "gain_camvid_budgets": budgets,
 }
-MANY = {"gain_": gain, "study_": study}  # how the names of results begin of which there are any number
+# How the names of results begin of which there are any number.
+MANY = {"gain_": gain, "ranking_": ranking, "study_": study}
 
 
 def render(text: str, results: Path, root: str = "") -> str:
