@@ -5,7 +5,8 @@ estimate of what savings cost in loss, of which a knapsack makes the first gener
 scale, output stride); beside them the seed cut by hand to that form. Then evolution: children of the best, by mutation
 and crossover, that spend the budget. The seed is always in the pool. Every score is a function of the super network and
 the candidate, every proposal one of the random seed and the scores of the rounds before it: neither an interruption nor
-the number of processes changes what is found.
+the number of processes changes what is found. (Trials are trainings: with ``engine.sync_bn``, as it is by default, they
+depend on the number of processes no more than any other.)
 
 Loss comes first, on crops: it is cheap and smooth. But it is of the pixels (anchors, heatmaps), and not what the task
 is scored by: rare classes and small things hardly show in it, and that of larger crops is of other sums. Nor do shared
