@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fna.nets.weights import State, load_weights
-from fna.progress import bar
+from fna.progress import bar, tell
 from fna.searching.scoring import Candidacy, Scorer
 from fna.training import distributed
 from fna.training.batches import Stream
@@ -38,6 +38,8 @@ def try_out(scorer: Scorer, wanted: Sequence[Candidacy]) -> None:
     for one in wanted:
         if not scorer.is_measured(one):
             scorer.keep(one, *Trial(loop, one, steps, "trial").run(scorer, scorer.shared(one), 0, steps))
+            form, score = one[1], f"held-out {loop.problem.task.metric} {scorer.metric(*one):.4g}"
+            tell(f"search: trial at input scale {form.scale:g}, head width {form.head_width:g}: {score}")
         scorer.tell(one)
 
 
