@@ -63,11 +63,7 @@ def architectures(loop: SearchLoop, number: int) -> list[Candidacy]:
 
     third, cuts = (number - 1) // 3, hand_cuts(loop, limit, loop.forms.within(limit))
     chosen = [seed_of(loop)]
-    for source, many in (
-        (cuts, third),
-        (anyhow(), third),
-        (near(), number),
-    ):
+    for source, many in ((cuts, third), (anyhow(), third), (near(), number)):
         fitting = (
             one
             for one in source

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import Job, opened, search_tiny, tiny_config, write_images
+from tiny import Job, job_of_module, opened, search_tiny, tiny_config, write_images
 
 from fna.errors import FnaError
 from fna.searching.found import Found, Pool
@@ -23,11 +22,7 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    images = write_images(tmp_path_factory.mktemp("data") / "images")
-    with opened(tiny_config(images, *SETTINGS)) as ready:
-        yield ready
+job = job_of_module(*SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import tiny_deeper
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Job, opened, search_tiny, tiny_config, write_images
+from tiny import Job, job_of_module, opened, search_tiny, tiny_config, write_images
 from tiny_detection import detection_config, write_squares
 from tiny_pose import pose_config, write_figures
 from torch import nn
@@ -53,11 +53,7 @@ MEASURED = (
 )
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    images = write_images(tmp_path_factory.mktemp("data") / "images")
-    with opened(tiny_config(images, *MEASURED)) as ready:
-        yield ready
+job = job_of_module(*MEASURED)
 
 
 @pytest.fixture(scope="module")

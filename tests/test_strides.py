@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from test_scaling import ARCH, make_problem
 from test_supernet import build, tiny_space
-from tiny import Job, counted_pool, opened, search_tiny, tiny_config, write_images
+from tiny import Job, counted_pool, job_of_module, search_tiny
 from torch import Tensor
 
 import fna
@@ -39,11 +37,7 @@ SEARCH = (
 TABLE = ((8, 8, 1, 1, 1), (8, 16, 2, 3, 2), (16, 24, 2, 3, 2), (24, 32, 2, 3, 1), (32, 32, 2, 3, 1))  # to stride 32
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    images = write_images(tmp_path_factory.mktemp("data") / "images")
-    with opened(tiny_config(images, *SEARCH), table=TABLE) as ready:
-        yield ready
+job = job_of_module(*SEARCH, table=TABLE)
 
 
 @pytest.fixture(scope="module")

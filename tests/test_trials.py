@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import Job, opened, search_tiny, tiny_config, write_images
+from tiny import Job, job_of_module, search_tiny
 
 from fna.arch.target import Form
 from fna.searching.alphas import SearchLoop
@@ -26,11 +25,7 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    images = write_images(tmp_path_factory.mktemp("data") / "images")
-    with opened(tiny_config(images, *SETTINGS)) as ready:
-        yield ready
+job = job_of_module(*SETTINGS)
 
 
 @pytest.fixture

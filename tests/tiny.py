@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from torch import Tensor, nn
 
@@ -123,6 +124,18 @@ def opened(config: Config, *, double: bool = False, table: tuple[tuple[int, ...]
         seed, data = tiny_seed(table), open_data(config)
         problem = Problem.of(config, data.val, seed)
         yield Job(problem, data, Double(**vars(compute)) if double else compute, seed)
+
+
+def job_of_module(*overrides: str, table: tuple[tuple[int, ...], ...] = STAGES) -> Callable[..., Iterator[Job]]:
+    """Return a fixture: a job with settings of its own on images of its own, opened once in a module."""
+
+    @pytest.fixture(scope="module")
+    def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+        images = write_images(tmp_path_factory.mktemp("data") / "images")
+        with opened(tiny_config(images, *overrides), table=table) as ready:
+            yield ready
+
+    return job
 
 
 def search_tiny(job: Job, folder: Path) -> Found:

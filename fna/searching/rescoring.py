@@ -1,4 +1,4 @@
-"""Further budgets for a super network that is trained: candidates are scored anew, nothing is trained again."""
+"""Further budgets for a super network that is trained: candidates are scored anew, the best tried."""
 
 from __future__ import annotations
 
