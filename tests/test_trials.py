@@ -11,6 +11,7 @@ import torch
 from tiny import Job, job_of_module, search_tiny
 
 from fna.arch.target import Form
+from fna.config.sections import SearchConfig
 from fna.searching.alphas import SearchLoop
 from fna.searching.found import Pool
 from fna.searching.scoring import Candidacy, Scorer
@@ -64,6 +65,11 @@ def test_a_trial_trains_a_copy_and_only_on_what_is_not_held_out(
         assert 0 <= scorer.metric(*one) <= 1
     try_out(scorer, networks(loop))
     assert len(streams) == 2, "once is enough"
+
+
+@pytest.mark.parametrize(("share", "total", "steps"), [(0.1, 880, 88), (0.1, 3, 1), (0.0, 880, 0)])
+def test_a_short_search_has_trials_too(share: float, total: int, steps: int) -> None:
+    assert SearchConfig(trial=share).trial_steps(total) == steps
 
 
 def test_without_trials_the_metric_is_that_with_shared_weights(loop: SearchLoop) -> None:

@@ -212,6 +212,10 @@ class SearchConfig(Section):
             )
         return self
 
+    def trial_steps(self, total: int) -> int:
+        """Return how many iterations a trial has in a search of so many: one at least, unless there are no trials."""
+        return max(1, round(self.trial * total)) if self.trial else 0
+
 
 class DeriveConfig(Section):
     """The target: as many as one likes from one search, each with a budget of its own."""

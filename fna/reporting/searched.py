@@ -100,8 +100,9 @@ def _add_candidates(part: Part, folder: Path, found: Mapping[str, Any], targets:
         *("head width", "input scale", *(NUMBERS[key] for key in varied)),
     )
     caption = (
-        f"The best of {len(candidates)} candidates by loss with shared weights, and those that had a trial: after it, "
-        "the task's metric decided. Look at how far its scores lie apart, and whether the loss agrees with them."
+        f"The best of {len(candidates)} candidates by loss with shared weights, and the finalists, of which the task's "
+        "metric decided: after a trial, unless search.trial is 0. Look at how far its scores lie apart, and whether "
+        "the loss agrees with them."
     )
     part.tables.append(Table(caption, head, rows, words=2))
 

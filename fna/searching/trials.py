@@ -31,7 +31,7 @@ def try_out(scorer: Scorer, wanted: Sequence[Candidacy]) -> None:
         wanted: candidates.
     """
     loop = scorer.loop
-    steps = round(loop.config.trial * loop.total_steps)
+    steps = loop.config.trial_steps(loop.total_steps)
     if not steps:
         scorer.measure(wanted)
         return
