@@ -252,19 +252,20 @@ def ranking(result: Mapping[str, Any]) -> str:
 
 
 def study(result: Mapping[str, Any]) -> str:
-    """Compare the rows of a table of the article on data sets side by side, over RNG seeds."""
+    """Compare the rows of a study on data sets side by side, over RNG seeds."""
     data = {row["data"]: row["metric"] for row in result["rows"]}
     cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in result["rows"]:
-        cells.setdefault((row["row"], row["article"]), []).append(row)
+        cells.setdefault((row["row"], row.get("article", "")), []).append(row)
+    own = any(article for _, article in cells)
     lines = [
-        (title, article, *(_score([run for run in runs if run["data"] == name]) for name in data))
+        (title, *([article] if own else []), *(_score([run for run in runs if run["data"] == name]) for name in data))
         for (title, article), runs in cells.items()
     ]
     seeds = {name: len({row["rng_seed"] for row in result["rows"] if row["data"] == name}) for name in data}
     head = (f"{name}, {metric}, RNG seeds: {seeds[name]}" for name, metric in data.items())
     said = [f"Not done: {', '.join(result['missing'])}."] if result["missing"] else []
-    return "\n\n".join([table(("row", "the article's", *head), lines), *said])
+    return "\n\n".join([table(("row", *(["the article's"] if own else []), *head), lines), *said])
 
 
 def _by_title(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -306,6 +307,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "latency": speed,
     "depthwise": precisions,
     "gain_camvid_budgets": budgets,
+    "gain_camvid_parts": study,
 }
 # How the names of results begin of which there are any number.
 MANY = {"gain_": gain, "ranking_": ranking, "study_": study}

@@ -18,11 +18,14 @@ from fna.reporting.targets import side_by_side
 
 ADAPTED = "adapted"  # folder of a row's network in its run's
 SEARCHES = 4  # of which curves are drawn
-HEAD = ("row", "difference to the first", "RNG seeds", "the article", "params (M)", "MAdds (G)", "minutes")
+ARTICLE = "the article"
+HEAD = ("row", "difference to the first", "RNG seeds", ARTICLE, "params (M)", "MAdds (G)", "minutes")
 
 
 def study_table(study: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of a study's table, rows that are missing with dashes.
+
+    What the article found is a column where some row has it.
 
     Args:
         study: content of study.json.
@@ -39,7 +42,9 @@ def study_table(study: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             cells[2] = DASH if first is None else signed(100 * (score["mean"] - first))
             cells[5:] = [f"{row['params'] / 1e6:.3f}", f"{row['madds'] / 1e9:.3f}", f"{row['minutes']:.1f}"]
         rows.append(cells)
-    return [HEAD[0], f"val {study['metric']} (%)", *HEAD[1:]], rows
+    head = [HEAD[0], f"val {study['metric']} (%)", *HEAD[1:]]
+    shown = [i for i, name in enumerate(head) if name != ARTICLE or any(row["article"] for row in study["rows"])]
+    return [head[i] for i in shown], [[cells[i] for i in shown] for cells in rows]
 
 
 def study_markdown(study: Mapping[str, Any]) -> str:

@@ -292,7 +292,7 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
     batches = config.recalibrate + max(1, min(held, HELD) // config.batch_size)
     finals = finalists(set(problem.config.space.input_scales))
     scored = (config.candidates + singles) * batches + finals * min(held, HELD) * _area(problem)
-    trained = finals * config.trial_steps(steps * config.epochs) * pace.step * seconds * spent
+    trained = finals * config.trial_steps(int(steps * config.epochs)) * pace.step * seconds * spent
     return weight_step * steps * config.epochs + trained + scored * pace.forward * seconds
 
 
