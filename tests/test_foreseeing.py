@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -56,16 +57,44 @@ def test_names_are_looked_at_before_the_data(
     assert not (tmp_path / "run" / "data").exists()
 
 
+class Named:
+    """Records of images with names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+
 def test_few_images_can_be_held_out_and_few_alphas_cannot_learn() -> None:
+    names = [f"{record}.jpg" for record in range(12)]
     config = make_config({"search": {"batch_size": 4}}).search
-    weights, held = part_records(12, config, 0, 1)
+    weights, held = part_records(Named(names[:12]), config, 0, 1)
     assert (len(weights), len(held)) == (10, 2)
     alphas = config.model_copy(update={"chooser": "alphas", "alpha_split": 0.25})
     with pytest.raises(
         FnaError, match=r"alpha_split 0\.25 of 12 images leaves 3 for the alphas.*--search\.batch_size 3"
     ):
-        part_records(12, alphas, 0, 1)
+        part_records(Named(names[:12]), alphas, 0, 1)
     with pytest.raises(FnaError, match=r"leaves 10 for the weights, but a step needs 16 .*4 x 4 proc.*batch_size 2,"):
-        part_records(12, config, 0, 4)
+        part_records(Named(names[:12]), config, 0, 4)
     with pytest.raises(FnaError, match=r"search\.held_out 0\.2 of 2 images leaves 2 for the weights and 0"):
-        part_records(2, config, 0, 1)
+        part_records(Named(names[:2]), config, 0, 1)
+
+
+@pytest.mark.parametrize("pattern", ["a/{image}.jpg", "{image}_jpg.rf.{record}.jpg"], ids=["persons", "copies"])
+def test_what_shows_the_same_image_is_on_one_side(pattern: str) -> None:
+    data = Named([pattern.format(image=record // 3, record=record) for record in range(60)])
+    weights, held = part_records(data, make_config({"search": {"batch_size": 4}}).search, 0, 1)
+    assert sorted(weights + held) == list(range(60))
+    assert not {record // 3 for record in weights} & {record // 3 for record in held}
+    assert len(held) == 12
+
+
+def test_persons_are_parted_where_all_are_in_one_image() -> None:
+    weights, held = part_records(Named(["crowd.jpg"] * 60), make_config({"search": {"batch_size": 4}}).search, 0, 1)
+    assert (len(weights), len(held)) == (48, 12)

@@ -121,6 +121,15 @@ def source_of(name: str) -> str:
     return COPY.sub("", PurePosixPath(name).stem)
 
 
+def copies_of(name: str) -> str:
+    """Return what all augmented copies of an image in a folder have in common.
+
+    >>> copies_of("train/cell_jpg.rf.5a1b.jpg"), copies_of("a/0001.png")
+    ('train/cell_jpg', 'a/0001')
+    """
+    return f"{PurePosixPath(name).parent}/{source_of(name)}"
+
+
 def video_of(name: str) -> str:
     """Return what a name begins with before the number of the frame, with its folder; the source where it has none.
 

@@ -205,14 +205,19 @@ def _as_it_is(sample: Any) -> Any:
     return sample
 
 
-def split_indices(n: int, share: float, rng_seed: int, name: str = "search.alpha_split") -> tuple[list[int], list[int]]:
+def split_indices(
+    n: int, share: float, rng_seed: int, name: str = "search.alpha_split", sources: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
     """Split records between weights and alphas, or what is held out in their place.
+
+    Records of one source stay together, unless the second part would be less than half as large as it should be.
 
     Args:
         n: number of records.
         share: part of them that the alphas see, in (0, 1).
         rng_seed: the run's seed.
         name: of the setting that says `share`.
+        sources: a name per record of what it was made of; (): each is of its own.
 
     Returns:
         Sorted indices for the weights, and for the alphas; every record is in one of them.
@@ -227,4 +232,13 @@ def split_indices(n: int, share: float, rng_seed: int, name: str = "search.alpha
             "both need at least 1: use more images or another share"
         )
     order = torch.randperm(n, generator=generator(rng_seed, "alpha_split")).tolist()
-    return sorted(order[alphas:]), sorted(order[:alphas])
+    groups: dict[str, list[int]] = {}
+    for record in order:
+        groups.setdefault(sources[record] if sources else str(record), []).append(record)
+    taken: list[int] = []
+    for group in groups.values():
+        if len(taken) + len(group) <= alphas:
+            taken += group
+    if 2 * len(taken) < alphas:
+        taken = order[:alphas]
+    return sorted(set(order) - set(taken)), sorted(taken)

@@ -50,7 +50,7 @@ def foresee(run: Run, space: SuperArch) -> None:
     """
     config, problem, compute = run.config, run.problem, run.compute
     search, adapt, (train,) = config.search, config.adapt, run.data("train")
-    part_records(len(train), search, compute.rng_seed, compute.world.size)
+    part_records(train, search, compute.rng_seed, compute.world.size)
     make_sampler(train, range(len(train)), adapt.batch_size, "adapt", compute)
     for name, given in (("search.budget", search.budget), ("derive.budget", config.derive.budget)):
         if given is not None:

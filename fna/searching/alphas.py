@@ -83,7 +83,7 @@ class SearchLoop:
         held = None if limit is None or not self.learns_alphas else float(limit - costs.other)
         self.holder = None if held is None else Holder(held, self.config.budget_rate, self.config.budget_weight)
         self.records = len(data)
-        self.parts = part_records(self.records, self.config, compute.rng_seed, compute.world.size)
+        self.parts = part_records(data, self.config, compute.rng_seed, compute.world.size)
         size = self.config.batch_size
         sampler = make_sampler(data, self.parts[0], size, "weights", compute)
         self.steps_per_epoch, self.left_out = sampler.steps_per_epoch, sampler.left_out
