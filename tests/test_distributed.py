@@ -89,6 +89,8 @@ def test_adaptation_and_metrics_equal_those_of_one_process(one: dict[str, Any], 
 def test_frozen_norms_equal_those_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     close(two[0]["frozen searched"], one["frozen searched"], 1e-8)
     close(two[0]["frozen adapted"], one["frozen adapted"], 1e-8)
+    assert two[0]["frozen pool"] == two[1]["frozen pool"]
+    assert any(candidate["score"] is not None for candidate in one["frozen pool"]), "after a trial of several steps"
 
 
 def test_the_average_and_the_best_epoch_equal_those_of_one_process(

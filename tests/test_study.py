@@ -145,6 +145,17 @@ def test_what_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["list", "studies"]) == 0
 
 
+def test_several_processes_of_torchrun_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = read_study("random_search")
+    jobs = plan_study(study, RECIPE, tmp_path, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(FnaError, match=r"leave out torchrun.*--job-array K/N"):
+        run_study(study, jobs, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_times_multiplies_numbers_but_no_budgets() -> None:
     changes = {"adapt.epochs": "1.5x", "search.budget": "0.5x", "seed.weights": None, "adapt.optimizer.lr": "2x"}
     lr = 2 * RECIPE.adapt.optimizer.lr

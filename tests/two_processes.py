@@ -113,6 +113,9 @@ def segmentation(configure: Callable[..., Config], folder: Path) -> dict[str, An
     with tiny.opened(configure(seconds, *frozen), double=True) as job:
         results["frozen searched"] = search_tiny(job, folder / "frozen").network.state
         results["frozen adapted"] = adapt_tiny(job, folder / "frozen").network.state
+    tried = ("search.bn=frozen", "search.epochs=2", "search.candidates=2", "search.trial=0.9")
+    with tiny.opened(configure(seconds, *MEASURED, *tried), double=True) as job:
+        results["frozen pool"] = search_tiny(job, folder / "tried").to_json()["candidates"]
     with tiny.opened(configure(seconds, "engine.sync_bn=false", "adapt.epochs=1")) as job:
         adapted = adapt_tiny(job, folder / "own norms")
         results |= {"own norms adapted": adapted.network.state, "own norms scores": adapted.scores}

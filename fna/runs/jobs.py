@@ -50,7 +50,16 @@ def share_of(jobs: Sequence[T], array: str | None) -> list[T]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from a job, after waiting for one that is at it; the lock of one that is killed is free."""
+    """Keep other processes from a job, after waiting for one that is at it; the lock of one that is killed is free.
+
+    Raises:
+        FnaError: torchrun has started several processes, which would wait for each other.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise FnaError(
+            "a job of a study or a front is for one process: leave out torchrun, and share the jobs out over as many "
+            "processes as you like with --job-array K/N"
+        )
     lock_file = folder.with_name(f".{folder.name}.lock")
     with os_errors("open", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

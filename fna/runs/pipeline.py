@@ -31,6 +31,7 @@ from fna.stages.adapt import adapt
 from fna.stages.derive import Derived, derive
 from fna.stages.expand import expand, remap_network, seed_network, seed_state
 from fna.stages.latency import remeasure
+from fna.training import distributed
 
 PLAIN_SEED = {"arch": "seed", "init": "seed", **dict.fromkeys(Form._fields)}  # settings of adapt
 
@@ -195,7 +196,7 @@ def adapt_one(run: Run, config: AdaptConfig) -> dict[str, Any]:
     weights = (tuned.network.state, {KEY: json.dumps(described)})
     run.write(stage, {f"{name}/{TWIN}": described, f"{name}/{WEIGHTS}": weights}, about, logs)
     run.clear(name)
-    return about
+    return distributed.first(about)  # the time it took is that of the process that wrote it
 
 
 def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

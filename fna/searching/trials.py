@@ -77,6 +77,8 @@ class Trial:
         problem = loop.problem.at(form)
         model = problem.build(loop.arch.path_arch(path))
         load_weights(model, start, "the start of a candidate")
+        if config.bn == "frozen":
+            freeze_norms(model)
         network = loop.compute.parallel(model, partial=False)
         optimizer = make_optimizer(model, config.optimizer)
         step = WeightStep(
