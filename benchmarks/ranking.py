@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--adapt-epochs", type=int, default=8)
     given = parser.parse_intermixed_args()
     with told(parser):
-        plain = [f"search.epochs={given.search_epochs}", "search.chooser=measured", "search.candidates=1"]
+        plain = [f"search.epochs={given.search_epochs}", "search.chooser=measured", "search.candidates=2"]
         scored = {}
         for way, settings in WAYS.items():
             config = configure(given.recipe, given.data, [*plain, *settings, *given.settings])

@@ -62,6 +62,9 @@ def test_an_interrupted_halving_goes_on_and_finds_the_same(
         with pytest.raises(KeyboardInterrupt):
             search_tiny(job, tmp_path)
     assert list((tmp_path / "search").glob("candidate_*/step-*.pt"))
+    more = tiny_config(write_images(tmp_path / "more", train=16), *SETTINGS)
+    with opened(more) as other, pytest.raises(FnaError, match=r"'search' began with 12 records .*, now there are 16"):
+        search_tiny(other, tmp_path)
     again = search_tiny(job, tmp_path)
     assert again.evidence == found.evidence
     assert not list((tmp_path / "search").glob("candidate_*/step-*")), "what lay between rounds is removed"

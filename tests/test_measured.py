@@ -31,7 +31,7 @@ from fna.files import read_json
 from fna.nets.supernet import path_network
 from fna.rng import generator
 from fna.searching.alphas import SearchLoop
-from fna.searching.found import Candidate, Found, Pool, choose
+from fna.searching.found import Candidate, Found, Pool, choose, choose_finalist
 from fna.searching.measured import _Evolution, hand_cuts
 from fna.searching.sampling import Step, near, sample_anchored, tilted
 from fna.searching.scoring import Candidacy, Scorer
@@ -144,6 +144,9 @@ def test_finalists_have_a_trial_and_the_metric_decides(job: Job, found: Found) -
     assert choose([replace(one, cost=11), replace(other, cost=11), left], 10) == left, "no finals there"
     assert choose([replace(left, loss=0.2), one, other], 10) == replace(left, loss=0.2), "finals at another limit"
     assert choose([one], 3) is None
+    assert choose_finalist([replace(left, loss=0.2), one, other], 10) == other, "of a shorter training, as in halving"
+    assert choose_finalist([left], 10) == left
+    assert choose_finalist([one], 3) is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.25])
@@ -263,9 +266,17 @@ def noted_batches() -> Iterator[list[int]]:
         hook.remove()
 
 
-def test_input_scales_that_are_all_beyond_the_budget_are_refused(tmp_path: Path) -> None:
-    config = tiny_config(write_images(tmp_path / "images"), *MEASURED, "space.input_scales=[9]")
-    with opened(config) as job, pytest.raises(FnaError, match=r"search\.budget 1x .* but this space reaches from"):
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("search.budget=0.001x", r"search\.budget 0\.001x .* but this space reaches from"),
+        ("space.input_scales=[1.25, 1.5]", r"space\.input_scales is \[1\.25, 1\.5\]; expected 1 among them"),
+        ("space.head_channels=[0.5]", r"space\.head_channels is \[0\.5\]; expected 1 among them"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(setting: str, said: str, tmp_path: Path) -> None:
+    config = tiny_config(write_images(tmp_path / "images"), *MEASURED, setting)
+    with opened(config) as job, pytest.raises(FnaError, match=said):
         search_tiny(job, tmp_path / "run")
 
 

@@ -154,15 +154,18 @@ def test_minutes_of_adaptation_by_hand(recipe: Path) -> None:
 
 def test_minutes_of_a_measured_search_by_hand(recipe: Path) -> None:
     settings = ("space.input_scales=[1, 2]", "search.anchor=0.25", "search.window=[0.5, 1.0]", "search.candidates=10")
-    config = load_config(recipe, [*settings, "search.held_out=0.2", "search.recalibrate=3"])
+    scoring = ("search.held_out=0.2", "search.recalibrate=3")
+    config = load_config(recipe, [*settings, *scoring])
     layers = len(space_of(find_basis(config, 1).problem, load_seed("mobilenet_v2_035", None).arch).searchable)
     # 3 epochs of 8 steps on 16 of 20 images, a quarter on the seed, half of these at twice the size, the others at
     # 0.75 x the budget of 0.8 x; then 10 candidates and two changes of each layer, 3 + 2 batches each, and 6 finalists,
     # trained for 2 steps, on 4 whole images, in batches of 2.
     weights = 24 * 3 * (0.25 * (1 + 4) / 2 + 0.75 * 0.75 * 0.8)
-    assert seconds(config, 20, 0, 0.8)[0] == pytest.approx(
-        weights + (10 + 2 * layers) * 5 + 6 * (2 + 2 * 3 * 0.8), rel=1e-3
-    )
+    finals = 6 * (2 + 2 * 3 * 0.8)
+    assert seconds(config, 20, 0, 0.8)[0] == pytest.approx(weights + (10 + 2 * layers) * 5 + finals, rel=1e-3)
+    two = load_config(recipe, [*settings, *scoring, "search.smaller_budgets=[0.5x]"])
+    both = (2 * 10 + 2 * layers) * 5 + 2 * finals
+    assert seconds(two, 20, 0, 0.8)[0] == pytest.approx(weights + both, rel=1e-3), "each budget has its own"
 
 
 def test_alphas_take_their_own_steps(recipe: Path) -> None:

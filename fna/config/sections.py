@@ -188,7 +188,9 @@ class SearchConfig(Section):
     window: Two[AboveZero] = note((0.5, 1.05), "anchored: cost of the others, x the budget")
     chooser: str = note("measured", "how a target is chosen; `fna list choosers`; the article: alphas")
     held_out: Share = note(0.2, "measured: share of the training images that candidates are scored on")
-    candidates: Positive = note(100, "measured: how many whole networks are scored")
+    candidates: Annotated[int, Field(ge=2)] = note(
+        100, "measured: how many whole networks are scored, the seed included"
+    )
     trial: Annotated[float, Field(ge=0, lt=1)] = note(
         0.1, "measured: iterations that each finalist is trained for by itself, x those of the search; 0: none"
     )

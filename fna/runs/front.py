@@ -31,6 +31,7 @@ from fna.runs.run import Run
 from fna.runs.saved import ADAPTED, BASELINE, TWIN
 from fna.searching.choosing import NoControlError
 from fna.searching.forms import allowed
+from fna.searching.found import Alphas
 from fna.searching.rescoring import score_again
 from fna.stages.prune import IMPORTANCES, load_library
 from fna.tasks.problem import Problem
@@ -204,7 +205,7 @@ def _score_for(run: Run, budget: Budget, config: Config) -> None:
     search = config.search
     known = [parse_budget(b) for b in (search.budget, *search.smaller_budgets) if b is not None]
     found = run.found()
-    if found.chooser == "alphas" or budget in known or (found.budget or {}).get("text") == str(budget):
+    if isinstance(found.evidence, Alphas) or budget in known or (found.budget or {}).get("text") == str(budget):
         return
     if found.chooser == "halving":
         raise FnaError("a front needs a trained super network; search.chooser halving trains none: use measured")

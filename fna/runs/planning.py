@@ -290,8 +290,9 @@ def _search_seconds(basis: Basis, pace: Pace, space: SuperArch, spent: float) ->
         return weight_step * steps * config.epochs
     singles = sum(2 for row in costs[0].table if len(row) > 1)
     batches = config.recalibrate + max(1, min(held, HELD) // config.batch_size)
-    finals = finalists(set(problem.config.space.input_scales))
-    scored = (config.candidates + singles) * batches + finals * min(held, HELD) * _area(problem)
+    budgets = 1 + len(config.smaller_budgets)
+    finals = budgets * finalists(set(problem.config.space.input_scales))
+    scored = (budgets * config.candidates + singles) * batches + finals * min(held, HELD) * _area(problem)
     trained = finals * config.trial_steps(int(steps * config.epochs)) * pace.step * seconds * spent
     return weight_step * steps * config.epochs + trained + scored * pace.forward * seconds
 

@@ -14,7 +14,7 @@ from fna.arch.target import Target
 from fna.cost.costs import Costs
 from fna.errors import FnaError
 from fna.rng import generator
-from fna.searching.found import Alphas, Found, Pool, choose
+from fna.searching.found import Alphas, Candidate, Found, Pool, choose, choose_finalist
 from fna.searching.knapsack import PathsBetween, best_path, softmax
 
 TRIES = 10_000  # random paths drawn until one is within the budget
@@ -143,10 +143,27 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
     Raises:
         FnaError: the evidence are no scored candidates, or none of them is within the budget.
     """
+    return _best_scored(found, limit, choose)
+
+
+def choose_halving(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
+    """Take the best by the task's metric of candidates that were trained for real, to the end (successive halving).
+
+    The losses of the others are of shorter trainings.
+
+    Raises:
+        FnaError: as `choose_measured`.
+    """
+    return _best_scored(found, limit, choose_finalist)
+
+
+def _best_scored(
+    found: Found, limit: int | None, best: Callable[[Sequence[Candidate], int | None], Candidate | None]
+) -> Choice:
     if not isinstance(found.evidence, Pool):
         raise FnaError("chooser 'measured' needs a search that scored candidates; --derive.chooser alphas")
     candidates = found.evidence.candidates
-    chosen, free = choose(candidates, limit), choose(candidates, None)
+    chosen, free = best(candidates, limit), best(candidates, None)
     if chosen is None or free is None:
         raise FnaError(
             f"none of the {len(candidates)} scored candidates is within the budget; raise --derive.budget, "
@@ -154,15 +171,6 @@ def choose_measured(found: Found, costs: Costs, limit: int | None, rng_seed: int
         )
     target = Target(found.network.arch.path_arch(chosen.path), *chosen.form)
     return Choice(chosen.path, target, chosen.cost, free.path, free.cost)
-
-
-def choose_halving(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:
-    """Take the best of candidates that were trained for real, each with weights of its own (successive halving).
-
-    Raises:
-        FnaError: as `choose_measured`.
-    """
-    return choose_measured(found, costs, limit, rng_seed)
 
 
 def choose_cut(found: Found, costs: Costs, limit: int | None, rng_seed: int) -> Choice:

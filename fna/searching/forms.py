@@ -14,6 +14,7 @@ from fna.config import Config
 from fna.config.budgets import UNITS, Budget
 from fna.cost.costs import Costs
 from fna.cost.units import with_unit
+from fna.errors import FnaError
 from fna.nets.network import Model
 from fna.nets.slim import SlimHead
 from fna.nets.supernet import SuperBackbone, restrided
@@ -29,10 +30,21 @@ def forms_of(config: Config) -> tuple[Form, ...]:
     """Return the forms that the search chooses from, each once.
 
     Every input scale with every output stride, head width and tower depth of the settings; alphas tell blocks apart.
+
+    Raises:
+        FnaError: the seed's own is not among them.
     """
     space, task = config.space, config.task
     if config.search.chooser not in MEASURED:
         return (SEEDS,)
+    own = {"input_scales": 1.0, "head_channels": 1.0, "output_strides": task.stride, "tower_depths": task.depth}
+    for key, seeds in own.items():
+        given = getattr(space, key)
+        if given and seeds not in given:
+            raise FnaError(
+                f"space.{key} is {list(given)}; expected {seeds:g} among them, the seed's own, to which the others are "
+                "compared: add it"
+            )
     strides = [None if stride == task.stride else stride for stride in space.output_strides or (task.stride,)]
     depths = [None if depth == task.depth else depth for depth in space.tower_depths or (task.depth,)]
     forms = product(space.input_scales, strides, space.head_channels, depths)

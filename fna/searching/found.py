@@ -78,13 +78,15 @@ def choose(candidates: Sequence[Candidate], limit: int | None) -> Candidate | No
     The metric decides among those that have one, if the least loss is among them; else there were no finals at this
     limit, and the loss decides. Ties go to the cheaper.
     """
+    least = min((c for c in candidates if limit is None or c.cost <= limit), key=by_loss, default=None)
+    return least if least is None or least.score is None else choose_finalist(candidates, limit)
+
+
+def choose_finalist(candidates: Sequence[Candidate], limit: int | None) -> Candidate | None:
+    """Return the best by the metric of the candidates within a limit that have one, the best by loss where none has."""
     within = [c for c in candidates if limit is None or c.cost <= limit]
-    if not within:
-        return None
-    least = min(within, key=by_loss)
-    if least.score is None:
-        return least
-    return min((c for c in within if c.score is not None), key=lambda c: (-(c.score or 0.0), *by_loss(c)))
+    finals = [c for c in within if c.score is not None] or within
+    return min(finals, key=lambda c: (-(c.score or 0.0), *by_loss(c)), default=None)
 
 
 def by_loss(candidate: Candidate) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ from fna.nets.supernet import path_network
 from fna.nets.weights import put, take
 from fna.progress import bar
 from fna.rng import generator
-from fna.searching.found import Candidate, Pool, choose
+from fna.searching.found import Candidate, Pool, choose_finalist
 from fna.searching.kept import Kept
 from fna.searching.measured import hand_cuts
 from fna.searching.sampling import Step, sample_anchored
@@ -30,6 +30,7 @@ from fna.searching.scoring import Candidacy, Scorer, seed_of
 from fna.searching.trials import Trial
 from fna.training.checkpoints import SCORES, Checkpoints
 from fna.training.clock import Spent
+from fna.training.engine import PLAN, PROCESSES, check_as_begun
 
 if TYPE_CHECKING:
     from fna.searching.alphas import SearchLoop
@@ -51,7 +52,8 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
         interruption included. Only the last two have a score, the task's metric on held-out images: it decides.
 
     Raises:
-        FnaError: there is nothing but the seed to train within the budget.
+        FnaError: there is nothing but the seed to train within the budget; or what was interrupted had other data, or
+            another number of processes.
     """
     starters = list(islice(_starters(loop), _number(loop)))
     if len(starters) < 2:
@@ -61,7 +63,8 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
     lengths = [max(1, loop.total_steps // rounds // (len(starters) >> r)) for r in range(rounds)]
     files = [checkpoints and Checkpoints(checkpoints.path / f"candidate_{i:02d}", 1) for i in range(len(starters))]
     trials = [Trial(loop, one, sum(lengths), "halving", own) for one, own in zip(starters, files, strict=True)]
-    kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute, "results")
+    kept = Kept(checkpoints.path / SCORES if checkpoints else None, loop.compute, "began", "results")
+    _check_as_begun(loop, kept.tables["began"])
     results: dict[str, tuple[float, float | None]] = kept.tables["results"]  # loss and score after a round
     scorer, left, last = Scorer(loop), list(range(len(trials))), dict[int, Candidate]()
     with bar(sum(n * (len(starters) >> r) for r, n in enumerate(lengths)), "halving") as progress:
@@ -80,10 +83,17 @@ def halve(loop: SearchLoop, checkpoints: Checkpoints | None) -> tuple[Pool, tupl
         if own and loop.compute.world.writes:
             own.clear()
     pool = Pool(tuple(last[i] for i in range(len(starters))))
-    best = choose(pool.candidates, None)
+    best = choose_finalist(pool.candidates, None)
     nothing = best is not None and (best.path, best.form) == seed_of(loop)
     warning = "nothing that was trained within the budget beats the seed on held-out training images"
     return pool, (warning,) * nothing, kept.spent
+
+
+def _check_as_begun(loop: SearchLoop, began: dict[str, int]) -> None:
+    """Refuse to go on with other data or another number of processes; note those of the beginning."""
+    now = {**{key: int(getattr(loop, key)) for key in PLAN}, PROCESSES: loop.compute.world.size}
+    check_as_begun("search", began or now, now)
+    began.update(now)
 
 
 def _number(loop: SearchLoop) -> int:

@@ -34,6 +34,7 @@ PLAN = {  # what of a phase must not change between its checkpoints
     "steps_per_epoch": "iterations an epoch",
     "total_steps": "iterations in all",
 }
+PROCESSES = "processes"
 
 
 # --- optimizers and schedules ---------------------------------------------------------------------
@@ -302,8 +303,7 @@ def _go_on(
             int(state["processes"]),
             {k: int(state["plan"][k]) for k in PLAN},
         )
-    _same_world(label, processes, compute.world.size)
-    _same_plan(label, began, plan)
+    check_as_begun(label, {**began, PROCESSES: processes}, {**plan, PROCESSES: compute.world.size})
     for log, recorded in zip(logs or (), state.get("logs", ()), strict=False):
         if recorded and compute.world.writes:
             check_log(log, recorded, start)
@@ -358,8 +358,18 @@ def _tell_epoch(what: str, losses: Sequence[float], scores: Mapping[str, Any], m
     tell(f"{what}{shown}, {shortly(minutes)}, ETA {shortly(left)}")
 
 
-def _same_plan(label: str, began: Mapping[str, int], now: Mapping[str, int]) -> None:
-    """Refuse other data or another length: iterations would mean other batches, at other rates."""
+def check_as_begun(label: str, began: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Refuse other data, another length or number of processes: iterations would mean other batches, at other rates.
+
+    Args:
+        label: of the phase.
+        began: its numbers by the names of `PLAN`, and `PROCESSES`, at its beginning.
+        now: likewise.
+
+    Raises:
+        FnaError: one is another.
+    """
+    _same_world(label, began[PROCESSES], now[PROCESSES])
     changed = [f"{began[key]} {what}, now there are {now[key]}" for key, what in PLAN.items() if began[key] != now[key]]
     if changed:
         raise FnaError(
