@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +27,10 @@ from fna.files import read_json
 from fna.reporting.front import dominated
 from fna.runs import pipeline, pruning
 from fna.runs.folder import Folder
-from fna.runs.front import make_front, pick_point, plan_front
+from fna.runs.front import _score_for, make_front, pick_point, plan_front
 from fna.runs.jobs import share_network, share_of
 from fna.runs.saved import load
-from fna.searching.found import Pool
+from fna.searching.found import Alphas, Pool
 from fna.searching.rescoring import score_again
 from fna.stages.derive import derive
 from fna.training.clock import Stopwatch
@@ -121,6 +122,14 @@ def test_mistakes_are_told_before_anything_is_trained(fronted: tuple[Path, dict[
         with pytest.raises(FnaError, match="expected K/N"):
             share_of([1, 2], array)
     assert cli.main(["front", str(path)]) == 2
+
+
+@pytest.mark.parametrize("chooser", ["alphas", "random", "cut"])
+def test_alphas_answer_every_budget(chooser: str) -> None:
+    """No candidates are scored in their place, whichever chooser takes the target."""
+    found = SimpleNamespace(evidence=Alphas([[0.0]]), chooser=chooser, budget=None)
+    run: Any = SimpleNamespace(found=lambda: found)  # there is nothing to score on
+    _score_for(run, parse_budget("0.5x"), tiny())
 
 
 def test_a_super_network_of_other_settings_is_not_shared(fronted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
