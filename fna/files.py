@@ -90,7 +90,9 @@ def write_json(path: Path, data: Any) -> None:
 
 def json_bytes(data: Any) -> bytes:
     """Return `data` as `write_json` writes it."""
-    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        errors="backslashreplace"  # of a file's name that is no UTF-8: JSON's own escape of it
+    )
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,11 +15,13 @@ from tiny import finished
 from tiny_deeper import opened
 from tiny_pose import JOINTS, pose_config, write_figures
 
+from fna.data.decoding import to_pixels
 from fna.data.pose.person_boxes import PersonBoxes, read_boxes
 from fna.errors import FnaError
-from fna.files import read_json
+from fna.files import json_bytes, read_json
 from fna.stages.labelling import write_predictions
 from fna.stages.photos import find_images
+from fna.stages.predict import Photo, predictions_of
 from fna.tasks.labels import Labels
 
 IMAGES = [Path("photos/a.jpg"), Path("photos/17.png")]
@@ -162,9 +166,35 @@ def test_a_broken_image_does_not_keep_the_others_from_being_written(tmp_path: Pa
         before = (photos / "b.png").read_bytes()
         with pytest.raises(FnaError, match="holds the images themselves, which would be overwritten"):
             write_predictions(model, job.compute, find_images(photos), photos / ".", None)
+        with pytest.raises(FnaError, match="holds the images themselves, which would be overwritten"):
+            write_predictions(model, job.compute, find_images(photos), photos.parent, None)
         with pytest.raises(FnaError, match=r"cannot make the folder --out .*b\.png: File exists; give another"):
             write_predictions(model, job.compute, find_images(photos), photos / "b.png", None)
     assert (photos / "b.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("values", [np.uint16, np.int32, np.float32])
+def test_pixels_of_more_than_8_bits_are_not_clipped(values: type) -> None:
+    with pytest.raises(FnaError, match="more than 8 bits"):
+        to_pixels(Image.fromarray(np.zeros((4, 6), values)))
+
+
+def test_a_name_that_is_no_utf8_can_be_written() -> None:
+    rows = [{"file_name": "caf\udce9.png"}]
+    assert json.loads(json_bytes(rows)) == rows
+
+
+def test_photos_without_a_person_are_not_held_back(tmp_path: Path) -> None:
+    opened_so_far = []
+
+    def photos() -> Iterator[Photo]:
+        for number in range(50):
+            opened_so_far.append(number)
+            yield Photo(np.zeros((4, 4, 3), np.uint8), [], [], [])
+
+    with opened(pose_config(write_figures(tmp_path / "data"))) as job:
+        next(predictions_of(finished(job), photos(), job.compute))
+        assert len(opened_so_far) <= job.config.evaluate.batch_size + 1
 
 
 def test_a_folder_of_images_has_to_have_some(tmp_path: Path) -> None:

@@ -374,7 +374,7 @@ def _call(argv: Sequence[str]) -> int:
     try:
         rest, settings = split_settings(argv)
         code = app(rest, prog_name="fna", standalone_mode=False, obj=settings)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the latter at a question
         code = 130
     if code == 130 and first_rank():
         goes_on = "; the same command goes on from the last checkpoint" if rest and rest[0] in GO_ON else ""

@@ -60,9 +60,13 @@ def to_pixels(image: Any) -> NDArray[np.uint8]:
     """Return the RGB pixels of a PIL image, upright, or of an array that holds them already.
 
     Raises:
-        FnaError: it is neither.
+        FnaError: it is neither, or has more than 8 bits, which would be clipped.
     """
     if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":
+            raise FnaError(
+                f"an image of mode {image.mode} has more than 8 bits, which would be clipped; scale it to 8 bits"
+            )
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return np.array(image, order="C")  # torch takes no views that run backwards or cannot be written

@@ -312,12 +312,20 @@ def _find(path: Path) -> Path:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":  # they would be clipped
+        raise ValueError(
+            f"an image of mode {image.mode} has more than 8 bits, which would be clipped; scale it to 8 bits"
+        )
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
 def _pixels(image: Any) -> Array:
     if isinstance(image, str | Path):
         with Image.open(image) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = _rgb(opened)
     elif isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = _rgb(image)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"expected uint8 RGB pixels (height, width, 3), got {pixels.dtype} {pixels.shape}")

@@ -159,8 +159,8 @@ def _read(
 
 
 def _make_folder(out: Path, sources: Collection[Path]) -> None:
-    """Make the folder of the pictures, if it is not one of the images' own."""
-    if out.resolve() in {source.resolve() for source in sources}:
+    """Make the folder of the pictures, if no image is in it or below: its place, or its labels', may be written to."""
+    if any(source.resolve().is_relative_to(out.resolve()) for source in sources):
         raise FnaError(f"--out {out} holds the images themselves, which would be overwritten; give another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -146,14 +146,15 @@ def predictions_of(
 
     Args:
         model: the network, placed.
-        photos: the images; neighbours whose views have one size make a batch (``evaluate.batch_size``).
+        photos: the images; neighbours whose views have one size make a batch (``evaluate.batch_size``), no more
+            images than views.
         compute: the hardware it is on.
         probabilities: of each class at each pixel in place of class ids.
     """
     size, held, number = model.problem.config.evaluate.batch_size, list[Photo](), 0
     for photo in photos:
         sides = {view.shape for one in (*held, photo) for view in one.views[:1]}
-        if held and (len(sides) > 1 or number + len(photo.views) > size):
+        if held and (len(sides) > 1 or number + len(photo.views) > size or len(held) == size):
             yield from _see(model, held, compute, size, probabilities)
             held, number = [], 0
         held.append(photo)

@@ -135,7 +135,8 @@ def _join_coco(problem: Problem, rows: Sequence[Any]) -> bytes:
 def _yolo(problem: Problem, image: Labelled) -> bytes:
     """Return a line a box, or person: class, centre and size, joints; all in shares of the image, as labels have them.
 
-    Labels have no scores: what pictures do not show (``evaluate.draw_threshold``) is left out.
+    Labels have no scores: what pictures do not show (``evaluate.draw_threshold``) is left out, as are joints that lie
+    outside the image, which readers of labels refuse.
     """
     height, width = image.pixels.shape[:2]
     config: Any = problem.config
@@ -143,7 +144,10 @@ def _yolo(problem: Problem, image: Labelled) -> bytes:
     for prediction in image.predictions:
         if "points" in prediction:
             x, y, w, h = prediction["box"].tolist()
-            joints = [(x / width, y / height, 2) if s >= least else (0, 0, 0) for x, y, s in _points(prediction)]
+            joints = [
+                (x / width, y / height, 2) if s >= least and 0 <= x <= width and 0 <= y <= height else (0, 0, 0)
+                for x, y, s in _points(prediction)
+            ]
             lines.append((0, (x, y, x + w, y + h), [value for joint in joints for value in joint]))
             continue
         corners, labels, scores = (prediction[key].tolist() for key in ("boxes", "labels", "scores"))
@@ -187,7 +191,7 @@ def _join_table(problem: Problem, rows: Sequence[Any]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 FORMATS: dict[str, Format] = {  # pictures, then of each task the one that is written unasked
