@@ -17,6 +17,11 @@ from fna.training.batches import Stream
 CODE = """
 import torch
 
+def in_place(sample, draws):
+    sample["image"].zero_()
+    return sample
+
+
 def darker(sample, draws):
     factor = torch.rand((), generator=draws)
     return {**sample, "image": (sample["image"] * factor).to(torch.uint8)}
@@ -55,6 +60,15 @@ def test_a_transform_changes_training_samples_and_draws_statelessly(images: Path
     assert all(b.float().mean() < a.float().mean() for a, b in zip(plain, dark, strict=True))
     for again in (batches(images, own, "engine.workers=1")[1:], batches(images, own, steps=(1, 3))):
         assert all(torch.equal(a, b) for a, b in zip(dark[1:], again, strict=True)), "of a run that goes on, too"
+
+
+def test_a_transform_may_write_in_place(images: Path) -> None:
+    plain = ("data.scale=[1, 1]", "data.color_jitter=0", "data.flip=false", "data.crop=[64, 64]")
+    with opened(tiny_config(images, "data.transform=own_transforms:in_place", *plain)) as job:
+        before = [job.data.train.load(k)[0].clone() for k in range(4)]
+        stream = Stream(job.problem, job.data.train, range(4), 2, "adapt", job.compute)
+        assert all((batch["image"] == 0).all() for batch, _ in stream.batches(0, 4))
+        assert all(torch.equal(job.data.train.load(k)[0], before[k]) for k in range(4)), "images are kept in memory"
 
 
 @pytest.mark.parametrize(

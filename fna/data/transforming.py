@@ -53,7 +53,7 @@ def transformed(sample: Any, name: str, rng_seed: int, epoch: int) -> Any:
     """
     draws = generator(rng_seed, "data.transform", epoch, sample["index"])
     given = {key: value for key, value in sample.items() if key != "index"}
-    made = load_transform(name)(dict(given), draws)
+    made = load_transform(name)({key: value.clone() for key, value in given.items()}, draws)  # it may write in place
     if not isinstance(made, dict) or made.keys() != given.keys():
         got = f"a dict of {', '.join(map(str, made))}" if isinstance(made, dict) else f"a {type(made).__name__}"
         raise FnaError(f"data.transform '{name}' returned {got}; expected a dict of {', '.join(given)}")
