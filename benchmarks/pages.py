@@ -256,7 +256,7 @@ def study(result: Mapping[str, Any]) -> str:
     data = {row["data"]: row["metric"] for row in result["rows"]}
     cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in result["rows"]:
-        cells.setdefault((row["row"], row.get("article", "")), []).append(row)
+        cells.setdefault((row["row"], row["article"]), []).append(row)
     own = any(article for _, article in cells)
     lines = [
         (title, *([article] if own else []), *(_score([run for run in runs if run["data"] == name]) for name in data))

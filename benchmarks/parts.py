@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
-from typing import Any
 
 import record
 from gain import configure, told
+from studies import rows_of
 
 from fna.files import read_json
 from fna.runs.study import RESULTS, plan_study, read_study, run_study
@@ -38,17 +38,9 @@ def write(folder: Path) -> Path:
     whole = scores.pop("all")
     pairs = {name: [whole[k] - own[k] for k in own.keys() & whole.keys()] for name, own in scores.items()}
     ratios = {f"all_minus_{name}": statistics.mean(gains) for name, gains in pairs.items() if gains}
-    rows: list[dict[str, Any]] = [
-        {
-            "row": row["title"],
-            "data": "camvid",
-            "metric": done["metric"],
-            **{key: value for key, value in entry.items() if key != "folder"},
-        }
-        for row in done["rows"]
-        for entry in row["entries"]
-    ]
-    return record.write("gain_camvid_parts", rows, ratios, missing=done["missing"], settings=SETTINGS)
+    return record.write(
+        "gain_camvid_parts", rows_of(done, "camvid"), ratios, missing=done["missing"], settings=SETTINGS
+    )
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,21 @@ def take_same(name: str, runs: Path, rng_seeds: int) -> None:
                 shutil.copytree(source, folder)
 
 
+def rows_of(done: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
+    """Return the rows of a study.json on a data set, as results have them."""
+    return [
+        {
+            "row": row["title"],
+            "data": dataset,
+            "metric": done["metric"],
+            "article": row["article"],
+            **{key: value for key, value in entry.items() if key != "folder"},
+        }
+        for row in done["rows"]
+        for entry in row["entries"]
+    ]
+
+
 def write(name: str, runs: Path) -> Path:
     """Write what there is of a study on either data set."""
     rows: list[dict[str, Any]] = []
@@ -103,17 +118,7 @@ def write(name: str, runs: Path) -> Path:
             differences = [own[k] - score for k, score in scores[reference].items() if k in own and row != reference]
             if differences:
                 ratios[f"{dataset}_{row}_minus_{reference}"] = statistics.mean(differences)
-        rows += [
-            {
-                "row": row["title"],
-                "data": dataset,
-                "metric": done["metric"],
-                "article": row["article"],
-                **{key: value for key, value in entry.items() if key != "folder"},
-            }
-            for row in done["rows"]
-            for entry in row["entries"]
-        ]
+        rows += rows_of(done, dataset)
     settings = {dataset: [*settings, *SHORT] for dataset, settings in SETTINGS.items()}
     more = {"rng_seeds": rng_seeds, "missing": missing, "settings": settings}
     return record.write(f"study_table{TABLES[name]}", rows, ratios, **more)

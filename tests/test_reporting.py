@@ -532,7 +532,10 @@ def test_candidates_are_drawn_and_the_best_are_listed(run: Path, tmp_path: Path)
     page = report(tmp_path)
     text = Reader(page).text
     assert "1 0.3600 34.000 1 1 2 0.3700 33.000 1 1 3 derived 0.3750 23.900 1 1 4 0.3800" in text
-    assert "The best of 16 candidates by loss with shared weights, and the finalists" in text
+    assert (
+        "The best of 16 candidates by loss with shared weights, and the finalists, of which the task's metric decided"
+        in text
+    )
     write(tmp_path, "found.json", {**found, "candidates": [*others, {**own, "loss": 0.7}]})
     assert "10 0.4500 25.000 1 1 16 derived 0.7000 23.900 1 1 The best" in Reader(report(tmp_path)).text
     write(tmp_path, "found.json", {**found, "candidates": [{**others[0], "score": 0.5}, *others[1:], own]})
