@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 from fna import cli, progress
@@ -185,12 +186,17 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["list", "seeds"])
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])
 @pytest.mark.parametrize(("words", "goes_on"), [(["list", "seeds"], False), (["search", "run"], True)])
 def test_ctrl_c_says_how_to_go_on(
-    words: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    goes_on: bool,
+    error: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: Any) -> list[Any]:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setitem(CATALOGUE, "seeds", interrupted)
     monkeypatch.setattr(opening, "settle_config", interrupted)

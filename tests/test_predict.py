@@ -18,10 +18,12 @@ from tiny_pose import JOINTS, pose_config, write_figures
 from fna.data.decoding import to_pixels
 from fna.data.pose.person_boxes import PersonBoxes, read_boxes
 from fna.errors import FnaError
+from fna.exporting import standalone
 from fna.files import json_bytes, read_json
 from fna.stages.labelling import write_predictions
 from fna.stages.photos import find_images
 from fna.stages.predict import Photo, predictions_of
+from fna.stages.writing import FORMATS, Labelled
 from fna.tasks.labels import Labels
 
 IMAGES = [Path("photos/a.jpg"), Path("photos/17.png")]
@@ -177,6 +179,15 @@ def test_a_broken_image_does_not_keep_the_others_from_being_written(tmp_path: Pa
 def test_pixels_of_more_than_8_bits_are_not_clipped(values: type) -> None:
     with pytest.raises(FnaError, match="more than 8 bits"):
         to_pixels(Image.fromarray(np.zeros((4, 6), values)))
+    with pytest.raises(ValueError, match="more than 8 bits"):  # of the program beside an exported network
+        standalone._pixels(Image.fromarray(np.zeros((4, 6), values)))
+
+
+def test_labels_have_no_joints_outside_the_image(tmp_path: Path) -> None:
+    seen = {"points": torch.tensor([[-3.5, 5, 1], [9.5, 4.5, 1], [40, 5, 1]]), "box": torch.tensor([0.0, 0, 10, 10])}
+    with opened(pose_config(write_figures(tmp_path / "data"))) as job:
+        text = FORMATS["yolo"].make(job.problem, Labelled("a.png", 1, np.zeros((20, 20, 3), np.uint8), [seen]))
+    assert text.split()[5:] == b"0 0 0 0.5 0.25 2 0 0 0".split()
 
 
 def test_a_name_that_is_no_utf8_can_be_written() -> None:
